@@ -1,0 +1,132 @@
+"""How close ganscope comes to the bare work, as ratios measured in one run: `make bench`.
+
+Every ratio compares the real thing with the same work stripped of files, pipelines and bookkeeping
+on the same machine within the same minute, both sides in turn, best of several rounds: a busy
+machine slows both. Targets: start-up under 0.5 s, generate >= 0.80, scoring >= 0.80, training step
+>= 0.85.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganscope.config import GenerateSettings
+from ganscope.detector.model import Detector
+from ganscope.detector.scoring import score_images
+from ganscope.detector.training import measure_training_rates
+from ganscope.generator.model import BATCH, latent, load_generator
+from ganscope.generator.sampling import generate_corpus
+from ganscope.images import open_image
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def startup() -> dict[str, float]:
+    """Wall seconds of `ganscope --help` and of a mistyped option."""
+    found = {}
+    for name, arguments in (
+        ("help", ["--help"]),
+        ("argument_error", ["check", "--no-such-option"]),
+    ):
+        command = [sys.executable, "-m", "ganscope", *arguments]
+        found[name] = min(
+            seconds(lambda c=command: subprocess.run(c, capture_output=True)) for _ in range(5)
+        )
+    return found
+
+
+def generate(n: int, rounds: int) -> dict[str, float]:
+    """`generate_corpus` (fakes, reals, PNG, manifest) against the generator's bare forward pass."""
+    generator = load_generator("photos")
+    batch = torch.from_numpy(np.stack([latent(0, i, generator.latent_dim) for i in range(BATCH)]))
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for _ in range(0, n, BATCH):
+                generator(batch)
+
+    ratios, rates = [], []
+    bare()
+    for round_ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            settings = GenerateSettings(n=n, out=Path(folder) / "corpus", seed=round_, device="cpu")
+            whole = seconds(lambda s=settings: generate_corpus(s))
+        ratios.append(seconds(bare) / whole)
+        rates.append(n / whole)
+    return {"ratio": float(np.median(ratios)), "fakes_per_second": float(np.median(rates))}
+
+
+def scoring(n: int, rounds: int) -> dict[str, float]:
+    """Scoring a folder against the slower of bare decoding and the bare forward pass."""
+    detector = Detector.load("default")
+    size = detector.config["input"]["size"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = _photographs(Path(folder), n)
+        scored = list(score_images(detector, paths, device="cpu"))
+        tiles = sum(len(s.tile_logits) for s in scored)
+        batch = torch.rand(32, 3, size, size).to(memory_format=torch.channels_last)
+
+        def forward() -> None:
+            with torch.inference_mode():
+                for _ in range(0, tiles, len(batch)):
+                    detector(batch)
+
+        def decode() -> None:
+            for path in paths:
+                open_image(path)
+
+        ratios = []
+        for _ in range(rounds):
+            slower = max(seconds(decode), seconds(forward))
+            ratios.append(
+                slower / seconds(lambda: list(score_images(detector, paths, device="cpu")))
+            )
+    return {"ratio": float(np.median(ratios)), "tiles": tiles, "images": n}
+
+
+def _photographs(folder: Path, n: int) -> list[str]:
+    import cv2
+    import skimage.data
+
+    photo = skimage.data.astronaut()
+    paths = []
+    for i in range(n):
+        path = folder / f"{i}.jpg"
+        shifted = np.roll(photo, 17 * i, axis=1)[..., ::-1]
+        cv2.imwrite(str(path), shifted, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        paths.append(str(path))
+    return paths
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a tenth of the size, one round")
+    quick = parser.parse_args().quick
+    rounds = 1 if quick else 3
+    results = {
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "startup_seconds": startup(),
+        "generate": generate(1_000 if quick else 10_000, rounds),
+        "scoring": scoring(16 if quick else 64, rounds),
+        "training": {name: measure_training_rates(name) for name in ("cnn", "lite")},
+    }
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The command line: one thin module per command, each a mirror of its settings in
+`ganscope.config`.
+
+Nothing here imports torch until a command really runs: `--help` and mistyped options answer at
+once.
+"""
+
+import sys
+
+import typer
+
+from ganscope.cli import (
+    audit,
+    benchmark,
+    check,
+    demo,
+    generate,
+    list,
+    train_detector,
+    train_generator,
+)
+from ganscope.errors import GanscopeError
+
+app = typer.Typer(
+    name="ganscope",
+    help="Make fakes with GANs, train detectors on them, check photos, benchmark detectors.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=(
+        "[bold]The whole circle[/bold]: ganscope generate --n 10000 && ganscope train-detector && "
+        "ganscope check photo.jpg"
+    ),
+)
+app.command("generate")(generate.generate)
+app.command("train-detector")(train_detector.train_detector)
+app.command("check")(check.check)
+app.command("benchmark")(benchmark.benchmark)
+app.command("train-generator")(train_generator.train_generator)
+app.command("audit")(audit.audit)
+app.command("list")(list.list_things)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import ganscope
+
+        print(f"ganscope {ganscope.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Make fakes with GANs, train detectors on them, check photos, benchmark detectors."""
+
+
+def main() -> None:
+    """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
+    files.
+    """
+    try:
+        app()
+    except GanscopeError as error:
+        print(f"ganscope: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("ganscope: stopped; the same command continues where this one was", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of a pipe, `head` for one, has had enough
+        sys.stderr.close()
+        sys.exit(0)

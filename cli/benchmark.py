@@ -1,0 +1,96 @@
+"""`ganscope benchmark`: detectors x generators x degradations."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ganscope.cli.console import Device, Seed, err, out, progress
+from ganscope.config import BenchmarkSettings
+
+if TYPE_CHECKING:
+    import pandas
+
+METRICS = {
+    "AP": "ap",
+    "accuracy": "accuracy",
+    "TPR@1%": "tpr_at_fpr_1",
+    "TPR@5%": "tpr_at_fpr_5",
+    "EER": "eer",
+    "ECE": "ece",
+}
+"""Columns of the table on the screen; CSV and JSON have more."""
+
+
+def benchmark(
+    corpora: Annotated[list[Path], typer.Argument(help="Corpus folders.", metavar="CORPUS...")],
+    detector: Annotated[
+        list[str] | None,
+        typer.Option(help="Detector to compare; may be repeated. [default: default]"),
+    ] = None,
+    degrade: Annotated[
+        list[str] | None,
+        typer.Option(help="Degradation NAME:VALUE beside the clean images; may be repeated."),
+    ] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the results. [default: benchmark, ...]")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which images: all, train, val or test.")] = "all",
+    bootstrap: Annotated[
+        int, typer.Option(help="Resamples behind each 95 % interval; 0: none.")
+    ] = 1000,
+    batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Compare detectors on labelled corpora: a table, CSV, JSON, ROC and matrix pictures.
+
+    Every detector is measured on the reals against one generator at a time, clean and degraded.
+
+    Examples:
+
+      ganscope benchmark corpus/
+
+      ganscope benchmark a/ b/ --detector default --detector runs/npr --degrade jpeg:75 --degrade
+      resize:0.5
+    """
+    settings = BenchmarkSettings(
+        corpora=tuple(corpora),
+        detector=tuple(detector or ("default",)),
+        degrade=tuple(degrade or ()),
+        out=out_,
+        split=split,
+        bootstrap=bootstrap,
+        batch_size=batch_size,
+        seed=seed,
+        device=device,
+    )
+    from ganscope.detector.benchmark import benchmark_detectors
+
+    with progress() as bar:
+        results = benchmark_detectors(settings, bar)
+    show_results(results)
+    err.print("scores, tables and pictures are in")
+    out.print(str(results.attrs["out"]), highlight=False, soft_wrap=True)
+
+
+def show_results(results: "pandas.DataFrame") -> None:
+    """Print a benchmark's results, a row a cell."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("detector", "generator", "degradation"):
+        table.add_column(column, overflow="fold")
+    table.add_column("n", justify="right")
+    for column in ("AUROC", *METRICS):
+        table.add_column(column, justify="right")
+    table.add_column("remarks", overflow="fold")
+    for _, row in results.iterrows():
+        low, high = row["auroc_low"], row["auroc_high"]
+        auroc = f"{row['auroc']:.3f}" + (f" ({low:.2f}-{high:.2f})" if low == low else "")
+        rest = [f"{row[name]:.3f}" for name in METRICS.values()]
+        names = [Text(str(row[name])) for name in ("detector", "generator", "degradation")]
+        table.add_row(*names, str(row["n_real"] + row["n_fake"]), auroc, *rest, row["remark"])
+    out.print(table)
+    for path, reason in results.attrs.get("unreadable", {}).items():
+        err.print(Text(f"left out: {path}: {reason}"), style="yellow")

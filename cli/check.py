@@ -1,0 +1,132 @@
+"""`ganscope check`: judge photos."""
+
+import json as json_library
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
+from ganscope.config import CheckSettings
+
+if TYPE_CHECKING:
+    from ganscope.detector.checking import Check
+
+SHOWN = 50
+"""A table on the screen has at most this many rows; CSV and JSON have all."""
+
+
+def check(
+    paths: Annotated[list[str], typer.Argument(help="Image files and folders.", metavar="PATH...")],
+    detector: Annotated[
+        str, typer.Option(help="A shipped detector, a run folder, or a hub id.")
+    ] = "default",
+    heatmap: Annotated[
+        Path | None, typer.Option(help="Folder for heatmap overlays, one PNG an image.")
+    ] = None,
+    heatmap_method: Annotated[
+        str, typer.Option(help="auto (the detector's own), tiles, patches or gradcam.")
+    ] = "auto",
+    csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
+    fail_on: Annotated[
+        str | None, typer.Option(help="fake or unsure: exit with status 1 if an image is that.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
+    device: Device = "auto",
+) -> None:
+    """Judge photos: score, verdict (fake, real or unsure) and, if wanted, a heatmap of the
+    evidence.
+
+    Exit status: 0 done, 1 with --fail-on when one is found, 2 a mistake, 3 some files unreadable.
+
+    Examples:
+
+      ganscope check photo.jpg
+
+      ganscope check inbox/ --csv verdicts.csv --heatmap heatmaps/
+
+      ganscope check *.jpg --json --fail-on fake
+    """
+    settings = CheckSettings(
+        paths=tuple(paths),
+        detector=detector,
+        heatmap=heatmap,
+        heatmap_method=heatmap_method,
+        csv=csv,
+        json=json,
+        fail_on=fail_on,
+        batch_size=batch_size,
+        device=device,
+    )
+    from ganscope.detector.checking import check_images, count_images
+
+    counts: Counter[str] = Counter()
+    shown: list[Check] = []
+    with progress() as bar:
+        task = bar.add_task("checking", total=count_images(settings), note="")
+        for one in check_images(settings):
+            counts[_outcome(one)] += 1
+            if json:
+                print(json_library.dumps(one.as_dict()), flush=True)
+            else:
+                shown.append(one)
+                if len(shown) > 4 * SHOWN:
+                    shown = _most_suspect(shown)
+            bar.update(task, advance=1)
+    if not json:
+        show_checks(shown, counts)
+    if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
+        raise typer.Exit(1)
+    if counts["error"]:
+        raise typer.Exit(3)
+
+
+def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> None:
+    """Print a table of verdicts; `counts` holds how many there were in all, if these are a part."""
+    counts = counts or Counter(_outcome(c) for c in checks)
+    total = counts.total()
+    rows = checks if total <= SHOWN else _most_suspect(checks)
+    out.print(_table(rows))
+    if total > len(rows):
+        err.print(f"the {len(rows)} most suspect of {total:,}; --csv FILE writes all")
+    if total > 1:
+        err.print(", ".join(f"{count:,} {what}" for what, count in sorted(counts.items())))
+
+
+def _outcome(check: "Check") -> str:
+    return "error" if check.error else check.verdict or ""
+
+
+def _most_suspect(checks: list["Check"]) -> list["Check"]:
+    return sorted(checks, key=lambda c: -1.0 if c.score is None else c.score, reverse=True)[:SHOWN]
+
+
+def _table(checks: list["Check"]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("verdict")
+    table.add_column("score", justify="right")
+    table.add_column("probability", justify="right")
+    table.add_column("size", justify="right")
+    table.add_column("path", overflow="fold")
+    table.add_column("remarks", overflow="fold")
+    for one in checks:
+        size = f"{one.width}x{one.height}" if one.width else ""
+        # Text, not markup: a file's name may hold square brackets.
+        path = Text(one.path)
+        if one.error:
+            table.add_row(Text("error", style="magenta"), "", "", size, path, Text(one.error))
+            continue
+        verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
+        table.add_row(
+            verdict,
+            f"{one.score:.3f}",
+            f"{one.probability:.0%}",
+            size,
+            path,
+            Text("; ".join(one.warnings)),
+        )
+    return table

@@ -1,0 +1,51 @@
+"""What the commands share: the screen, the progress bar, and the options that mean the same
+everywhere.
+"""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+out = Console()
+"""Results: what a person reads or a program parses."""
+err = Console(stderr=True)
+"""Progress and remarks."""
+
+Device = Annotated[
+    str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="auto (measured once at the start), fp32, bf16 or fp16.", rich_help_panel="Machine"
+    ),
+]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+
+VERDICT_STYLES = {"fake": "bold red", "real": "green", "unsure": "yellow"}
+
+
+def progress() -> Progress:
+    """A progress bar on the error stream, gone when done, silent where there is no terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )

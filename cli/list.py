@@ -1,0 +1,94 @@
+"""`ganscope list`: what there is to choose from."""
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from ganscope.cli.console import out
+from ganscope.errors import GanscopeError
+from ganscope.registry import unknown
+
+
+def list_things(
+    what: Annotated[
+        str, typer.Argument(help="detectors, generators, sources or degradations.", metavar="WHAT")
+    ],
+) -> None:
+    """List the detectors, generators, sources of reals or degradations that go by a name.
+
+    Examples:
+
+      ganscope list detectors
+
+      ganscope list degradations
+    """
+    kinds = {
+        "detectors": _detectors,
+        "generators": _generators,
+        "sources": _sources,
+        "degradations": _degradations,
+    }
+    if what not in kinds:
+        raise GanscopeError(unknown("kind of thing", what, sorted(kinds)))
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "kind", "what it is"):
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
+    for row in kinds[what]():
+        table.add_row(*row)
+    out.print(table)
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().split("\n")[0]
+
+
+def _title(card: str) -> str:
+    return next(
+        (line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), ""
+    )
+
+
+def _shipped(kind: str) -> list[tuple[str, str, str]]:
+    from ganscope.folders import CARD, shipped
+
+    return [
+        (name, "shipped", _title((folder / CARD).read_text(encoding="utf-8")))
+        for name, folder in shipped(kind).items()
+    ]
+
+
+def _detectors() -> list[tuple[str, str, str]]:
+    from ganscope.detector.architectures import detectors
+
+    known = [
+        (name, "architecture", _first_line(build.__doc__))
+        for name, build in sorted(detectors.items())
+    ]
+    return [
+        *_shipped("detectors"),
+        *known,
+        ("timm:NAME", "architecture", "any backbone of timm, for example timm:resnet18"),
+    ]
+
+
+def _generators() -> list[tuple[str, str, str]]:
+    from ganscope.generator.architectures import architectures
+
+    known = [(name, "architecture", a.summary) for name, a in sorted(architectures.items())]
+    return [*_shipped("generators"), *known]
+
+
+def _sources() -> list[tuple[str, str, str]]:
+    from ganscope.datasets.sources import describe_sources
+
+    return [(name, "source", text) for name, text in describe_sources()]
+
+
+def _degradations() -> list[tuple[str, str, str]]:
+    from ganscope.datasets.degradations import degradations
+
+    return [
+        (f"{name}:VALUE", "degradation", _first_line(degrade.__doc__))
+        for name, degrade in sorted(degradations.items())
+    ]

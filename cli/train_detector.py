@@ -1,0 +1,107 @@
+"""`ganscope train-detector`: train a classifier of real versus generated."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ganscope.cli.console import Device, Precision, Seed, err, out, progress
+from ganscope.config import TrainDetectorSettings
+
+
+def train_detector(
+    corpora: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CORPUS]...", help="Corpus folders. [default: the newest one here]"
+        ),
+    ] = None,
+    detector: Annotated[
+        str, typer.Option(help="Architecture: cnn, npr, patch, lite, or timm:NAME.")
+    ] = "cnn",
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Run folder. [default: runs/DETECTOR, numbered on]")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 10,
+    batch_size: Annotated[int, typer.Option(help="Images an update.")] = 32,
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the native-resolution crops. [default: the architecture's]"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="AdamW's peak. [default: the architecture's]")
+    ] = None,
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            help="Start from a weights file, or 'hub' for the weights that timm publishes."
+        ),
+    ] = None,
+    val_generator: Annotated[
+        list[str] | None,
+        typer.Option(help="Generator for validation only; may be repeated. [default: chosen]"),
+    ] = None,
+    test_generator: Annotated[
+        list[str] | None,
+        typer.Option(help="Generator that the detector must never meet; may be repeated."),
+    ] = None,
+    degrade: Annotated[
+        float,
+        typer.Option(help="Probability that a training image is degraded, both classes alike."),
+    ] = 0.8,
+    hard_examples: Annotated[
+        float,
+        typer.Option(help="How much more often images it gets wrong are drawn; 0: all alike."),
+    ] = 1.0,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without progress before it stops; 0: never early.")
+    ] = 5,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that read images. [default: spare cores]", rich_help_panel="Machine"
+        ),
+    ] = None,
+) -> None:
+    """Train a detector on a corpus; leaves weights, metrics, scores and pictures in a run folder.
+
+    An interrupted run continues when the same command is given again. For several processes:
+    accelerate launch --module ganscope train-detector ...
+
+    Examples:
+
+      ganscope train-detector
+
+      ganscope train-detector my_corpus/ --detector npr --epochs 20
+
+      ganscope train-detector a/ b/ --detector timm:resnet18 --pretrained hub --test-generator sd-v1
+    """
+    settings = TrainDetectorSettings(
+        corpora=tuple(corpora or ()),
+        detector=detector,
+        out=out_,
+        epochs=epochs,
+        batch_size=batch_size,
+        size=size,
+        learning_rate=learning_rate,
+        pretrained=pretrained,
+        val_generator=tuple(val_generator or ()),
+        test_generator=tuple(test_generator or ()),
+        degrade=degrade,
+        hard_examples=hard_examples,
+        patience=patience,
+        seed=seed,
+        device=device,
+        precision=precision,
+        workers=workers,
+    )
+    from ganscope.detector.training import train_detector as train
+
+    with progress() as bar:
+        run = train(settings, bar)
+    err.print("[green]trained[/green]; metrics, scores, pictures and the detector are in")
+    out.print(str(run), highlight=False, soft_wrap=True)
+    err.print(f"next: ganscope check photo.jpg --detector {run}", highlight=False)

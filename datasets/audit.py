@@ -1,0 +1,168 @@
+"""Does the file give the answer away? A classifier on everything that must *not* tell real from
+fake.
+
+In most public sets reals are JPEG and fakes PNG, or one class has one size or one quantisation
+table. A detector that is trained there learns the format, and a benchmark there measures it. The
+audit trains a shallow classifier on the files' outsides alone, never on pixels; its held-out AUROC
+is what a detector could score without looking. 0.5 is fair.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
+
+from ganscope.config import AuditSettings
+from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.degradations import estimate_quality
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import ImageFacts, read_facts
+
+FOLDS = 5
+FEWEST = 2 * FOLDS
+"""Images of each class below which nothing can be said."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the files' outsides tell; `clues` are sorted, the worst first."""
+
+    auroc: float
+    """Held-out AUROC of the classifier on all clues together."""
+    interval: tuple[float, float]
+    """95 % bootstrap interval."""
+    clues: list[tuple[str, float]]
+    """(clue, held-out AUROC of that clue alone)."""
+    by_generator: dict[str, float]
+    """AUROC of all clues, the reals against one generator."""
+    n_real: int
+    n_fake: int
+    unreadable: int
+    max_auroc: float
+
+    @property
+    def leaks(self) -> bool:
+        return self.auroc > self.max_auroc
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"leaks": self.leaks}
+
+
+def _code(text: str) -> float:
+    """A stable number for a word; trees only ask whether it is the same."""
+    return float(int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big"))
+
+
+CLUES: dict[str, Callable[[ImageFacts], list[float]]] = {
+    "container": lambda f: [_code(f.format)],
+    "bytes per pixel": lambda f: [f.bytes / (f.stored_width * f.stored_height)],
+    "dimensions": lambda f: [f.stored_width, f.stored_height, f.stored_width / f.stored_height],
+    "quantisation tables": lambda f: [
+        _code(str(f.quantization)),
+        estimate_quality(f.quantization) if f.quantization else -1,
+    ],
+    "chroma subsampling": lambda f: [_code(f.subsampling)],
+    "EXIF presence": lambda f: [float(f.has_exif)],
+    "colour mode": lambda f: [_code(f.mode)],
+}
+"""Clue -> numbers read off a file's header. To add a clue, add a line."""
+
+
+def audit_corpus(settings: AuditSettings) -> Audit:
+    """Measure how well a corpus' files tell real from fake from the outside.
+
+    Raises `GanscopeError` if there is no corpus, or too few images of a class to say anything.
+    """
+    table = open_corpus(settings.corpus).table
+    facts = [_facts(path) for path in table["path"]]
+    readable = np.array([f is not None for f in facts])
+    table, known = table[readable], [f for f in facts if f is not None]
+    labels = table["label"].to_numpy()
+    n_fake = int(labels.sum())
+    n_real = len(labels) - n_fake
+    if min(n_real, n_fake) < FEWEST:
+        raise GanscopeError(
+            f"{settings.corpus}: {n_real} reals and {n_fake} fakes can be read; "
+            f"an audit needs at least {FEWEST} of each"
+        )
+    groups = table["group"].where(table["group"] != "", table["file_name"]).to_numpy()
+    folds = list(_folds(labels, groups, settings.seed))
+    columns = {name: np.array([read(f) for f in known], float) for name, read in CLUES.items()}
+    together = _held_out(np.hstack(list(columns.values())), labels, folds)
+    clues = [
+        (name, _auroc(labels, _held_out(values, labels, folds))) for name, values in columns.items()
+    ]
+    reals = labels == 0
+    return Audit(
+        auroc=_auroc(labels, together),
+        interval=_interval(labels, together, settings.seed),
+        clues=sorted(clues, key=lambda clue: -clue[1]),
+        by_generator={
+            str(name): _auroc(labels[reals | mask], together[reals | mask])
+            for name in sorted(set(table["generator"]) - {"real"})
+            if (mask := (table["generator"] == name).to_numpy()).any()
+        },
+        n_real=n_real,
+        n_fake=n_fake,
+        unreadable=int((~readable).sum()),
+        max_auroc=settings.max_auroc,
+    )
+
+
+def _facts(path: str) -> ImageFacts | None:
+    try:
+        return read_facts(path)
+    except ImageError:
+        return None
+
+
+def _folds(
+    labels: np.ndarray, groups: np.ndarray, seed: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Folds that keep groups together and hold both classes; by image if the groups are too few."""
+    few = min(len(set(groups[labels == label])) for label in (0, 1)) < 2 * FOLDS
+    units = np.arange(len(labels)) if few else groups
+    split = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    yield from split.split(labels[:, None], labels, units)
+
+
+def _held_out(
+    values: np.ndarray, labels: np.ndarray, folds: list[tuple[np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """Score of each image by a classifier that never saw it: (N,)."""
+    scores = np.zeros(len(labels))
+    for train, test in folds:
+        if not np.ptp(values[train], axis=0).any():
+            scores[test] = 0.5  # the clue is the same for all: it says nothing
+            continue
+        model = HistGradientBoostingClassifier(
+            max_iter=60,
+            max_leaf_nodes=8,
+            min_samples_leaf=10,
+            class_weight="balanced",
+            random_state=0,
+        )
+        scores[test] = model.fit(values[train], labels[train]).predict_proba(values[test])[:, 1]
+    return scores
+
+
+def _auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    return float(roc_auc_score(labels, scores))
+
+
+def _interval(
+    labels: np.ndarray, scores: np.ndarray, seed: int, times: int = 500
+) -> tuple[float, float]:
+    rng = np.random.default_rng(seed)
+    real, fake = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    found = []
+    for _ in range(times):
+        rows = np.concatenate([rng.choice(real, len(real)), rng.choice(fake, len(fake))])
+        found.append(_auroc(labels[rows], scores[rows]))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)

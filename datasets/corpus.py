@@ -1,0 +1,125 @@
+"""A corpus: a folder (or CSV) of labelled images, read as one table whatever its layout.
+
+The table is the contract between all parts: a row an image, the columns below always present.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ganscope.errors import GanscopeError
+
+MANIFEST, UNFINISHED = "metadata.csv", ".metadata.part.csv"
+COLUMNS = ("path", "file_name", "label", "generator", "source", "group", "split")
+"""Columns of every table. `path` can be opened; `file_name` is below the corpus' root; `label` is 0
+(real) or 1 (fake); `generator` is "real" for reals; `source` says where an image is from; images of
+one `group` show the same scene or prompt ("" = alone); `split` is "", train, val or test."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where a corpus lies, and its table (see `COLUMNS`; further manifest columns are kept)."""
+
+    root: Path
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def open_corpus(path: str | Path) -> Corpus:
+    """Open a corpus in any known layout, without converting it.
+
+    Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty.
+    """
+    from ganscope.datasets.layouts import layouts
+
+    root = Path(path)
+    if not root.exists():
+        raise GanscopeError(f"{root}: no such corpus; make one with ganscope generate")
+    if (root / UNFINISHED).exists():
+        raise GanscopeError(
+            f"{root}: an unfinished corpus; run the same generate command again to finish it"
+        )
+    for read in layouts.values():
+        rows = read(root)
+        if rows is not None:
+            return Corpus(root if root.is_dir() else root.parent, _normal(root, rows))
+    raise GanscopeError(
+        f"{root}: no layout that ganscope reads. Known: "
+        + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
+    )
+
+
+def open_corpora(paths: Sequence[str | Path]) -> Corpus:
+    """Open several corpora as one; file names keep their corpus' path in front when there are
+    many.
+    """
+    parts = [open_corpus(p) for p in paths]
+    if len(parts) == 1:
+        return parts[0]
+    tables = [
+        part.table.assign(file_name=[f"{part.root}/{f}" for f in part.table["file_name"]])
+        for part in parts
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    doubles = table["path"][table["path"].duplicated()]
+    if len(doubles):
+        raise GanscopeError(f"{doubles.iloc[0]}: is in two of the corpora; name each corpus once")
+    return Corpus(Path("."), table)
+
+
+def newest_corpus(folder: str | Path = ".") -> Path:
+    """The finished corpus in `folder`, at most two levels down, that was written last."""
+    root = Path(folder)
+    found = [p for depth in ("", "*/", "*/*/") for p in root.glob(depth + MANIFEST)]
+    if not found:
+        raise GanscopeError("no corpus here: make one with ganscope generate, or name its folder")
+    return max(found, key=lambda p: p.stat().st_mtime).parent
+
+
+def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Fill in the columns that a layout left out, and check the others."""
+    table = rows.reset_index(drop=True).copy()
+    if table.empty:
+        raise GanscopeError(f"{root}: the corpus holds no images")
+    folder = root if root.is_dir() else root.parent
+    table["file_name"] = table["file_name"].astype(str)
+    table["label"] = _labels(root, table["label"])
+    fallback = table["label"].map({0: "real", 1: "fake"})
+    for column, default in (("generator", fallback), ("source", ""), ("group", ""), ("split", "")):
+        if column not in table:
+            table[column] = default
+        table[column] = table[column].fillna("").astype(str)
+    unnamed = table["generator"] == ""
+    table.loc[unnamed, "generator"] = fallback[unnamed]
+    wrong = table[(table["label"] == 0) != (table["generator"] == "real")]
+    if len(wrong):
+        row = wrong.iloc[0]
+        raise GanscopeError(
+            f"{root}: {row['file_name']} has label {row['label']} but generator "
+            f"{row['generator']!r}; "
+            'reals have label 0 and generator "real"'
+        )
+    strange = set(table["split"]) - {"", "train", "val", "test"}
+    table["split"] = table["split"].replace({"validation": "val", "valid": "val"})
+    strange -= {"validation", "valid"}
+    if strange:
+        raise GanscopeError(f"{root}: unknown split {sorted(strange)[0]!r}; use train, val or test")
+    doubles = table["file_name"][table["file_name"].duplicated()]
+    if len(doubles):
+        raise GanscopeError(f"{root}: {doubles.iloc[0]} is listed twice")
+    table["path"] = [str(folder / name) for name in table["file_name"]]
+    rest = [c for c in table.columns if c not in COLUMNS]
+    return table[[*COLUMNS, *rest]]
+
+
+def _labels(root: Path, values: pd.Series) -> pd.Series:
+    words = {"0": 0, "real": 0, "nature": 0, "0.0": 0, "1": 1, "fake": 1, "ai": 1, "1.0": 1}
+    labels = values.astype(str).str.strip().str.lower().map(words)
+    if labels.isna().any():
+        bad = values[labels.isna()].iloc[0]
+        raise GanscopeError(f"{root}: label {bad!r} is neither 0 (real) nor 1 (fake)")
+    return labels.astype(int)

@@ -1,0 +1,279 @@
+"""Where real photographs come from: the embedded default, a folder, torchvision or the Hugging Face
+hub.
+
+A `Source` is a numbered row of photographs; crops of them are the reals of a corpus and the food of
+a generator's training. Both use `random_crop`, so that a generator learns from the same kind of
+crops that its fakes are later put beside.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import find_images, open_image
+from ganscope.registry import Registry, unknown
+
+CACHE_BYTES = 1 << 30
+"""Decoded photographs are kept in memory up to this many bytes for each source."""
+
+
+class Source:
+    """Photographs by number, decoded on demand and cached up to `CACHE_BYTES`.
+
+    `read(i)` gives the (H, W, 3) uint8 RGB pixels of number i, `groups[i]` the name of the scene
+    that it shows; photographs of the same group never end up in different splits.
+    """
+
+    def __init__(self, name: str, groups: Sequence[str], read: Callable[[int], np.ndarray]):
+        if not len(groups):
+            raise GanscopeError(f"{name}: no images found; name a folder with photographs")
+        self.name, self.groups = name, groups
+        self.unusable: dict[int, str] = {}
+        """Numbers that turned out unreadable or too small, with the reason."""
+        self._read = read
+        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._cached_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def photo(self, number: int) -> np.ndarray:
+        """The (H, W, 3) uint8 RGB pixels of one photograph; raises `ImageError` if it is
+        damaged.
+        """
+        if number in self._cache:
+            self._cache.move_to_end(number)
+            return self._cache[number]
+        pixels = self._read(number)
+        self._cache[number] = pixels
+        self._cached_bytes += pixels.nbytes
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        return pixels
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square piece of a photograph: where it was taken, and its pixels (size, size, 3) uint8."""
+
+    number: int
+    x: int
+    y: int
+    side: int
+    pixels: np.ndarray
+
+
+def random_crop(
+    source: Source,
+    size: int,
+    rng: np.random.Generator,
+    zoom: float = 1.0,
+    number: int | None = None,
+) -> Crop:
+    """Cut a random square of 1 to `zoom` times `size` pixels and shrink it to `size`.
+
+    Photograph `number` is used if it is fit (readable, at least `size` wide and high), else another
+    one drawn by `rng`. The side is drawn log-uniformly. Raises `GanscopeError` if no photograph is
+    fit.
+    """
+    for attempt in range(200):
+        if number is None or attempt:
+            number = int(rng.integers(len(source)))
+        if number in source.unusable:
+            continue
+        try:
+            photo = source.photo(number)
+        except ImageError as error:
+            source.unusable[number] = error.reason
+            continue
+        shortest = min(photo.shape[:2])
+        if shortest < size:
+            source.unusable[number] = (
+                f"{photo.shape[1]}x{photo.shape[0]} is smaller than {size} pixels"
+            )
+            continue
+        side = min(round(size * float(zoom ** rng.random())), shortest)
+        x = int(rng.integers(photo.shape[1] - side + 1))
+        y = int(rng.integers(photo.shape[0] - side + 1))
+        pixels = photo[y : y + side, x : x + side]
+        if side != size:
+            pixels = cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
+        return Crop(number, x, y, side, np.ascontiguousarray(pixels))
+    example = next(iter(source.unusable.values()))
+    raise GanscopeError(
+        f"{source.name}: no photograph of at least {size}x{size} pixels could be read "
+        f"(for example: {example}); use a smaller --size or other photographs"
+    )
+
+
+def open_source(name: str) -> Source:
+    """The source that `--real NAME` means: a registered name, hf:owner/name, or a folder.
+
+    A folder that is a labelled corpus gives its reals only. Raises `GanscopeError` if there is no
+    such source or its data cannot be had.
+    """
+    if name in sources:
+        return sources[name](name)
+    if name.startswith("hf:"):
+        return _hugging_face(name)
+    if os.path.isdir(name):
+        return _folder(name)
+    if os.path.exists(name) and not name.lower().endswith(".csv"):
+        raise GanscopeError(f"--real {name}: is a file; name a folder of photographs")
+    if os.path.exists(name):
+        return _folder(name)
+    raise GanscopeError(
+        unknown("source of reals", name, sorted(sources)) + "; or a folder, or hf:owner/name"
+    )
+
+
+sources: Registry[Callable[[str], Source]] = Registry("source of reals")
+
+
+@sources.register("photographs")
+def _photographs(name: str) -> Source:
+    """The photographs that scikit-learn and scikit-image carry in their wheels (no download)."""
+    found: dict[str, Path] = {}
+    for package, files in _PHOTOGRAPHS.items():
+        folder = Path(str(resources.files(package)))
+        found |= {Path(f).stem: folder / f for f in files if (folder / f).is_file()}
+    # The two views of the motorcycle are one scene.
+    groups = [stem.removesuffix("_left").removesuffix("_right") for stem in found]
+    paths = list(found.values())
+    return Source(name, groups, lambda i: open_image(paths[i]).pixels)
+
+
+_PHOTOGRAPHS = {
+    "sklearn.datasets.images": ["china.jpg", "flower.jpg"],
+    "skimage.data": [
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "chelsea.png",
+        "coffee.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "moon.png",
+        "motorcycle_left.png",
+        "motorcycle_right.png",
+        "rocket.jpg",
+    ],
+}
+
+
+def _folder(name: str) -> Source:
+    root = Path(name)
+    if root.suffix.lower() == ".csv" or (root / "metadata.csv").is_file() or _has_real_folder(root):
+        from ganscope.datasets.corpus import open_corpus
+
+        table = open_corpus(root).table
+        table = table[table["label"] == 0]
+        paths = table["path"].tolist()
+        groups = [g or p for g, p in zip(table["group"], paths, strict=True)]
+    else:
+        paths = list(find_images(name))
+        groups = [os.path.relpath(p, name) for p in paths]
+    return Source(name, groups, lambda i: open_image(paths[i]).pixels)
+
+
+def _has_real_folder(root: Path) -> bool:
+    return any((root / name).is_dir() for name in ("0_real", "real", "nature")) or any(
+        child.is_dir() and ((child / "0_real").is_dir() or (child / "real").is_dir())
+        for child in root.iterdir()
+    )
+
+
+def data_folder() -> Path:
+    """Where downloaded data sets are kept: $GANSCOPE_DATA, or ~/.cache/ganscope."""
+    return Path(os.environ.get("GANSCOPE_DATA") or Path.home() / ".cache" / "ganscope")
+
+
+_TORCHVISION: dict[str, tuple[str, dict[str, Any]]] = {
+    "caltech101": ("Caltech101", {}),
+    "celeba": ("CelebA", {"split": "train"}),
+    "cifar10": ("CIFAR10", {"train": True}),
+    "cifar100": ("CIFAR100", {"train": True}),
+    "dtd": ("DTD", {"split": "train"}),
+    "eurosat": ("EuroSAT", {}),
+    "fashion_mnist": ("FashionMNIST", {"train": True}),
+    "fgvc_aircraft": ("FGVCAircraft", {"split": "trainval"}),
+    "flowers102": ("Flowers102", {"split": "test"}),  # its largest part
+    "food101": ("Food101", {"split": "train"}),
+    "lfw_people": ("LFWPeople", {"split": "train"}),
+    "mnist": ("MNIST", {"train": True}),
+    "oxford_pets": ("OxfordIIITPet", {"split": "trainval"}),
+    "stl10": ("STL10", {"split": "unlabeled"}),
+    "svhn": ("SVHN", {"split": "train"}),
+}
+
+
+def _torchvision(name: str) -> Source:
+    """A torchvision data set, downloaded into `data_folder` on first use."""
+    import torchvision.datasets
+
+    class_name, arguments = _TORCHVISION[name]
+    build, root = getattr(torchvision.datasets, class_name), data_folder() / name
+    try:
+        try:
+            images = build(root, download=False, **arguments)
+        except RuntimeError:  # torchvision's way of saying that it is not there yet
+            root.mkdir(parents=True, exist_ok=True)
+            images = build(root, download=True, **arguments)
+    except Exception as error:  # any of urllib's, tarfile's, gdown's, torchvision's own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GanscopeError(
+            f"--real {name}: torchvision could not provide it ({reason}). Offline, put its files "
+            f"into {root} as torchvision.datasets.{class_name} expects them, or name a folder "
+            "of photographs"
+        ) from None
+    groups = [f"{name}/{i}" for i in range(len(images))]
+    return Source(name, groups, lambda i: np.asarray(images[i][0].convert("RGB")))
+
+
+for _name in _TORCHVISION:
+    sources.register(_name)(_torchvision)
+
+
+def _hugging_face(name: str) -> Source:
+    """`hf:owner/name[:split]` through Hugging Face `datasets`; its first image column is read."""
+    try:
+        import datasets as hugging_face
+    except ImportError:
+        raise GanscopeError(
+            f"--real {name}: needs Hugging Face datasets; pip install 'ganscope[hf]'"
+        ) from None
+    identity, _, split = name.removeprefix("hf:").partition(":")
+    try:
+        rows = hugging_face.load_dataset(identity, split=split or "train")
+    except Exception as error:  # the library raises a dozen kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise GanscopeError(
+            f"--real {name}: could not be loaded ({reason}); see --help for other sources"
+        ) from None
+    columns = [k for k, v in rows.features.items() if isinstance(v, hugging_face.Image)]
+    if not columns:
+        raise GanscopeError(f"--real {name}: has no image column (only {', '.join(rows.features)})")
+    groups = [f"{identity}/{i}" for i in range(len(rows))]
+    return Source(name, groups, lambda i: np.asarray(rows[i][columns[0]].convert("RGB")))
+
+
+def describe_sources() -> Iterator[tuple[str, str]]:
+    """(name, what it is) of every source, for `ganscope list sources`."""
+    yield (
+        "photographs",
+        "the photographs in scikit-learn's and scikit-image's wheels (default; offline)",
+    )
+    for name, (class_name, _) in sorted(_TORCHVISION.items()):
+        yield name, f"torchvision.datasets.{class_name} (downloaded on first use)"
+    yield "hf:owner/name", "a data set of the Hugging Face hub (needs the extra ganscope[hf])"
+    yield "FOLDER", "your own photographs; of a labelled corpus, its reals"

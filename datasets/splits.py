@@ -1,0 +1,129 @@
+"""Who learns, who chooses, who is asked last: splits by generator or by group, never by file.
+
+Images of one group (a prompt, a photograph cut several times) never stand on both sides of a split,
+or a test would ask for what was learned by heart.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ganscope.errors import GanscopeError
+from ganscope.registry import unknown
+
+SHARE = 0.2
+"""Share of the reals' groups (and of fakes without generators of their own) given to val and
+to test.
+"""
+
+
+def assign_splits(groups: Sequence[str], shares: dict[str, float], seed: int = 0) -> dict[str, str]:
+    """Group -> split, by `shares` that add up to 1; every split gets a group if there are
+    enough.
+    """
+    order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
+    names = sorted(shares, key=lambda name: shares[name])  # the largest takes what is left
+    found, start = {}, 0
+    for name in names[:-1]:
+        count = min(max(1, round(shares[name] * len(order))), max(len(order) - start - 1, 0))
+        found |= dict.fromkeys(order[start : start + count], name)
+        start += count
+    return found | dict.fromkeys(order[start:], names[-1])
+
+
+def split_corpus(
+    table: pd.DataFrame,
+    *,
+    val_generator: Sequence[str] = (),
+    test_generator: Sequence[str] = (),
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Fill the `split` column of a corpus' table.
+
+    With named generators: those of `test_generator` are test, those of `val_generator` val. Where
+    none is named for val and two or more remain, the one with the fewest images (and, among equals,
+    the fewest groups shared with others) is val. A share of the reals goes to each split that
+    exists. With one generator, its fakes are split by group as well. A manifest's own split is kept
+    if it has both classes in train and val and no generator is named.
+
+    A group that would stand in two splits keeps one and loses its rows in the other;
+    `attrs["dropped"]` counts them. Raises `GanscopeError` for an unknown generator or a missing
+    class.
+    """
+    generators = table.loc[table["label"] == 1, "generator"].value_counts()
+    for name in (*val_generator, *test_generator):
+        if name not in generators.index:
+            raise GanscopeError(unknown("generator in this corpus", name, sorted(generators.index)))
+    both = set(val_generator) & set(test_generator)
+    if both:
+        raise GanscopeError(
+            f"{sorted(both)[0]} cannot be both --val-generator and --test-generator"
+        )
+    for label, word in ((0, "reals"), (1, "fakes")):
+        if not (table["label"] == label).any():
+            raise GanscopeError(f"the corpus holds no {word}; a detector needs both classes")
+    if not val_generator and not test_generator and _usable(table):
+        return _report(table[table["split"] != ""].copy(), 0)
+
+    left = [g for g in generators.index if g not in {*val_generator, *test_generator}]
+    if not left:
+        raise GanscopeError("no generator is left to train on; hold out fewer")
+    val = list(val_generator)
+    if not val and len(left) >= 2:
+        val = [min(left, key=lambda g: (generators[g], _shared(table, g), g))]
+    table = table.copy()
+    unit = table["group"].where(table["group"] != "", table["file_name"])
+    table["split"] = ""
+    table.loc[table["generator"].isin(test_generator), "split"] = "test"
+    table.loc[table["generator"].isin(val), "split"] = "val"
+    shares = {"val": SHARE} | ({"test": SHARE} if test_generator or not val else {})
+    shares["train"] = 1 - sum(shares.values())
+    # Reals are drawn source by source, so that each source is in every split.
+    for _, reals in table[table["label"] == 0].groupby("source"):
+        splits = assign_splits(sorted(set(unit[reals.index])), shares, seed)
+        table.loc[reals.index, "split"] = unit[reals.index].map(splits)
+    rest = table[table["split"] == ""]
+    if len(val):
+        table.loc[rest.index, "split"] = "train"
+    else:
+        for _, fakes in rest.groupby("generator"):
+            splits = assign_splits(sorted(set(unit[fakes.index])), shares, seed)
+            table.loc[fakes.index, "split"] = unit[fakes.index].map(splits)
+    keep = _one_split_a_group(table, seed)
+    return _report(table[keep], int((~keep).sum()))
+
+
+def _usable(table: pd.DataFrame) -> bool:
+    """Does the manifest's own split have both classes in train and val, and no group in two?"""
+    have = set(zip(table["split"], table["label"], strict=True))
+    if not {("train", 0), ("train", 1), ("val", 0), ("val", 1)} <= have:
+        return False
+    grouped = table[(table["group"] != "") & (table["split"] != "")]
+    return bool(grouped.empty or (grouped.groupby("group")["split"].nunique() == 1).all())
+
+
+def _shared(table: pd.DataFrame, generator: str) -> int:
+    """How many of the other fakes share a group with `generator`'s."""
+    fakes = table[(table["label"] == 1) & (table["group"] != "")]
+    own = set(fakes.loc[fakes["generator"] == generator, "group"])
+    return int((fakes["group"].isin(own) & (fakes["generator"] != generator)).sum())
+
+
+def _one_split_a_group(table: pd.DataFrame, seed: int) -> pd.Series:
+    """Rows to keep, so that no group is in two splits: test keeps its own, then half go to val."""
+    keep = pd.Series(True, index=table.index)
+    rng = np.random.default_rng(seed)
+    grouped = table[table["group"] != ""]
+    for _, rows in grouped.groupby("group"):
+        splits = sorted(set(rows["split"]))
+        if len(splits) > 1:
+            winner = "test" if "test" in splits else str(rng.choice(splits))
+            keep[rows.index[rows["split"] != winner]] = False
+    return keep
+
+
+def _report(table: pd.DataFrame, dropped: int) -> pd.DataFrame:
+    table = table.reset_index(drop=True)
+    table.attrs["dropped"] = dropped
+    return table

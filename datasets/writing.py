@@ -1,0 +1,152 @@
+"""Writing a corpus so that a kill at any moment leaves something that can be continued.
+
+While it grows, the rows stand in `.metadata.part.csv`; a row is added only after its image is whole
+on the disk. `metadata.csv`, the sign of a finished corpus, appears last. `corpus.json` says how the
+corpus was asked for, and a corpus is continued only by the same request.
+"""
+
+import csv
+import errno
+import io
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ganscope.config import read_json, write_json
+from ganscope.datasets.corpus import MANIFEST, UNFINISHED
+from ganscope.errors import GanscopeError
+
+REQUEST = "corpus.json"
+COLUMNS = [
+    "file_name",
+    "label",
+    "generator",
+    "source",
+    "group",
+    "split",
+    "seed",
+    "index",
+    "weights",
+    "photo_x",
+    "photo_y",
+    "photo_side",
+]
+SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+
+
+def encode_image(pixels: np.ndarray, format: str, quality: int = 92) -> bytes:
+    """(H, W, 3) uint8 RGB -> the bytes of a png, jpeg or webp file.
+
+    PNG is stored uncompressed: then every file of one size in pixels has the same size in bytes,
+    and the file's length cannot tell a noisy fake from a smooth photograph. It is also the
+    quickest.
+    """
+    options = {
+        "png": [cv2.IMWRITE_PNG_COMPRESSION, 0],
+        "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
+        "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
+    }[format]
+    done, data = cv2.imencode(SUFFIXES[format], pixels[..., ::-1], options)
+    if not done:
+        raise GanscopeError(f"this build of opencv cannot write {format}; choose another --format")
+    return data.tobytes()
+
+
+class CorpusWriter:
+    """An open corpus at `root`: give it whole images and then their rows, and `finish` it.
+
+    Raises `GanscopeError` if the folder holds a finished corpus, one begun by another request, or
+    anything else, and when the disk is full or not writable.
+    """
+
+    def __init__(self, root: Path, request: dict[str, Any]):
+        self.root = root
+        self._part = root / UNFINISHED
+        self._folders: set[Path] = set()
+        if (root / MANIFEST).exists():
+            raise GanscopeError(f"{root} holds a finished corpus; name another folder with --out")
+        if (root / REQUEST).exists():
+            before = read_json(root / REQUEST)
+            other = sorted(k for k in request if before.get(k) != request[k])
+            if other:
+                raise GanscopeError(
+                    f"{root} holds an unfinished corpus begun with another {', '.join(other)}; "
+                    "repeat that command to continue it, or name another folder with --out"
+                )
+        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise GanscopeError(f"{root} exists and is not empty; name another folder with --out")
+        with disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            write_json(root / REQUEST, request)
+        self.rows = self._whole_rows()
+
+    def _whole_rows(self) -> int:
+        """Cut off a row that a kill left half-written; return how many whole ones there are."""
+        if not self._part.exists():
+            with disk_errors(self.root):
+                self._part.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+            return 0
+        text = self._part.read_bytes()
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            with disk_errors(self.root), open(self._part, "r+b") as file:
+                file.truncate(len(whole))
+        return max(sum(1 for _ in csv.reader(io.StringIO(whole.decode("utf-8")))) - 1, 0)
+
+    def write_image(self, file_name: str, data: bytes) -> None:
+        """Put an encoded image under its final name, atomically."""
+        path = self.root / file_name
+        part = f"{path}.part"
+        with disk_errors(self.root):
+            if path.parent not in self._folders:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._folders.add(path.parent)
+            try:
+                with open(part, "wb") as file:
+                    file.write(data)
+                os.replace(part, path)
+            except OSError:
+                Path(part).unlink(missing_ok=True)
+                raise
+
+    def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Enter images that have been written into the manifest."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        added = 0
+        for row in rows:
+            table.writerow(row)
+            added += 1
+        with disk_errors(self.root), open(self._part, "a", encoding="utf-8") as file:
+            file.write(text.getvalue())
+        self.rows += added
+
+    def finish(self) -> Path:
+        """Turn the growing manifest into the final one; returns the corpus' folder."""
+        with disk_errors(self.root):
+            os.replace(self._part, self.root / MANIFEST)
+        return self.root
+
+
+class disk_errors:
+    """A context in which a full or read-only disk becomes a line that says what to do."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise GanscopeError(
+                f"the disk of {self.root} is full; free some space and run the same command again: "
+                "it continues where it stopped"
+            ) from None
+        raise GanscopeError(f"{self.root}: cannot be written ({error.strerror or error})") from None

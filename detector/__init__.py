@@ -1,0 +1,3 @@
+"""Classifiers of real versus generated: networks, training, scoring, calibration, metrics,
+heatmaps.
+"""

@@ -1,0 +1,183 @@
+"""Judging photos: what `ganscope check` does, as functions. Scoring, then calibration and
+verdict.
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganscope.config import CheckSettings
+from ganscope.detector.heatmaps import heatmap, write_overlay
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.scoring import Scored, score_images
+from ganscope.devices import pick_device
+from ganscope.errors import GanscopeError
+from ganscope.images import find_images, open_image
+
+FIELDS = (
+    "path",
+    "score",
+    "verdict",
+    "probability",
+    "thresholds",
+    "detector",
+    "width",
+    "height",
+    "warnings",
+    "error",
+)
+SMALLEST = 32
+"""An image with a shorter side than this, or of one colour, is never judged with confidence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """The judgement of one image; a file that cannot be read has an `error` and no score."""
+
+    path: str
+    score: float | None
+    """In [0, 1], higher = more likely fake; not a probability."""
+    verdict: str | None
+    """fake, real or unsure."""
+    probability: float | None
+    """Calibrated probability of being fake, if fakes were as common as reals."""
+    thresholds: dict[str, float]
+    """On the score: fake from here on, real below there."""
+    detector: str
+    width: int
+    height: int
+    warnings: tuple[str, ...]
+    error: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the fields of `FIELDS`, in that order."""
+        return {name: getattr(self, name) for name in FIELDS} | {"warnings": list(self.warnings)}
+
+
+def check_image(
+    path: str | Path, detector: str | Detector = "default", device: str = "auto"
+) -> Check:
+    """Judge one image file. Raises `ImageError` if it cannot be read."""
+    loaded = load_detector(detector) if isinstance(detector, str) else detector
+    open_image(path)  # raises what score_images would only note
+    (scored,) = score_images(loaded, [path], device=device)
+    return _judge(loaded, scored)
+
+
+def count_images(settings: CheckSettings) -> int:
+    """How many images `check_images` will judge; raises `GanscopeError` if a path does not
+    exist.
+    """
+    return sum(1 for path in settings.paths for _ in find_images(path))
+
+
+def check_images(settings: CheckSettings) -> Iterator[Check]:
+    """Judge images as a stream, in order: files as named, folders' images in sorted order.
+
+    Heatmaps are written as the stream goes on; the CSV takes its name when it is complete. Raises
+    `GanscopeError` if a path does not exist, a folder holds no images, or the detector cannot be
+    had.
+    """
+    for path in settings.paths:
+        if next(find_images(path), None) is None:
+            raise GanscopeError(f"{path}: no images in this folder")
+    detector = load_detector(settings.detector)
+    names = _heatmap_names(settings.heatmap) if settings.heatmap else None
+    paths = (image for path in settings.paths for image in find_images(path))
+    with _Table(settings.csv) as table:
+        for scored in score_images(detector, paths, settings.batch_size, settings.device):
+            check = _judge(detector, scored)
+            table.add(check)
+            if names and check.error is None:
+                pixels = open_image(check.path).pixels
+                detector.to(pick_device(settings.device))
+                heat = heatmap(detector, pixels, settings.heatmap_method)
+                write_overlay(names.send(check.path), pixels, heat)
+            yield check
+
+
+def _judge(detector: Detector, scored: Scored) -> Check:
+    verdict, probability, said = None, None, list(scored.warnings)
+    if scored.error is None and scored.score is not None:
+        verdict = detector.verdict(scored.score)
+        probability = float(detector.probability(scored.logit))
+        blank = scored.contrast < 1.0
+        if verdict != "unsure" and (blank or min(scored.width, scored.height) < SMALLEST):
+            verdict = "unsure"
+            said.append("too little to judge by, so unsure")
+    return Check(
+        path=scored.path,
+        score=scored.score,
+        verdict=verdict,
+        probability=probability,
+        thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
+        detector=detector.name,
+        width=scored.width,
+        height=scored.height,
+        warnings=tuple(said),
+        error=scored.error,
+    )
+
+
+def _heatmap_names(folder: Path) -> Any:
+    """A primed generator: send it an image's path, get a name in `folder` that no other one has."""
+
+    def names() -> Iterator[Path]:
+        taken: set[str] = set()
+        found = folder
+        while True:
+            path = yield found
+            stem = name = Path(path).stem
+            number = 1
+            while name in taken:
+                number += 1
+                name = f"{stem}-{number}"
+            taken.add(name)
+            found = folder / f"{name}.png"
+
+    primed = names()
+    next(primed)
+    return primed
+
+
+class _Table:
+    """A CSV that grows under a temporary name and takes its own when all rows are in it."""
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self.part = path.with_name(f".{path.name}.part") if path else None
+
+    def __enter__(self) -> "_Table":
+        if self.part:
+            try:
+                self.part.parent.mkdir(parents=True, exist_ok=True)
+                self.file = open(self.part, "w", newline="", encoding="utf-8")
+            except OSError as error:
+                raise GanscopeError(
+                    f"--csv {self.path}: cannot be written ({error.strerror})"
+                ) from None
+            self.rows = csv.DictWriter(self.file, FIELDS)
+            self.rows.writeheader()
+        return self
+
+    def add(self, check: Check) -> None:
+        if self.part:
+            row = check.as_dict()
+            row |= {
+                "thresholds": json.dumps(row["thresholds"]),
+                "warnings": "; ".join(check.warnings),
+            }
+            self.rows.writerow(row)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if not self.part or not self.path:
+            return
+        self.file.close()
+        if kind is None:
+            os.replace(self.part, self.path)
+        else:
+            self.part.unlink(missing_ok=True)

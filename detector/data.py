@@ -1,0 +1,258 @@
+"""Training images: which are drawn, and how each is cropped and degraded.
+
+All randomness of a draw comes from (seed, key of the draw), so neither the number of workers nor a
+resume changes a pixel. Work is done on a region not much larger than the crop that is learned from,
+and decoded images stay in memory, so that reading is cheap beside learning.
+"""
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, Self
+
+import cv2
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ganscope.datasets.degradations import (
+    estimate_quality,
+    lossy_history,
+    random_degradation,
+    random_factor,
+)
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import OpenedImage, open_image
+
+LOSSLESS = frozenset(["PNG", "BMP", "TIFF", "PPM", "GIF"])
+"""Containers, as Pillow names them, whose pixels carry no compression of their own."""
+CACHE_BYTES = 2 * 2**30
+"""Decoded images kept in memory, all workers together."""
+MARGIN = 16
+"""Pixels a side by which the degraded region exceeds the crop: the blocks of a compression then lie
+anywhere in the crop, as they do in a crop of a file that was compressed all along."""
+
+
+class Key(NamedTuple):
+    """All that a view depends on, besides the seed."""
+
+    epoch: int
+    draw: int
+    row: int
+    """Of the corpus' table."""
+    learn: bool
+    """True: degraded and mirrored at random; False: clean, for validation."""
+
+
+class Sampler:
+    """Draws rows: both classes alike, the generators among the fakes alike, hard images more often.
+
+    An image's hardness is a running mean of its losses beside its generator's mean. Reals are one
+    group. Hard examples change the odds only within a group, so they never upset the balance.
+    """
+
+    MEMORY = 0.7
+    """Share of the old value in the running mean of an image's losses."""
+    MOST = 4.0
+    """An image is drawn at most so many times as often as its group's average, or as rarely."""
+
+    def __init__(self, table: pd.DataFrame, hard_examples: float):
+        fake = table["label"].to_numpy() == 1
+        names = sorted(table["generator"][fake].unique())
+        number = {name: i + 1 for i, name in enumerate(names)}
+        self.groups = np.where(fake, table["generator"].map(number).fillna(0), 0).astype(int)
+        self.shares = np.array([0.5] + [0.5 / len(names)] * len(names))
+        self.hard_examples = hard_examples
+        self.losses = np.full(len(table), np.nan)
+
+    def weights(self) -> np.ndarray:
+        """The odds (rows,) of each row to be drawn; their sum is 1."""
+        odds = np.ones(len(self.groups))
+        for group, share in enumerate(self.shares):
+            rows = self.groups == group
+            losses = self.losses[rows]
+            seen = ~np.isnan(losses)
+            if seen.any():
+                ratio = np.where(seen, losses, losses[seen].mean()) / max(losses[seen].mean(), 1e-9)
+                odds[rows] = np.clip(ratio, 1 / self.MOST, self.MOST) ** self.hard_examples
+            odds[rows] *= share / odds[rows].sum()
+        return odds
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """n rows in random order; each comes as often as its odds say, to within one draw."""
+        order = np.argsort(self.groups, kind="stable")
+        edges = np.cumsum(self.weights()[order])
+        places = (rng.random() + np.arange(n)) / n * edges[-1]
+        picked = np.searchsorted(edges, places, side="right").clip(max=len(order) - 1)
+        return rng.permutation(order[picked])
+
+    def learn(self, rows: np.ndarray, losses: np.ndarray) -> None:
+        """Remember the losses (n,) that the drawn rows (n,) had, in the order of drawing."""
+        for row, loss in zip(rows, losses, strict=True):
+            old = self.losses[row]
+            first = np.isnan(old)
+            self.losses[row] = loss if first else self.MEMORY * old + (1 - self.MEMORY) * loss
+
+
+class Views(Dataset):
+    """Crops of a corpus' images: (size, size, 3) uint8 for a `Key`.
+
+    degrade: probability that a view to learn from is degraded. qualities: label -> JPEG qualities
+    of that class' files (`jpeg_qualities`); lossless files of the other class are compressed alike.
+    """
+
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        *,
+        size: int,
+        degrade: float,
+        qualities: dict[int, list[int]],
+        seed: int,
+        cache_bytes: int = CACHE_BYTES,
+    ):
+        self.paths = table["path"].tolist()
+        self.labels = [int(label) for label in table["label"]]
+        self.size, self.degrade, self.qualities, self.seed = size, degrade, qualities, seed
+        self.cache_bytes = cache_bytes
+        self._cache: dict[int, OpenedImage] = {}
+        self._cached_bytes = 0
+
+    def open(self, row: int) -> OpenedImage:
+        """The decoded image; raises `ImageError` if the file cannot be read."""
+        opened = self._cache.get(row)
+        if opened is None:
+            opened = open_image(self.paths[row])
+            if self._cached_bytes + opened.pixels.nbytes <= self.cache_bytes:
+                self._cache[row] = opened
+                self._cached_bytes += opened.pixels.nbytes
+        return opened
+
+    def neutral(self, pixels: np.ndarray, row: int, rng: np.random.Generator) -> np.ndarray:
+        """Pixels of image `row`, or of a part, with the other class' compression if it has none."""
+        if self.open(row).format not in LOSSLESS:
+            return pixels
+        return lossy_history(pixels, self.qualities[1 - self.labels[row]], rng)
+
+    def __getitem__(self, key: Key) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, *key))
+        degrade = key.learn and rng.random() < self.degrade
+        factor = random_factor(rng) if degrade else 1.0
+        region = math.ceil((self.size + MARGIN) / factor)
+        pixels = self.neutral(random_crop(self.open(key.row).pixels, region, rng), key.row, rng)
+        if degrade:
+            pixels = random_degradation(pixels, rng, factor)
+        pixels = random_crop(pad(pixels, self.size), self.size, rng)
+        return pixels[:, ::-1] if key.learn and rng.random() < 0.5 else pixels
+
+    def __getitems__(self, keys: Sequence[Key]) -> np.ndarray | ImageError:
+        """A batch, for a worker process; an error is handed over whole, to be raised over there."""
+        try:
+            return np.stack([self[key] for key in keys])
+        except ImageError as error:
+            return error
+
+
+class Loader:
+    """Batches of views, read by `workers` processes, or by threads of this process for 0.
+
+    On a CPU the threads read while the network waits: cores that do both at once do both slower.
+    """
+
+    def __init__(self, views: Views, workers: int):
+        self.views = views
+        self._order: list[list[Key]] = []
+        self._processes: DataLoader | None = None
+        if workers:
+            views.cache_bytes //= workers
+            self._processes = DataLoader(
+                views,
+                batch_sampler=self._order,
+                num_workers=workers,
+                persistent_workers=True,
+                collate_fn=_as_it_is,
+                worker_init_fn=_one_thread_each,
+            )
+
+    def __enter__(self) -> Self:
+        self._opencv_threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # images run beside each other, each in one thread
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        cv2.setNumThreads(self._opencv_threads)
+        self._threads.shutdown(cancel_futures=True)
+        self._processes = None
+
+    def batches(self, order: list[list[Key]]) -> Iterator[Tensor]:
+        """Yield a batch (N, 3, size, size) uint8 for each list of keys.
+
+        Raises `GanscopeError` for a file that cannot be read.
+        """
+        for batch in self._read(order):
+            if isinstance(batch, ImageError):
+                raise GanscopeError(f"{batch}; take it out of the corpus") from None
+            yield torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+    def _read(self, order: list[list[Key]]) -> Iterator[np.ndarray | ImageError]:
+        if self._processes is not None:
+            self._order[:] = order
+            yield from self._processes
+            return
+        for keys in order:
+            try:
+                yield np.stack(list(self._threads.map(self.views.__getitem__, keys)))
+            except ImageError as error:
+                yield error
+
+
+def _as_it_is(batch: np.ndarray | ImageError) -> np.ndarray | ImageError:
+    return batch
+
+
+def _one_thread_each(worker: int) -> None:
+    cv2.setNumThreads(1)
+
+
+def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop of at most `size` pixels a side, at native resolution."""
+    height, width = pixels.shape[:2]
+    top = int(rng.integers(max(height - size, 0) + 1))
+    left = int(rng.integers(max(width - size, 0) + 1))
+    return pixels[top : top + size, left : left + size]
+
+
+def pad(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Reflect an image that is smaller than `size` pixels a side until it is not."""
+    height, width = pixels.shape[:2]
+    below, right = max(size - height, 0), max(size - width, 0)
+    if not (below or right):
+        return pixels
+    return np.pad(pixels, ((0, below), (0, right), (0, 0)), mode="symmetric")
+
+
+def jpeg_qualities(table: pd.DataFrame, most: int = 300) -> dict[int, list[int]]:
+    """Label -> JPEG qualities of that class' files, for the other class' lossless ones to copy.
+
+    Empty where the other class has no lossless files. Reads the headers of about `most` files.
+    """
+    qualities: dict[int, list[int]] = {0: [], 1: []}
+    lossless = {0: False, 1: False}
+    for label in qualities:
+        paths = table["path"][table["label"] == label].tolist()
+        for path in paths[:: max(len(paths) // most, 1)]:
+            try:
+                with Image.open(path) as image:
+                    lossless[label] |= image.format in LOSSLESS
+                    tables = getattr(image, "quantization", None)
+            except (OSError, ValueError, SyntaxError):
+                continue  # whoever opens it in earnest will say what is wrong with it
+            if tables:
+                quality = estimate_quality(tuple(tuple(tables[key]) for key in sorted(tables)))
+                qualities[label].append(quality)
+    return {label: qualities[label] if lossless[1 - label] else [] for label in qualities}

@@ -1,0 +1,233 @@
+"""After the last epoch: calibration, thresholds, evaluation, pictures and the model card."""
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+
+import ganscope
+from ganscope.config import TrainDetectorSettings, write_json, write_text
+from ganscope.detector import plots
+from ganscope.detector.calibration import calibrate, choose_thresholds
+from ganscope.detector.data import Views
+from ganscope.detector.metrics import NAMES, evaluate_by_generator
+from ganscope.detector.model import Detector
+from ganscope.detector.scoring import score_images
+from ganscope.errors import ImageError
+
+METRICS, SCORES = "metrics.json", "scores.csv"
+
+
+def finish_run(
+    run: Path,
+    settings: TrainDetectorSettings,
+    detector: Detector,
+    views: Views,
+    table: pd.DataFrame,
+    log: list[dict[str, Any]],
+) -> None:
+    """Calibrate on the val split, evaluate on val and test, and write the run folder's files.
+
+    The detector's configuration comes last: it marks the run finished.
+    """
+    # The weights are saved in half precision; what is measured here is what will be loaded.
+    detector.load_state_dict(
+        {
+            k: v.half().float() if v.is_floating_point() else v
+            for k, v in detector.state_dict().items()
+        }
+    )
+    scores = _score(detector, views, table[table["split"] != "train"], settings.batch_size)
+    val = scores[scores["split"] == "val"]
+    detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
+    detector.config["thresholds"] = choose_thresholds(
+        val["score"].to_numpy(), val["label"].to_numpy()
+    )
+    scores["probability"] = detector.probability(scores["logit"])
+    scores["verdict"] = [detector.verdict(score) for score in scores["score"]]
+    splits = [name for name in ("val", "test") if (scores["split"] == name).any()]
+    images = _counts(table)
+    metrics: dict[str, Any] = {
+        "epochs": len(log),
+        "best_epoch": detector.config["training"]["best_epoch"],
+        "calibration": detector.config["calibration"],
+        "thresholds": detector.thresholds,
+        "images": images,
+        "dropped": table.attrs["dropped"],
+        "compressed_alike": any(views.qualities.values()),
+    }
+    for name in splits:
+        metrics[name] = _evaluate(scores[scores["split"] == name], detector.thresholds["fake"])
+    detector.config["training"]["images"] = images
+    detector.config["versions"] = {
+        "ganscope": ganscope.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    detector.card = _card(run, settings, detector, metrics)
+    write_text(run / SCORES, scores.drop(columns="path").to_csv(index=False))
+    write_json(run / METRICS, metrics)
+    plots.draw_losses(run / "loss.png", pd.DataFrame(log))
+    curves = {
+        str(split): (part["label"].to_numpy(), part["score"].to_numpy())
+        for split, part in scores.groupby("split")
+    }
+    plots.draw_roc(run / "roc.png", curves)
+    detector.cpu().save(run)
+
+
+def _score(detector: Detector, views: Views, table: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+    """`table` with logit and score of each whole image, scored as `check` does: by native tiles.
+
+    Images that cannot be read are left out. Where one class is compressed and the other is not, the
+    lossless images are compressed alike first: their format must not tell.
+    """
+
+    def image(row: int) -> str | np.ndarray:
+        if any(views.qualities.values()):
+            try:
+                rng = np.random.default_rng((views.seed, row))
+                return views.neutral(views.open(row).pixels, row, rng)
+            except ImageError:
+                pass  # the scoring will say why
+        return views.paths[row]
+
+    device = str(next(detector.parameters()).device)
+    found = list(score_images(detector, map(image, table.index), batch_size, device))
+    table = table.assign(
+        logit=[scored.logit for scored in found], score=[scored.score for scored in found]
+    )
+    return table[[scored.error is None for scored in found]].reset_index(drop=True)
+
+
+def _evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
+    """Every metric of the reals against all fakes, and against one generator at a time."""
+    found = {
+        row["generator"]: {
+            name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+            for name in NAMES
+        }
+        for row in evaluate_by_generator(scores, threshold).to_dict("records")
+    }
+    return {"overall": found.pop("all", None) or next(iter(found.values())), "by_generator": found}
+
+
+def _counts(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Split -> generator ("real" for photographs) -> number of images."""
+    return {
+        str(split): {str(k): int(v) for k, v in rows["generator"].value_counts().items()}
+        for split, rows in table.groupby("split", sort=False)
+    }
+
+
+def _card(
+    run: Path, settings: TrainDetectorSettings, detector: Detector, metrics: dict[str, Any]
+) -> str:
+    """The model card: what it learned from, how it was judged, how to use it, what it cannot do."""
+    size, thresholds, images = detector.size, detector.thresholds, metrics["images"]
+    corpora = ", ".join(Path(corpus).resolve().name for corpus in settings.corpora)
+    held_out = ", ".join(sorted(set(images["val"]) - set(images["train"])))
+    method = (
+        f"Validated on photographs and on generators that training never saw: {held_out}."
+        if held_out
+        else "Validated on other images of the generators it was trained on: expect less on others."
+    )
+    alike = (
+        "\nLossless images of one class were first compressed as JPEG like the other's files, in\n"
+        "training and for the figures below: the file format must not tell.\n"
+        if metrics["compressed_alike"]
+        else ""
+    )
+    learned_from = "\n".join(
+        f"| {split} | {', '.join(f'{count:,} {name}' for name, count in counts.items())} |"
+        for split, counts in images.items()
+    )
+    return f"""---
+library_name: ganscope
+tags: [ganscope, generated-image-detection, {settings.detector.replace(":", "-")}]
+---
+# A {settings.detector} detector of generated images, {size}x{size} pixels
+
+Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at tiles of
+{size}x{size} pixels at native resolution; the logit of an image is the mean of its tiles'. The
+weights are an exponential average, taken after epoch {metrics["best_epoch"]} of
+{metrics["epochs"]}.
+
+## What it learned from
+
+| split | images |
+|---|---|
+{learned_from}
+
+Reals and fakes were drawn equally often, and so were the generators among the fakes. Both classes
+went through the same random crops and, with probability {settings.degrade:g}, the same
+degradations.
+{alike}
+## How good it is
+
+{method}
+95 % bootstrap intervals in brackets:
+
+| split | generator | AUROC | balanced accuracy | TPR at 1 % FPR | TPR at 5 % FPR |
+|---|---|---|---|---|---|
+{_figures(metrics)}
+
+Epoch, calibration and thresholds were chosen on the val split, so its figures flatter; those of a
+test split, where there is one, do not.
+
+A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"]:.4f} is *real*,
+and what lies between is *unsure*. Of the validation photographs at most 1 % score
+{thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more. The probability is
+calibrated on the val split for equally many reals and fakes.
+
+## How to use it
+
+    ganscope check photo.jpg --detector {run}
+
+## Limits
+
+A verdict is evidence, not proof. It says little about generators, cameras and processing unlike
+those above, about strongly compressed or shrunk copies, and about photographs edited only in parts.
+
+## How it was made
+
+    {_command(settings)}
+"""
+
+
+def _figures(metrics: dict[str, Any]) -> str:
+    """The rows of the card's table."""
+    shown = ("auroc", "balanced_accuracy", "tpr_at_fpr_1", "tpr_at_fpr_5")
+    rows = []
+    for split in ("val", "test"):
+        if split in metrics:
+            for name, found in {
+                "all": metrics[split]["overall"],
+                **metrics[split]["by_generator"],
+            }.items():
+                cells = (
+                    f"{found[m]['value']:.3f} ({found[m]['low']:.3f}-{found[m]['high']:.3f})"
+                    for m in shown
+                )
+                rows.append(f"| {split} | {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _command(settings: TrainDetectorSettings) -> str:
+    """The command line that gives these settings."""
+    words = ["ganscope train-detector", *(shlex.quote(str(c)) for c in settings.corpora)]
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if field.name == "corpora" or value == field.default:
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        words += [
+            f"{flag} {shlex.quote(str(one))}"
+            for one in (value if isinstance(value, tuple) else (value,))
+        ]
+    return " ".join(words)

@@ -1,0 +1,252 @@
+"""Where the evidence lies: heatmaps (H, W) float32 in [0, 1] at image resolution, high = fake.
+
+`patches` and `tiles` show the sigmoid of the network's own local logits, so that they can be
+compared between images; `gradcam` shows, for any network, which places moved the logit (relative to
+the most important one). To add a method, register it.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ganscope.detector.model import Detector
+from ganscope.detector.scoring import tile_positions, tiles
+from ganscope.errors import GanscopeError
+from ganscope.registry import Registry
+
+MAX_TILES = 400
+"""Tiles that a heatmap looks at in one image; beyond, gaps are filled in from around."""
+BATCH = 16
+
+Method = Callable[[Detector, np.ndarray], np.ndarray]
+heatmap_methods: Registry[Method] = Registry("heatmap method")
+
+
+def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.ndarray:
+    """The evidence in an image: (H, W) float32 in [0, 1], high = evidence for fake.
+
+    pixels: (H, W, 3) uint8 RGB. method: patches, tiles or gradcam; auto: patches where the network
+    has a map of logits of its own, else gradcam. Raises `GanscopeError` for a method that does not
+    fit.
+    """
+    if method == "auto":
+        method = "patches" if hasattr(detector.net, "patch_logits") else "gradcam"
+    return heatmap_methods[method](detector, pixels)
+
+
+@heatmap_methods.register("patches")
+def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+    """The network's own map of logits, tile by tile."""
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found = detector.patch_logits(images)
+        if found is None:
+            raise GanscopeError(
+                f"{detector.config['architecture']} has no patch logits; use tiles or gradcam"
+            )
+        return found
+
+    return _sigmoid(_stitched(detector, pixels, logits))
+
+
+@heatmap_methods.register("tiles")
+def tile_logits(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+    """One logit a tile, on tiles that overlap by half."""
+
+    def logits(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return detector(images)[:, None, None]
+
+    return _sigmoid(_stitched(detector, pixels, logits, overlap=2))
+
+
+@heatmap_methods.register("gradcam")
+def gradcam(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+    """Grad-CAM (Selvaraju et al. 2017, by the grad-cam package) for CNNs and vision
+    transformers.
+    """
+    from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
+
+    was_training, wanted = detector.training, [p.requires_grad for p in detector.parameters()]
+    detector.eval().requires_grad_(True)
+    try:
+        with _unscaled_gradcam()(
+            model=_Column(detector),
+            target_layers=detector.gradcam_layers(),
+            reshape_transform=_as_map(detector),
+        ) as cam:
+
+            def relevance(images: Tensor) -> Tensor:
+                maps = cam(images, [RawScoresOutputTarget()] * len(images))
+                return torch.from_numpy(np.ascontiguousarray(maps))
+
+            found = np.maximum(_stitched(detector, pixels, relevance), 0)
+    finally:
+        detector.train(was_training)
+        for parameter, want in zip(detector.parameters(), wanted, strict=True):
+            parameter.requires_grad_(want)
+    top = float(found.max())
+    return found / top if top > 0 else found
+
+
+def _unscaled_gradcam() -> Any:
+    """Grad-CAM whose maps keep their own scale and resolution, so that tiles can be compared."""
+    from pytorch_grad_cam import GradCAM  # takes a second to import
+
+    class UnscaledGradCAM(GradCAM):
+        def compute_cam_per_layer(self, images, targets, eigen_smooth):  # type: ignore[no-untyped-def]
+            (activations,), (gradients,) = (
+                [part.cpu().numpy() for part in parts]
+                for parts in (
+                    self.activations_and_grads.activations,
+                    self.activations_and_grads.gradients,
+                )
+            )
+            layer = self.target_layers[0]
+            return self.get_cam_image(images, layer, targets, activations, gradients, eigen_smooth)
+
+        def aggregate_multi_layers(self, maps):  # type: ignore[no-untyped-def]
+            return np.maximum(maps, 0)
+
+    return UnscaledGradCAM
+
+
+class _Column(nn.Module):
+    """Logits (N,) as (N, 1): grad-cam wants an output a class."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.detector(images)[:, None]
+
+
+def _as_map(detector: Detector) -> Callable[[Tensor], Tensor] | None:
+    """For a vision transformer: tokens (N, T, C) -> map (N, C, h, w), class tokens dropped."""
+    backbone = getattr(detector.net, "backbone", None)
+    prefix = getattr(backbone, "num_prefix_tokens", 0)
+
+    def reshape(tokens: Tensor) -> Tensor:
+        if tokens.ndim == 4:  # a convolution's (N, C, h, w), or channels last as in Swin
+            return (
+                tokens
+                if backbone is None or not _last(backbone, tokens)
+                else tokens.permute(0, 3, 1, 2)
+            )
+        tokens = tokens[:, prefix:]
+        side = round(tokens.shape[1] ** 0.5)
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+
+    return reshape
+
+
+def _last(backbone: nn.Module, tokens: Tensor) -> bool:
+    """Whether a 4-d feature map has its channels last."""
+    return tokens.shape[-1] == getattr(backbone, "num_features", -1) != tokens.shape[1]
+
+
+def _stitched(
+    detector: Detector,
+    pixels: np.ndarray,
+    local: Callable[[Tensor], Tensor],
+    overlap: int = 1,
+) -> np.ndarray:
+    """Local maps of all tiles laid where the tiles were taken, averaged where they overlap:
+    (H, W).
+    """
+    size, device = detector.size, next(detector.parameters()).device
+    height, width = pixels.shape[:2]
+    if overlap > 1:
+        cut, positions = _overlapping(pixels, size, overlap)
+    else:
+        cut, positions = tiles(pixels, size, MAX_TILES)
+    total = np.zeros((max(height, size), max(width, size)), np.float32)
+    count = np.zeros_like(total)
+    for start in range(0, len(cut), BATCH):
+        part = torch.from_numpy(cut[start : start + BATCH]).to(device).permute(0, 3, 1, 2)
+        maps = local(part.float().div_(255)).float().cpu().numpy()
+        for values, (y, x) in zip(maps, positions[start : start + BATCH], strict=True):
+            total[y : y + size, x : x + size] += cv2.resize(
+                values, (size, size), interpolation=cv2.INTER_LINEAR
+            )
+            count[y : y + size, x : x + size] += 1
+    total, count = total[:height, :width], count[:height, :width]
+    found = total / np.maximum(count, 1)
+    if (count == 0).any():  # gaps of a huge image: from the nearest tile
+        small = cv2.resize(found, None, fx=1 / size, fy=1 / size, interpolation=cv2.INTER_AREA)
+        share = cv2.resize(
+            (count > 0).astype(np.float32), small.shape[::-1], interpolation=cv2.INTER_AREA
+        )
+        blurred = cv2.GaussianBlur(small, (0, 0), 2) / np.maximum(
+            cv2.GaussianBlur(share, (0, 0), 2), 1e-6
+        )
+        found = np.where(count > 0, found, cv2.resize(blurred, (width, height)))
+    return found
+
+
+def _overlapping(pixels: np.ndarray, size: int, overlap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tiles at a step of size / overlap, as long as there are not too many of them."""
+    height, width = pixels.shape[:2]
+    # tile_positions covers with tiles of `step`; a tile of `size` then reaches over its neighbours.
+    step = size // overlap
+    positions = tile_positions(
+        max(height - size, 0) + step, max(width - size, 0) + step, step, MAX_TILES
+    )
+    short = (max(size - height, 0), max(size - width, 0))
+    if any(short):
+        pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return (1 / (1 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float32)
+
+
+def overlay(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:
+    """An image with its heatmap laid over it and a colour bar beside it, (H', W', 3) uint8 RGB.
+
+    Blue: no evidence for fake; red: strong evidence. Large images are shrunk to 1600 pixels a side.
+    """
+    shrink = min(1.0, 1600 / max(pixels.shape[:2]))
+    grow = max(1.0, 256 / max(pixels.shape[:2]))
+    width, height = (max(1, round(side * shrink * grow)) for side in pixels.shape[1::-1])
+    small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+    values = (np.clip(cv2.resize(heat, (width, height)), 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[..., ::-1]
+    grey = np.repeat(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None], 3, -1)
+    blended = cv2.addWeighted(grey, 1 - strength, np.ascontiguousarray(colours), strength, 0)
+    return np.hstack([blended, _colour_bar(height)])
+
+
+def _colour_bar(height: int, width: int = 64) -> np.ndarray:
+    ramp = np.linspace(255, 0, max(height - 40, 8)).astype(np.uint8)[:, None].repeat(16, 1)
+    colours = cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO)[..., ::-1]
+    bar = np.full((height, width, 3), 255, np.uint8)
+    top = max((height - len(colours)) // 2, 0)
+    bar[top : top + len(colours), 8:24] = colours[: height - top]
+    for text, y in (("fake", top + 8), ("real", min(top + len(colours), height - 4))):
+        cv2.putText(
+            bar, text, (28, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA
+        )
+    return bar
+
+
+def write_overlay(path: str | Path, pixels: np.ndarray, heat: np.ndarray) -> None:
+    """Write `overlay` as PNG, atomically; raises `GanscopeError` if it cannot be written."""
+    path = Path(path)
+    part = path.with_name(f".{path.stem}.part.png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done, data = cv2.imencode(".png", overlay(pixels, heat)[..., ::-1])
+        part.write_bytes(data.tobytes() if done else b"")
+        os.replace(part, path)
+    except OSError as error:
+        raise GanscopeError(f"{path}: the heatmap cannot be written ({error.strerror})") from None

@@ -1,0 +1,136 @@
+"""A trained detector: images in, logits out; saved in and loaded from a folder.
+
+The configuration carries all that turns a file into a verdict - input size and normalisation,
+calibration, thresholds - so that preprocessing cannot drift from the weights.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ganscope.detector.architectures import build, load_pretrained
+from ganscope.folders import FolderModel
+
+RULE = "native tiles, small images padded by reflection"
+
+
+class Detector(FolderModel):
+    """images (N, 3, H, W) float RGB in [0, 1] -> logits (N,), higher = more likely fake.
+
+    config: `architecture` ("cnn", "timm:resnet18"), `arguments` (for its builder), `input` (size,
+    mean, std, rule), `calibration` (scale, shift), `thresholds` (fake, real, fpr_1, fpr_5; on the
+    score), `training`, `versions`.
+    """
+
+    kind = "detectors"
+
+    def __init__(self, config: dict[str, Any], net: nn.Module | None = None):
+        super().__init__(config)
+        self.net = net or build(config["architecture"], **config["arguments"])[0]
+        shape = (1, 3, 1, 1)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer(
+            "mean", torch.tensor(config["input"]["mean"]).view(shape), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor(config["input"]["std"]).view(shape), persistent=False
+        )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        for part in ("calibration", "thresholds"):
+            if part not in config:
+                raise KeyError(part)
+        return cls(config)
+
+    @classmethod
+    def create(
+        cls,
+        architecture: str,
+        *,
+        size: int | None = None,
+        pretrained: str | None = None,
+        **arguments: Any,
+    ) -> Self:
+        """A new detector, untrained or started from `pretrained`; its thresholds are 0.5.
+
+        size: side of the input tiles, None: the architecture's own. arguments: for its builder.
+        Raises `GanscopeError` for what `build` and `load_pretrained` refuse.
+        """
+        if size and architecture.startswith("timm:"):
+            arguments["size"] = size
+        net, defaults = build(architecture, **arguments)
+        if pretrained:
+            load_pretrained(net, pretrained)
+        return cls(
+            {
+                "architecture": architecture,
+                "arguments": arguments,
+                "input": {
+                    "size": size or defaults.size,
+                    "mean": list(defaults.mean),
+                    "std": list(defaults.std),
+                    "rule": RULE,
+                },
+                "calibration": {"scale": 1.0, "shift": 0.0},
+                "thresholds": {"fake": 0.5, "real": 0.5, "fpr_1": 0.5, "fpr_5": 0.5},
+                "training": {"learning_rate": defaults.learning_rate},
+                "versions": {},
+            },
+            net,
+        )
+
+    @property
+    def size(self) -> int:
+        """Side of the input tiles in pixels."""
+        return int(self.config["input"]["size"])
+
+    @property
+    def thresholds(self) -> dict[str, float]:
+        return self.config["thresholds"]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.normalised(images))
+
+    def patch_logits(self, images: Tensor) -> Tensor | None:
+        """The map of logits (N, h, w) whose mean is the logit; None if the network has none."""
+        if not hasattr(self.net, "patch_logits"):
+            return None
+        return self.net.patch_logits(self.normalised(images))  # type: ignore[operator]
+
+    def gradcam_layers(self) -> list[nn.Module]:
+        """The layers whose activations Grad-CAM looks at."""
+        return self.net.gradcam_layers()  # type: ignore[operator]
+
+    def score(self, logit: Any) -> Any:
+        """logit(s) -> score(s) in [0, 1], higher = more likely fake; no probability."""
+        return _sigmoid(logit)
+
+    def probability(self, logit: Any) -> Any:
+        """logit(s) -> calibrated probability of being fake, for equally many reals and fakes."""
+        calibration = self.config["calibration"]
+        return _sigmoid(np.asarray(logit) * calibration["scale"] + calibration["shift"])
+
+    def verdict(self, score: float) -> str:
+        """ "fake" from the upper threshold on, "real" below the lower one, else "unsure"."""
+        if score >= self.thresholds["fake"]:
+            return "fake"
+        return "real" if score < self.thresholds["real"] else "unsure"
+
+
+def _sigmoid(logit: Any) -> Any:
+    """Sigmoid of a number or an array in double precision, without overflow."""
+    x = np.asarray(logit, np.float64)
+    value = np.exp(-np.logaddexp(0.0, -x))
+    return float(value) if value.ndim == 0 else value
+
+
+def load_detector(name: str = "default") -> Detector:
+    """Load a detector by shipped name, run folder or hub id; see `Detector.load`."""
+    return Detector.load(name)

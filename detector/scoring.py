@@ -1,0 +1,201 @@
+"""From files to logits: open, tile at native resolution, run the network, pool.
+
+Nothing is resized: the traces of a generator live in single pixels. Threads decode while the
+network runs; tiles of many images share a batch; memory depends on neither the number nor the size
+of images.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ganscope.detector.model import Detector
+from ganscope.devices import pick_device
+from ganscope.errors import ImageError
+from ganscope.images import open_image
+
+MAX_TILES = 64
+"""Tiles looked at in one image; of a larger one, so many spread evenly over it."""
+DECODERS = 2
+"""Threads that open images."""
+AHEAD = 16
+"""Images that may be open and waiting."""
+
+
+@dataclass
+class Scored:
+    """What the detector said of one image; `error` says why if it said nothing."""
+
+    path: str
+    logit: float | None = None
+    """Mean of the tiles' logits, higher = more likely fake."""
+    score: float | None = None
+    tile_logits: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    """(T,)"""
+    positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
+    """(T, 2): top and left of each tile in pixels."""
+    width: int = 0
+    height: int = 0
+    contrast: float = 0.0
+    """Standard deviation of the tiles' grey values, 0 to 255: near 0 there is nothing to see."""
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+def tile_positions(height: int, width: int, size: int, most: int = MAX_TILES) -> np.ndarray:
+    """(T, 2) top and left of tiles of `size` that cover an image evenly, overlapping as they must.
+
+    If that takes more than `most`, so many at most are spread evenly and leave gaps.
+    """
+    rows, columns = max(1, -(-height // size)), max(1, -(-width // size))
+    if rows * columns > most:
+        shrink = (most / (rows * columns)) ** 0.5
+        rows, columns = max(1, int(rows * shrink)), max(1, int(columns * shrink))
+        if rows == 1:
+            columns = min(columns, most)
+        if columns == 1:
+            rows = min(rows, most)
+    tops = np.linspace(0, max(height - size, 0), rows).round().astype(int)
+    lefts = np.linspace(0, max(width - size, 0), columns).round().astype(int)
+    return np.stack(np.meshgrid(tops, lefts, indexing="ij"), -1).reshape(-1, 2)
+
+
+def tiles(pixels: np.ndarray, size: int, most: int = MAX_TILES) -> tuple[np.ndarray, np.ndarray]:
+    """(T, size, size, 3) uint8 tiles of an image at native resolution, and their positions (T, 2).
+
+    An image smaller than a tile is continued by reflection to the right and below.
+    """
+    height, width = pixels.shape[:2]
+    positions = tile_positions(height, width, size, most)
+    short = (max(size - height, 0), max(size - width, 0))
+    if any(short):
+        pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
+
+
+def score_images(
+    detector: Detector,
+    images: Iterable[str | Path | np.ndarray],
+    batch_size: int = 32,
+    device: str = "auto",
+    max_tiles: int = MAX_TILES,
+) -> Iterator[Scored]:
+    """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
+
+    batch_size: tiles given to the network at a time; the scores do not depend on it. A file that
+    cannot be read gives a `Scored` with its `error`.
+    """
+    where = pick_device(device)
+    detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    waiting: deque[Scored] = deque()  # in order; those at the front may be complete
+    stock: deque[tuple[Scored, np.ndarray]] = deque()  # tiles not yet given to the network
+    stocked = 0
+
+    def run(count: int) -> None:
+        """Give the network the first `count` tiles in stock."""
+        nonlocal stocked
+        owners, batch = [], []
+        while count:
+            owner, rest = stock.popleft()
+            part, left = rest[:count], rest[count:]
+            owners.append((owner, len(part)))
+            batch.append(part)
+            count -= len(part)
+            stocked -= len(part)
+            if len(left):
+                stock.appendleft((owner, left))
+        logits = _logits(detector, np.concatenate(batch), where)
+        for owner, number in owners:
+            owner.tile_logits = np.concatenate([owner.tile_logits, logits[:number]])
+            logits = logits[number:]
+
+    for scored, cut in _opened(images, detector.size, max_tiles):
+        waiting.append(scored)
+        if cut is not None:
+            stock.append((scored, cut))
+            stocked += len(cut)
+        while stocked >= batch_size:
+            run(batch_size)
+        while waiting and _complete(waiting[0]):
+            yield _pooled(detector, waiting.popleft())
+    if stocked:
+        run(stocked)
+    while waiting:
+        yield _pooled(detector, waiting.popleft())
+
+
+def _complete(scored: Scored) -> bool:
+    return scored.error is not None or len(scored.tile_logits) == len(scored.positions)
+
+
+def _pooled(detector: Detector, scored: Scored) -> Scored:
+    if scored.error is None:
+        scored.logit = float(scored.tile_logits.astype(np.float64).mean())
+        scored.score = float(detector.score(scored.logit))
+        if not np.isfinite(scored.logit):
+            scored.logit = scored.score = None
+            scored.error = "the detector gave no finite number for this image"
+    return scored
+
+
+@torch.inference_mode()
+def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.ndarray:
+    """(N, size, size, 3) uint8 -> logits (N,) float32. Pixels travel as bytes."""
+    images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float().div_(255)
+    return detector(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+
+
+def _opened(
+    images: Iterable[str | Path | np.ndarray], size: int, most: int
+) -> Iterator[tuple[Scored, np.ndarray | None]]:
+    """Open and tile images in threads, a bounded number ahead, in order."""
+
+    def work(image: str | Path | np.ndarray) -> tuple[Scored, np.ndarray | None]:
+        if isinstance(image, np.ndarray):
+            return _tiled("", image, (), size, most)
+        try:
+            opened = open_image(image)
+        except ImageError as error:
+            return Scored(str(image), error=error.reason), None
+        return _tiled(str(image), opened.pixels, opened.warnings, size, most)
+
+    source = iter(images)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        ahead: deque[Future] = deque(pool.submit(work, i) for i in islice(source, AHEAD))
+        try:
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(pool.submit(work, i) for i in islice(source, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _tiled(
+    path: str, pixels: np.ndarray, warnings: tuple[str, ...], size: int, most: int
+) -> tuple[Scored, np.ndarray]:
+    cut, positions = tiles(pixels, size, most)
+    height, width = pixels.shape[:2]
+    said = list(warnings)
+    if min(height, width) < size:
+        said.append(f"smaller than the detector's {size}-pixel tile: little evidence")
+    whole = max(1, -(-height // size)) * max(1, -(-width // size))
+    if len(cut) < whole:
+        said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
+    contrast = float(cut[..., 1].std())
+    if contrast < 1.0:
+        said.append("almost constant: no texture to judge by")
+    scored = Scored(
+        path,
+        positions=positions,
+        width=width,
+        height=height,
+        contrast=contrast,
+        warnings=tuple(said),
+    )
+    return scored, cut

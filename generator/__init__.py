@@ -1,0 +1,1 @@
+"""GANs and their kin: networks, losses, training and sampling."""

@@ -1,0 +1,84 @@
+"""DCGAN's two networks (Radford et al. 2016, arXiv:1511.06434): nothing but strided
+convolutions.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+def _init(module: nn.Module) -> None:
+    """DCGAN's initialisation: convolutions N(0, 0.02), norms N(1, 0.02) and 0."""
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class DCGANGenerator(nn.Module):
+    """z (N, latent_dim) -> images (N, 3, size, size) in [-1, 1].
+
+    A 4x4 start, then transposed convolutions with stride 2 until `size`, batch norm and ReLU
+    between, tanh at the end. `width` is the number of channels of the last hidden layer, doubled at
+    every layer before it up to 8 times.
+    """
+
+    def __init__(self, size: int = 64, latent_dim: int = 100, width: int = 64):
+        super().__init__()
+        doublings = int(math.log2(size)) - 3
+        channels = [width * min(2**i, 8) for i in reversed(range(doublings + 1))]
+        layers: list[nn.Module] = [
+            nn.ConvTranspose2d(latent_dim, channels[0], 4, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(True),
+        ]
+        for before, after in pairwise(channels):
+            layers += [
+                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+                nn.BatchNorm2d(after),
+                nn.ReLU(True),
+            ]
+        layers += [nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1), nn.Tanh()]
+        self.layers = nn.Sequential(*layers).apply(_init)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z[:, :, None, None])
+
+
+class DCGANDiscriminator(nn.Module):
+    """images (N, 3, size, size) in [-1, 1] -> logits (N,); here higher means more *real*.
+
+    The generator mirrored: convolutions with stride 2, LeakyReLU 0.2. `norm` is "batch" (DCGAN) or
+    "group" with one group, which is layer norm: WGAN-GP's penalty is on single images, and batch
+    norm would tie them together.
+    """
+
+    def __init__(self, size: int = 64, width: int = 64, norm: str = "batch"):
+        super().__init__()
+        halvings = int(math.log2(size)) - 2
+        layers: list[nn.Module] = []
+        before = 3
+        for i in range(halvings):
+            after = width * min(2**i, 8)
+            layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=i == 0))
+            if i:
+                layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
+            layers.append(nn.LeakyReLU(0.2, True))
+            before = after
+        layers.append(nn.Conv2d(before, 1, 4))
+        self.layers = nn.Sequential(*layers).apply(_init)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).flatten()
+
+
+def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the weights of `average` towards `model`'s by 1 - decay; buffers are copied."""
+    with torch.no_grad():
+        for a, p in zip(average.parameters(), model.parameters(), strict=True):
+            a.lerp_(p.to(a.dtype), 1 - decay)
+        for a, p in zip(average.buffers(), model.buffers(), strict=True):
+            a.copy_(p)

@@ -1,0 +1,41 @@
+"""ganscope: make fakes, train detectors on them, check photos, benchmark detectors.
+
+The public functions load on first use, so that `import ganscope` is quick.
+"""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("ganscope")
+
+_PUBLIC = {
+    "GanscopeError": "ganscope.errors",
+    "ImageError": "ganscope.errors",
+    "open_image": "ganscope.images",
+    "open_corpus": "ganscope.datasets.corpus",
+    "audit_corpus": "ganscope.datasets.audit",
+    "generate_corpus": "ganscope.generator.sampling",
+    "train_generator": "ganscope.generator.training",
+    "load_generator": "ganscope.generator.model",
+    "train_detector": "ganscope.detector.training",
+    "load_detector": "ganscope.detector.model",
+    "score_images": "ganscope.detector.scoring",
+    "check_image": "ganscope.detector.checking",
+    "check_images": "ganscope.detector.checking",
+    "heatmap": "ganscope.detector.heatmaps",
+    "evaluate_scores": "ganscope.detector.metrics",
+    "benchmark_detectors": "ganscope.detector.benchmark",
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'ganscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,287 @@
+"""The settings of every command: one frozen dataclass each, documented and validated here.
+
+A command line option, a field here and a keyword of the Python function are the same thing under
+the same name; `tests/test_cli.py` compares them. Nothing here imports torch.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ganscope.errors import GanscopeError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+FORMATS = ("png", "jpeg", "webp")
+HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
+
+
+def _at_least(settings: object, **lows: float) -> None:
+    for name, low in lows.items():
+        value = getattr(settings, name)
+        if value is not None and not value >= low:
+            raise GanscopeError(f"{_flag(name)} must be at least {low:g}, not {value!r}")
+
+
+def _one_of(settings: object, **choices: tuple[str, ...]) -> None:
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        if value is not None and value not in allowed:
+            raise GanscopeError(f"{_flag(name)} must be one of {', '.join(allowed)}, not {value!r}")
+
+
+def _device(value: str) -> None:
+    if value.split(":")[0] not in DEVICES:
+        raise GanscopeError(
+            f"--device must be one of {', '.join(DEVICES)} (or cuda:1), not {value!r}"
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateSettings:
+    """Settings of `ganscope generate`."""
+
+    n: int = 10_000
+    """Number of fakes, and of reals beside them."""
+    generator: str = "photos"
+    """A shipped generator's name, a run folder of `train-generator`, or a hub id owner/name."""
+    real: str = "photographs"
+    """Where the reals come from: a source's name, a folder, or hf:owner/name."""
+    out: Path | None = None
+    """Folder of the corpus; None: `corpus`, or `corpus-2` and so on if that is finished already."""
+    size: int | None = None
+    """Side of every image in pixels; None: the generator's own."""
+    format: str = "png"
+    """Container of reals and fakes alike: png, jpeg or webp."""
+    quality: int = 92
+    """JPEG and WebP quality, 1 to 100; the same for reals and fakes."""
+    seed: int = 0
+    """The same seed gives the same bytes."""
+    batch_size: int = 64
+    """Images made at a time. A fake does not depend on it."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(self, n=1, size=8, quality=1, seed=0, batch_size=1)
+        _one_of(self, format=FORMATS)
+        _device(self.device)
+        if self.quality > 100:
+            raise GanscopeError(f"--quality must be at most 100, not {self.quality}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGeneratorSettings:
+    """Settings of `ganscope train-generator`."""
+
+    real: str
+    """The photographs to learn from: a source's name, a folder, or hf:owner/name."""
+    generator: str = "dcgan"
+    """An architecture: see `ganscope list generators`."""
+    out: Path | None = None
+    """Run folder; None: runs/<generator>, numbered on if that is finished already."""
+    size: int = 64
+    """Side of the images in pixels: 32, 64 or 128."""
+    steps: int = 20_000
+    """Generator updates."""
+    batch_size: int = 64
+    width: int = 64
+    """Channels of the generator's last hidden layer; deeper layers have up to 8 times as many."""
+    discriminator_width: int | None = None
+    """Channels of the discriminator's first layer; None: the same as `width`."""
+    learning_rate: float = 2e-4
+    """Adam's, for both networks."""
+    ema: float = 0.999
+    """Decay of the averaged generator that is saved, a step; 0: no averaging."""
+    zoom: float = 4.0
+    """Crops come from 1 to `zoom` times the size and are shrunk to it; 1: native crops only."""
+    sample_every: int = 500
+    """Steps between sample grids; checkpoints are written as often."""
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    """auto (measured once at the start), fp32, bf16 or fp16."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, steps=1, batch_size=2, width=4, discriminator_width=4, zoom=1, sample_every=1
+        )
+        _at_least(self, seed=0, learning_rate=0, ema=0)
+        _one_of(self, precision=PRECISIONS)
+        _device(self.device)
+        if self.size not in (32, 64, 128):
+            raise GanscopeError(f"--size must be 32, 64 or 128, not {self.size}")
+        if self.ema >= 1:
+            raise GanscopeError(f"--ema must be below 1, not {self.ema:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDetectorSettings:
+    """Settings of `ganscope train-detector`."""
+
+    corpora: tuple[Path, ...] = ()
+    """Corpus folders; empty: the newest one here."""
+    detector: str = "cnn"
+    """An architecture: see `ganscope list detectors`, or timm:<name>."""
+    out: Path | None = None
+    """Run folder; None: runs/<detector>, numbered on if that is finished already."""
+    epochs: int = 10
+    """Passes over the training images (an epoch draws as many images as the training split has)."""
+    batch_size: int = 32
+    size: int | None = None
+    """Side of the native-resolution crops in pixels; None: the architecture's own."""
+    learning_rate: float | None = None
+    """AdamW's peak; None: the architecture's own."""
+    pretrained: str | None = None
+    """Start from a weights file (.safetensors, .pth); "hub": the weights that timm publishes."""
+    val_generator: tuple[str, ...] = ()
+    """Generators used for validation only; empty: one is chosen when there are two or more."""
+    test_generator: tuple[str, ...] = ()
+    """Generators kept out of training and validation: the detector never meets them."""
+    degrade: float = 0.8
+    """Probability that an image is degraded (both classes alike) before it is learned from."""
+    hard_examples: float = 1.0
+    """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
+    patience: int = 5
+    """Epochs without a better validation AUROC before training stops; 0: never stop early."""
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    """auto (measured once at the start), fp32, bf16 or fp16."""
+    workers: int | None = None
+    """Processes that read images; None: as many as there are spare cores, at most 8."""
+
+    def __post_init__(self) -> None:
+        _at_least(
+            self, epochs=1, batch_size=2, size=16, learning_rate=0, degrade=0, hard_examples=0
+        )
+        _at_least(self, patience=0, seed=0, workers=0)
+        _one_of(self, precision=PRECISIONS)
+        _device(self.device)
+        if self.degrade > 1:
+            raise GanscopeError(f"--degrade must be at most 1, not {self.degrade:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Settings of `ganscope check`."""
+
+    paths: tuple[str, ...]
+    """Image files and folders."""
+    detector: str = "default"
+    """A shipped detector's name, a run folder of `train-detector`, or a hub id owner/name."""
+    heatmap: Path | None = None
+    """Folder for heatmap overlays, one PNG an image."""
+    heatmap_method: str = "auto"
+    """auto (the detector's own), tiles, patches or gradcam."""
+    csv: Path | None = None
+    """Write the verdicts as CSV."""
+    json: bool = False
+    """Print one JSON object a line instead of a table."""
+    fail_on: str | None = None
+    """Exit with status 1 if any image has this verdict."""
+    batch_size: int = 32
+    """Tiles scored at a time. Scores do not depend on it."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(self, batch_size=1)
+        _one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
+        _device(self.device)
+        if not self.paths:
+            raise GanscopeError("name at least one image or folder to check")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """Settings of `ganscope benchmark`."""
+
+    corpora: tuple[Path, ...]
+    detector: tuple[str, ...] = ("default",)
+    """Detectors to compare: names, run folders, hub ids."""
+    degrade: tuple[str, ...] = ()
+    """Degradations NAME:VALUE to test under, besides the clean images."""
+    out: Path | None = None
+    """Folder for scores, tables and pictures; None: `benchmark`, numbered on if it exists."""
+    split: str = "all"
+    """Which images: all, train, val or test (as the corpus says)."""
+    bootstrap: int = 1000
+    """Resamples behind each 95 % interval; 0: no intervals."""
+    batch_size: int = 32
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(self, batch_size=1, bootstrap=0, seed=0)
+        _one_of(self, split=("all", "train", "val", "test"))
+        _device(self.device)
+        if not self.corpora:
+            raise GanscopeError("name at least one corpus to benchmark on")
+        if not self.detector:
+            raise GanscopeError("name at least one --detector")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """Settings of `ganscope audit`."""
+
+    corpus: Path
+    max_auroc: float = 0.6
+    """Exit with status 1 if the file format alone tells real from fake better than this."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.max_auroc <= 1:
+            raise GanscopeError(f"--max-auroc must be between 0.5 and 1, not {self.max_auroc:g}")
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A settings dataclass as a dictionary that JSON can hold."""
+    return json.loads(json.dumps(asdict(settings), default=str))
+
+
+def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) -> list[str]:
+    """Flags whose value in `settings` differs from a `plain` dictionary written earlier."""
+    now = plain(settings)
+    names = [f.name for f in fields(settings) if f.name not in ignore]
+    return [_flag(name) for name in names if now[name] != other.get(name)]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file atomically: a killed run leaves the old file or the new one, never half."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_json(path: str | Path, data: Any) -> None:
+    """Write JSON atomically, indented for people."""
+    write_text(path, json.dumps(data, indent=2, default=str) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; raises `GanscopeError` if it is missing or not one."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GanscopeError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:
+        raise GanscopeError(f"{path}: not a readable JSON file ({error})") from None
+    if not isinstance(data, dict):
+        raise GanscopeError(f"{path}: expected a JSON object")
+    return data
+
+
+def next_free(folder: Path, is_finished: Any) -> Path:
+    """`folder`, or `folder-2`, `folder-3`, ...: the first that is not finished already."""
+    candidate, number = folder, 1
+    while is_finished(candidate):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate

@@ -1,0 +1,27 @@
+"""The errors a user can mend.
+
+Everything a person can put right by typing something else, freeing space or naming another file is
+a `GanscopeError`; the command line prints it as one line and exits with status 2. Anything else is
+a defect of ours and keeps its traceback.
+"""
+
+from pathlib import Path
+
+
+class GanscopeError(Exception):
+    """A mistake or a circumstance that the user can mend; the message says how."""
+
+
+class ImageError(GanscopeError):
+    """A file that cannot be read as an image.
+
+    `path` is the file, `reason` says in a few words what is wrong with it.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path = str(path)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.reason)

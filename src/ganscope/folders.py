@@ -1,0 +1,176 @@
+"""Networks on disk: a folder of `config.json`, `model.safetensors` and `README.md` (the model
+card).
+
+It is the shape that the Hugging Face hub uses, so `save_pretrained`, `from_pretrained` and
+`push_to_hub` work. A name means, in this order: a folder, a shipped network, a hub id owner/name.
+Weights are kept in fp16 and computed with in fp32.
+"""
+
+import hashlib
+import os
+import shutil
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ganscope.config import read_json, write_json, write_text
+from ganscope.errors import GanscopeError
+from ganscope.registry import unknown
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FORMAT_VERSION = 1
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Name -> folder of the networks that come with the package; kind: "detectors",
+    "generators".
+    """
+    root = Path(str(resources.files("ganscope"))) / "weights" / kind
+    if not root.is_dir():
+        return {}
+    return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG).is_file()}
+
+
+def find_folder(name: str, kind: str) -> Path:
+    """The folder that a user's `name` means; downloads a hub id. kind: "detectors", "generators".
+
+    Raises `GanscopeError` if there is none, saying which names are known.
+    """
+    path = Path(name)
+    if path.is_dir():
+        if (path / CONFIG).is_file():
+            return path
+        raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
+    known = shipped(kind)
+    if name in known:
+        return known[name]
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        try:
+            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            reason = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise GanscopeError(
+                f"{name}: no such folder here, and not to be had from the hub ({reason}); "
+                "offline, download the folder elsewhere and name its path"
+            ) from None
+    raise GanscopeError(
+        unknown(kind.removesuffix("s"), name, sorted(known)) + "; or name a run folder"
+    )
+
+
+def weights_hash(folder: str | Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a folder's weights file."""
+    with open(Path(folder) / WEIGHTS, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+class FolderModel(torch.nn.Module, ModelHubMixin):
+    """A network that saves to and loads from a folder; base of `Generator` and `Detector`.
+
+    `config` is the dictionary that `config.json` holds: enough to build the network again. A
+    subclass sets `kind` and overrides `from_config`.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    card: str
+    """Text of the model card."""
+    name: str
+    """What the user called it, or the folder's name."""
+    weights: str
+    """`weights_hash` of the folder it was loaded from; "" before it is saved."""
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        self.config = config
+        self.card = self.name = self.weights = ""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Build the network, untrained, from the contents of a `config.json`."""
+        raise NotImplementedError
+
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """Load by folder, shipped name or hub id, in evaluation mode, in fp32, on the CPU.
+
+        Raises `GanscopeError` if the folder is missing, incomplete, damaged, or config and weights
+        disagree.
+        """
+        folder = find_folder(os.fspath(name), cls.kind)
+        config = read_json(folder / CONFIG)
+        if config.get("kind") != cls.kind:
+            raise GanscopeError(f"{name}: holds one of {config.get('kind')!r}, not of {cls.kind!r}")
+        if config.get("format_version") != FORMAT_VERSION:
+            raise GanscopeError(
+                f"{name}: format version {config.get('format_version')!r}, this ganscope reads "
+                f"{FORMAT_VERSION}; install the version it was made with"
+            )
+        try:
+            state = load_file(folder / WEIGHTS)
+        except FileNotFoundError:
+            raise GanscopeError(f"{name}: {WEIGHTS} is missing") from None
+        except (SafetensorError, OSError) as error:
+            raise GanscopeError(f"{name}: {WEIGHTS} is damaged ({error})") from None
+        for key, value in state.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise GanscopeError(f"{name}: {WEIGHTS} holds NaN or infinity in {key!r}")
+        try:
+            model = cls.from_config(config)
+            model.load_state_dict(
+                {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+            )
+        except (KeyError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise GanscopeError(f"{name}: {CONFIG} and {WEIGHTS} disagree ({reason})") from None
+        model.name = os.fspath(name)
+        model.weights = weights_hash(folder)
+        card = folder / CARD
+        model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
+        return model.eval()
+
+    def save(self, folder: str | Path) -> None:
+        """Write config, weights (fp16) and card into `folder`; each file atomically, config
+        last.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            k: (v.detach().half() if v.is_floating_point() else v.detach()).cpu().contiguous()
+            for k, v in self.state_dict().items()
+        }
+        part = folder / f".{WEIGHTS}.part"
+        save_file(state, part, metadata={"format": "pt"})
+        os.replace(part, folder / WEIGHTS)
+        write_text(folder / CARD, self.card)
+        write_json(
+            folder / CONFIG, {"kind": self.kind, "format_version": FORMAT_VERSION, **self.config}
+        )
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **_: Any) -> Self:
+        return cls.load(model_id)
+
+    def generate_model_card(self, *_: Any, **__: Any) -> Any:
+        """`push_to_hub` asks for the card; ours is written with the weights."""
+        from huggingface_hub import ModelCard
+
+        return ModelCard(self.card)
+
+
+def copy_folder(source: str | Path, target: str | Path) -> None:
+    """Copy the three files of a network's folder."""
+    Path(target).mkdir(parents=True, exist_ok=True)
+    for name in (WEIGHTS, CARD, CONFIG):
+        shutil.copyfile(Path(source) / name, Path(target) / name)

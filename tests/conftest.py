@@ -1,0 +1,31 @@
+"""Shared fixtures. What is tested is the installed package, not the folders beside this one."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+# Run from the project root, `datasets/` here would hide Hugging Face's `datasets`, and `detector/`
+# would be importable under a second name.
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != ROOT]
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import skimage.data  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> np.ndarray:
+    """(512, 512, 3) uint8 RGB: a photograph that scikit-image carries."""
+    return skimage.data.astronaut()
+
+
+@pytest.fixture
+def photo(tmp_path: Path, astronaut: np.ndarray) -> Path:
+    """A real JPEG photograph, 512x512, quality 95."""
+    path = tmp_path / "photo.jpg"
+    cv2.imwrite(str(path), astronaut[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return path

@@ -1,0 +1,179 @@
+"""The command line: a mirror of the settings, one clear line for mistakes, the exit statuses."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+
+from ganscope import config
+from ganscope.cli import app
+
+COMMANDS = {
+    "generate": config.GenerateSettings,
+    "train-generator": config.TrainGeneratorSettings,
+    "train-detector": config.TrainDetectorSettings,
+    "check": config.CheckSettings,
+    "benchmark": config.BenchmarkSettings,
+    "audit": config.AuditSettings,
+}
+ONLY_ON_SCREEN = {("audit", "json")}
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+    command = [sys.executable, "-m", "ganscope", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_options_mirror_the_settings(name: str) -> None:
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    options = {p.name.rstrip("_"): p for p in command.params if p.name != "help"}
+    fields = {f.name: f for f in dataclasses.fields(COMMANDS[name])}
+    shown = {n for c, n in ONLY_ON_SCREEN if c == name}
+    assert set(options) - shown == set(fields)
+    for field_name, field in fields.items():
+        default = options[field_name].default
+        if field.default is dataclasses.MISSING:
+            assert options[field_name].required
+        elif isinstance(field.default, tuple):
+            assert default in (None, [], ()), field_name
+        else:
+            assert default == field.default, field_name
+
+
+@pytest.mark.parametrize("name", [*sorted(COMMANDS), "list", "demo"])
+def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None:
+    done = run(name, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert f"ganscope {name}" in done.stdout
+    assert "Example" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["generate", "--n", "0"], "--n must be at least 1"),
+        (["generate", "--generator", "foces"], "did you mean 'faces'"),
+        (["generate", "--device", "tpu"], "--device must be one of"),
+        (["check", "nowhere.jpg"], "nowhere.jpg"),
+        (["check", "x.jpg", "--detector", "defualt"], "did you mean 'default'"),
+        (["check"], "Missing argument"),
+        (["check", "x.jpg", "--fail-on", "fakes"], "--fail-on must be one of"),
+        (["train-detector"], "ganscope generate"),
+        (["train-detector", "nowhere"], "nowhere"),
+        (
+            ["train-generator", "--real", "photographs", "--size", "50"],
+            "--size must be 32, 64 or 128",
+        ),
+        (
+            ["train-generator", "--real", "photographs", "--generator", "dcgn"],
+            "did you mean 'dcgan'",
+        ),
+        (["benchmark", "nowhere"], "nowhere"),
+        (["audit", "nowhere"], "nowhere"),
+        (["list", "detector"], "did you mean 'detectors'"),
+    ],
+)
+def test_mistakes_give_one_clear_line_and_status_2(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if done.stderr.startswith("ganscope:"):
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []  # nothing half-made is left
+
+
+@pytest.mark.parametrize("what", ["detectors", "generators", "sources", "degradations"])
+def test_list(what: str, tmp_path: Path) -> None:
+    done = run("list", what, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    expected = {
+        "detectors": ["default", "cnn", "npr", "patch", "timm:NAME"],
+        "generators": ["photos", "faces", "dcgan", "wgan-gp"],
+        "sources": ["photographs", "cifar10", "flowers102", "lfw_people", "hf:owner/name"],
+        "degradations": ["jpeg:VALUE", "resize:VALUE", "blur:VALUE"],
+    }[what]
+    for name in expected:
+        assert name in done.stdout
+
+
+def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> None:
+    """The three lines of the README, smaller, then the measurements; each in a process of its
+    own.
+    """
+    made = run("generate", "--n", "120", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.strip() == "corpus"
+    trained = run("train-detector", "--epochs", "1", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.strip() == "runs/cnn"
+    checked = run("check", photo.name, "--json", cwd=tmp_path)
+    assert checked.returncode == 0, checked.stderr
+    record = json.loads(checked.stdout)
+    assert list(record) == [
+        "path",
+        "score",
+        "verdict",
+        "probability",
+        "thresholds",
+        "detector",
+        "width",
+        "height",
+        "warnings",
+        "error",
+    ]
+    assert record["path"] == photo.name
+    assert 0 <= record["score"] <= 1
+    assert record["verdict"] in {"fake", "real", "unsure"}
+    audited = run("audit", "corpus", cwd=tmp_path)
+    assert audited.returncode in {0, 1}  # on 120 images the estimate is rough
+    measured = run(
+        "benchmark", "corpus", "--detector", "runs/cnn", "--bootstrap", "50", cwd=tmp_path
+    )
+    assert measured.returncode == 0, measured.stderr
+    assert (tmp_path / "benchmark" / "matrix.png").exists()
+
+
+def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    photo.rename(inbox / "good.jpg")
+    (inbox / "bad.png").write_bytes(b"no image")
+    done = run("check", "inbox", "--csv", "verdicts.csv", "--heatmap", "maps", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    lines = (tmp_path / "verdicts.csv").read_text().splitlines()
+    assert lines[0].startswith("path,score,verdict,")
+    assert [line.split(",")[0] for line in lines[1:]] == ["inbox/bad.png", "inbox/good.jpg"]
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 1
+    assert "bad.png" in done.stdout
+
+
+def test_fail_on_fake(tmp_path: Path, photo: Path) -> None:
+    """A detector that calls everything fake makes `--fail-on fake` exit with 1."""
+    from ganscope.detector.model import Detector, load_detector
+
+    detector: Detector = load_detector("default")
+    detector.config["thresholds"] = dict.fromkeys(detector.config["thresholds"], 0.0)
+    detector.save(tmp_path / "paranoid")
+    done = run("check", photo.name, "--detector", "paranoid", "--fail-on", "fake", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert run("check", photo.name, "--detector", "paranoid", cwd=tmp_path).returncode == 0
+
+
+def test_a_file_name_is_no_markup(tmp_path: Path, astronaut: np.ndarray) -> None:
+    import cv2
+
+    cv2.imwrite(str(tmp_path / "[bold]x[/red].png"), astronaut)
+    done = run("check", "[bold]x[/red].png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "[bold]x[/red].png" in done.stdout

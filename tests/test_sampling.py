@@ -1,0 +1,186 @@
+"""Corpora that `generate` writes: reproducible, resumable, and alike in everything but their
+origin.
+"""
+
+import errno
+import hashlib
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from ganscope.config import AuditSettings, GenerateSettings
+from ganscope.datasets.audit import audit_corpus
+from ganscope.datasets.corpus import MANIFEST, open_corpus
+from ganscope.errors import GanscopeError
+from ganscope.folders import shipped
+from ganscope.generator.model import load_generator
+from ganscope.generator.sampling import generate_corpus, make_fake
+from ganscope.images import open_image
+
+
+def settings(out: Path, **changes: object) -> GenerateSettings:
+    return GenerateSettings(**({"n": 70, "out": out, "device": "cpu"} | changes))  # type: ignore[arg-type]
+
+
+def digest(root: Path) -> dict[str, str]:
+    """File name -> hash, for everything that a corpus consists of."""
+    return {
+        str(p.relative_to(root)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(root.rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_two_generators_ship_within_their_size() -> None:
+    folders = shipped("generators")
+    assert {"photos", "faces"} <= set(folders)
+    size = sum((folders[n] / "model.safetensors").stat().st_size for n in ("photos", "faces"))
+    assert size <= 15e6
+
+
+def test_same_seed_same_bytes_and_other_seed_other_fakes(tmp_path: Path) -> None:
+    a = digest(generate_corpus(settings(tmp_path / "a")))
+    b = digest(generate_corpus(settings(tmp_path / "b")))
+    c = digest(generate_corpus(settings(tmp_path / "c", seed=1)))
+    assert a == b
+    assert not set(a.values()) & set(c.values())
+    assert len(a) == 2 * 70 + 2  # images, manifest, request
+
+
+def test_every_fake_can_be_made_again_from_its_row(tmp_path: Path) -> None:
+    corpus = open_corpus(generate_corpus(settings(tmp_path / "corpus", seed=5, size=48)))
+    generator = load_generator("photos")
+    fakes = corpus.table[corpus.table["label"] == 1]
+    assert len(fakes) == 70
+    for _, row in fakes.iloc[[0, 17, 69]].iterrows():
+        assert row["weights"] == generator.weights
+        again = make_fake(generator, int(row["seed"]), int(row["index"]), size=48)
+        assert np.array_equal(again, open_image(row["path"]).pixels)
+
+
+def test_every_real_is_the_crop_that_its_row_says(tmp_path: Path) -> None:
+    import skimage.data
+
+    table = open_corpus(generate_corpus(settings(tmp_path / "corpus"))).table
+    row = table[(table["label"] == 0) & (table["group"] == "astronaut")].iloc[0]
+    x, y, side = (int(row[c]) for c in ("photo_x", "photo_y", "photo_side"))
+    crop = skimage.data.astronaut()[y : y + side, x : x + side]
+    expected = cv2.resize(crop, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(open_image(row["path"]).pixels, expected)
+
+
+@pytest.mark.parametrize("stop_at", [64, 128])
+def test_a_killed_run_is_continued_to_the_same_corpus(tmp_path: Path, stop_at: int) -> None:
+    whole = digest(generate_corpus(settings(tmp_path / "whole", n=150)))
+
+    class Killed(Exception):
+        pass
+
+    def kill(done: int) -> None:
+        if done >= stop_at:
+            raise Killed
+
+    out = tmp_path / "parts"
+    with pytest.raises(Killed):
+        generate_corpus(settings(out, n=150), kill)
+    assert not (out / MANIFEST).exists()
+    with open(out / ".metadata.part.csv", "a") as file:
+        file.write("0_real/half-a-r")  # a kill in the middle of a write
+    assert digest(generate_corpus(settings(out, n=150))) == whole
+
+
+def test_splits_keep_a_photograph_together_and_all_have_both_classes(tmp_path: Path) -> None:
+    table = open_corpus(generate_corpus(settings(tmp_path / "corpus", n=300))).table
+    reals = table[table["label"] == 0]
+    assert reals.groupby("group")["split"].nunique().max() == 1
+    assert set(map(tuple, table[["label", "split"]].drop_duplicates().to_numpy())) == {
+        (label, split) for label in (0, 1) for split in ("train", "val", "test")
+    }
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_the_files_alone_do_not_tell(tmp_path: Path, format: str) -> None:
+    root = generate_corpus(settings(tmp_path / "corpus", n=400, format=format))
+    audit = audit_corpus(AuditSettings(corpus=root))
+    assert audit.auroc < 0.6, audit.clues
+
+
+def test_a_folder_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+    out = generate_corpus(settings(tmp_path / "corpus", n=3))
+    before = digest(out)
+    with pytest.raises(GanscopeError, match=r"finished corpus.*--out"):
+        generate_corpus(settings(out, n=3))
+    assert digest(out) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("precious")
+    with pytest.raises(GanscopeError, match="not empty"):
+        generate_corpus(settings(tmp_path / "mine", n=3))
+
+
+def test_an_unfinished_corpus_is_not_continued_by_another_request(tmp_path: Path) -> None:
+    def kill(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate_corpus(settings(tmp_path / "corpus"), kill)
+    with pytest.raises(GanscopeError, match="another seed"):
+        generate_corpus(settings(tmp_path / "corpus", seed=9))
+
+
+def test_a_full_disk_says_so_loses_nothing_and_can_be_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digest(generate_corpus(settings(tmp_path / "whole")))
+    replace, written = os.replace, 0
+
+    def full(source: str, target: str) -> None:
+        nonlocal written
+        written += str(target).endswith(".png")
+        if written > 100:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(GanscopeError, match=r"full.*continues"):
+        generate_corpus(settings(tmp_path / "corpus"))
+    monkeypatch.setattr(os, "replace", replace)
+    assert not list((tmp_path / "corpus").rglob("*.png.part"))
+    assert digest(generate_corpus(settings(tmp_path / "corpus"))) == whole
+
+
+def test_hugging_face_reads_the_manifest(tmp_path: Path) -> None:
+    """imagefolder wants `metadata.csv` with `file_name`; every named file must be there, once."""
+    root = generate_corpus(settings(tmp_path / "corpus", n=5))
+    table = pd.read_csv(root / MANIFEST)
+    assert table["file_name"].is_unique
+    assert {str(p.relative_to(root)) for p in root.rglob("*.png")} == set(table["file_name"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generator": "fotos"}, "did you mean 'photos'"),
+        ({"real": "nowhere"}, "unknown source"),
+        ({"generator": "no-such/hub-id"}, "offline"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(
+    tmp_path: Path, change: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(GanscopeError, match=message):
+        generate_corpus(settings(tmp_path / "corpus", **change))
+    assert not (tmp_path / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "flag"),
+    [({"n": 0}, "--n"), ({"format": "bmp"}, "--format"), ({"quality": 101}, "--quality")],
+)
+def test_settings_are_checked_and_name_the_flag(change: dict, flag: str) -> None:
+    with pytest.raises(GanscopeError, match=flag):
+        GenerateSettings(**change)
