@@ -16,6 +16,12 @@ def audit(
     max_auroc: Annotated[
         float, typer.Option(help="Exit with status 1 if the clues together tell better than this.")
     ] = 0.6,
+    aligned: Annotated[
+        bool,
+        typer.Option(
+            "--aligned", help="Audit native crops of one size, compressed alike, in their place."
+        ),
+    ] = False,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -31,7 +37,7 @@ def audit(
 
       ganscope audit downloaded_benchmark/ --max-auroc 0.55
     """
-    settings = AuditSettings(corpus=corpus, max_auroc=max_auroc, seed=seed)
+    settings = AuditSettings(corpus=corpus, max_auroc=max_auroc, aligned=aligned, seed=seed)
     from ganscope.datasets.audit import audit_corpus
 
     result = audit_corpus(settings)

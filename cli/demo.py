@@ -3,7 +3,7 @@ rooms.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -119,7 +119,8 @@ def demo(
     out.print(f"pictures are in {pictures}", highlight=False)
 
 
-def _sheet(images: list) -> "object":
+def _sheet(images: list[Any]) -> Any:
+    """The first images in rows of eight, as one picture."""
     import numpy as np
 
     rows = [np.hstack(images[i : i + 8]) for i in range(0, len(images) - 7, 8)]

@@ -9,7 +9,7 @@ is what a detector could score without looking. 0.5 is fair.
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,14 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from ganscope.config import AuditSettings
 from ganscope.datasets.corpus import open_corpus
-from ganscope.datasets.degradations import estimate_quality
+from ganscope.datasets.degradations import estimate_quality, lossy_history
+from ganscope.datasets.writing import encode_image
 from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import ImageFacts, read_facts
+from ganscope.images import ImageFacts, open_image, read_facts
 
 FOLDS = 5
+ALIGNED_SIDE, ALIGNED_QUALITY = 128, 90
+"""Size in pixels and JPEG quality of the crops that `aligned` looks at."""
 FEWEST = 2 * FOLDS
 """Images of each class below which nothing can be said."""
 
@@ -80,6 +83,10 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     """
     table = open_corpus(settings.corpus).table
     facts = [_facts(path) for path in table["path"]]
+    if settings.aligned:
+        qualities = [estimate_quality(f.quantization) for f in facts if f and f.quantization]
+        rng = np.random.default_rng(settings.seed)
+        facts = [f and _aligned(f, qualities, rng) for f in facts]
     readable = np.array([f is not None for f in facts])
     table, known = table[readable], [f for f in facts if f is not None]
     labels = table["label"].to_numpy()
@@ -119,6 +126,33 @@ def _facts(path: str) -> ImageFacts | None:
         return read_facts(path)
     except ImageError:
         return None
+
+
+def _aligned(
+    facts: ImageFacts, qualities: list[int], rng: np.random.Generator
+) -> ImageFacts | None:
+    """The facts about an image's central crop when all files get one size, container and
+    quality.
+    """
+    try:
+        pixels = open_image(facts.path).pixels
+    except ImageError:
+        return None
+    if not facts.quantization:
+        pixels = lossy_history(pixels, qualities, rng)
+    top, left = (max(side - ALIGNED_SIDE, 0) // 2 for side in pixels.shape[:2])
+    crop = pixels[top : top + ALIGNED_SIDE, left : left + ALIGNED_SIDE]
+    return replace(
+        facts,
+        format="JPEG",
+        mode="RGB",
+        stored_width=crop.shape[1],
+        stored_height=crop.shape[0],
+        bytes=len(encode_image(crop, "jpeg", ALIGNED_QUALITY)),
+        has_exif=False,
+        quantization=(),
+        subsampling="4:2:0",
+    )
 
 
 def _folds(

@@ -151,9 +151,9 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
         pixels = noise(pixels, rng.uniform(1, 8), rng)
     choice = rng.random()
     if choice < 0.6:
-        pixels = jpeg(pixels, rng.integers(40, 99), rng)
+        pixels = jpeg(pixels, int(rng.integers(40, 99)), rng)
     elif choice < 0.8:
-        pixels = webp(pixels, rng.integers(40, 99), rng)
+        pixels = webp(pixels, int(rng.integers(40, 99)), rng)
     return pixels
 
 

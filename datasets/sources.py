@@ -10,7 +10,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +247,8 @@ for _name in _TORCHVISION:
 def _hugging_face(name: str) -> Source:
     """`hf:owner/name[:split]` through Hugging Face `datasets`; its first image column is read."""
     try:
-        import datasets as hugging_face
+        # The library of that name, not the folder beside us.
+        hugging_face: Any = import_module("datasets")
     except ImportError:
         raise GanscopeError(
             f"--real {name}: needs Hugging Face datasets; pip install 'ganscope[hf]'"

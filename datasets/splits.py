@@ -24,7 +24,8 @@ def assign_splits(groups: Sequence[str], shares: dict[str, float], seed: int = 0
     """
     order = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
     names = sorted(shares, key=lambda name: shares[name])  # the largest takes what is left
-    found, start = {}, 0
+    found: dict[str, str] = {}
+    start = 0
     for name in names[:-1]:
         count = min(max(1, round(shares[name] * len(order))), max(len(order) - start - 1, 0))
         found |= dict.fromkeys(order[start : start + count], name)

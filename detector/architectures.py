@@ -117,7 +117,8 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
         _load_from_hub(net)
         return
     state = _without_wrapping(_read_state(weights))
-    prefix, heads = "", ("head.", "fc1.")
+    prefix = ""
+    heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, TimmNet):
         prefix, heads = "backbone.", tuple(f"backbone.{name}." for name in net.head_names())
         if not any(key.startswith(prefix) for key in state):

@@ -131,6 +131,7 @@ def _heatmap_names(folder: Path) -> Any:
         found = folder
         while True:
             path = yield found
+            assert path is not None  # `send` always brings one; next() only primes
             stem = name = Path(path).stem
             number = 1
             while name in taken:

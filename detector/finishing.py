@@ -70,7 +70,7 @@ def finish_run(
         "timm": timm.__version__,
     }
     detector.card = _card(run, settings, detector, metrics)
-    write_text(run / SCORES, scores.drop(columns="path").to_csv(index=False))
+    write_text(run / SCORES, scores.to_csv(index=False))
     write_json(run / METRICS, metrics)
     plots.draw_losses(run / "loss.png", pd.DataFrame(log))
     curves = {

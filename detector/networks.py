@@ -5,6 +5,7 @@ image is the mean of a map of logits, and the map shows where the evidence lies.
 """
 
 from itertools import pairwise
+from typing import Any
 
 import timm
 import torch.nn.functional as F
@@ -55,8 +56,10 @@ class NPR(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        resnet = timm.create_model("resnet50")
+        resnet: Any = timm.create_model("resnet50")
         self.conv1 = nn.Conv2d(3, 64, 3, 2, 1, bias=False)
+        self.layer1: nn.Module
+        self.layer2: nn.Module
         self.bn1, self.maxpool = resnet.bn1, resnet.maxpool
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.fc1 = nn.Linear(512, 1)
@@ -140,7 +143,8 @@ class TimmNet(nn.Module):
     def __init__(self, name: str, size: int | None = None, stem_stride: int | None = None):
         super().__init__()
         self.name = name
-        self.options = {"img_size": size} if size else {}
+        self.options: dict[str, Any] = {"img_size": size} if size else {}
+        self.backbone: Any
         self.backbone = timm.create_model(name, num_classes=1, **self.options)
         if stem_stride:
             stem = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))

@@ -91,7 +91,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
     )
     main, device = accelerator.is_main_process, accelerator.device
-    average = average.to(device, memory_format=speed.layout).eval().requires_grad_(False)
+    average = average.to(device).to(memory_format=speed.layout).eval().requires_grad_(False)
     detector = copy.deepcopy(average).train().requires_grad_(True)
     peak = settings.learning_rate or average.config["training"]["learning_rate"]
     net, optimizer = accelerator.prepare(
@@ -119,11 +119,15 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             part.load_state_dict(saved[name])
         log, best = saved["log"], saved["best"]
         sampler.losses = saved["losses"].numpy()
-    task = progress and progress.add_task(
-        f"training {settings.detector}",
-        total=settings.epochs * steps,
-        completed=len(log) * steps,
-        note="",
+    task = (
+        None
+        if progress is None
+        else progress.add_task(
+            f"training {settings.detector}",
+            total=settings.epochs * steps,
+            completed=len(log) * steps,
+            note="",
+        )
     )
 
     with Loader(views, _workers(settings, device, accelerator.num_processes)) as loader:
@@ -285,7 +289,9 @@ def _choose_speed(
     if settings.precision != "auto":
         return Speed(settings.precision, channels_last=device.type != "mps")
     net = copy.deepcopy(detector).to(device).train()
-    n = settings.batch_size if device.type == "cuda" else min(settings.batch_size, 8)
+    n = settings.batch_size
+    if device.type == "cpu":  # a few images tell, and take no minute where bf16 is slow
+        n = min(n, max(2**16 // detector.size**2, 2))
     images = torch.rand(n, 3, detector.size, detector.size, device=device)
 
     def step(speed: Speed) -> None:

@@ -80,5 +80,5 @@ def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
     with torch.no_grad():
         for a, p in zip(average.parameters(), model.parameters(), strict=True):
             a.lerp_(p.to(a.dtype), 1 - decay)
-        for a, p in zip(average.buffers(), model.buffers(), strict=True):
-            a.copy_(p)
+        for old, new in zip(average.buffers(), model.buffers(), strict=True):
+            old.copy_(new)

@@ -39,6 +39,8 @@ from ganscope.generator.model import Generator, latent
 from ganscope.generator.networks import average_into
 
 SETTINGS, CHECKPOINT, LOSSES, SAMPLES = "settings.json", "checkpoint.pt", "losses.csv", "samples"
+IGNORED = ("out", "device", "steps", "sample_every")
+"""Settings that may differ when a run is continued: it can be made longer or shorter."""
 GRID = 8
 """Sample grids are GRID x GRID fakes."""
 
@@ -169,7 +171,7 @@ def _open_run(settings: TrainGeneratorSettings) -> Path:
     if (run / CONFIG).exists():
         raise GanscopeError(f"{run} holds a finished network; name another folder with --out")
     if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=("out", "device"))
+        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
         if flags:
             raise GanscopeError(
                 f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "

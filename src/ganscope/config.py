@@ -39,6 +39,16 @@ def _device(value: str) -> None:
         )
 
 
+def _paths(settings: object, *names: str) -> None:
+    """Let Python users write paths as text."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, str):
+            object.__setattr__(settings, name, Path(value))
+        elif isinstance(value, tuple | list):
+            object.__setattr__(settings, name, tuple(Path(v) for v in value))
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -68,6 +78,7 @@ class GenerateSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        _paths(self, "out")
         _at_least(self, n=1, size=8, quality=1, seed=0, batch_size=1)
         _one_of(self, format=FORMATS)
         _device(self.device)
@@ -108,6 +119,7 @@ class TrainGeneratorSettings:
     """auto (measured once at the start), fp32, bf16 or fp16."""
 
     def __post_init__(self) -> None:
+        _paths(self, "out")
         _at_least(
             self, steps=1, batch_size=2, width=4, discriminator_width=4, zoom=1, sample_every=1
         )
@@ -157,6 +169,7 @@ class TrainDetectorSettings:
     """Processes that read images; None: as many as there are spare cores, at most 8."""
 
     def __post_init__(self) -> None:
+        _paths(self, "out", "corpora")
         _at_least(
             self, epochs=1, batch_size=2, size=16, learning_rate=0, degrade=0, hard_examples=0
         )
@@ -190,6 +203,7 @@ class CheckSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        _paths(self, "heatmap", "csv")
         _at_least(self, batch_size=1)
         _one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
         _device(self.device)
@@ -217,6 +231,7 @@ class BenchmarkSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        _paths(self, "out", "corpora")
         _at_least(self, batch_size=1, bootstrap=0, seed=0)
         _one_of(self, split=("all", "train", "val", "test"))
         _device(self.device)
@@ -233,9 +248,12 @@ class AuditSettings:
     corpus: Path
     max_auroc: float = 0.6
     """Exit with status 1 if the file format alone tells real from fake better than this."""
+    aligned: bool = False
+    """Audit the images as they are after alignment: native crops of one size, compressed alike."""
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _paths(self, "corpus")
         if not 0.5 <= self.max_auroc <= 1:
             raise GanscopeError(f"--max-auroc must be between 0.5 and 1, not {self.max_auroc:g}")
 

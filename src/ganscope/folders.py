@@ -17,7 +17,7 @@ import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from ganscope.config import read_json, write_json, write_text
 from ganscope.errors import GanscopeError
@@ -148,7 +148,7 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             for k, v in self.state_dict().items()
         }
         part = folder / f".{WEIGHTS}.part"
-        save_file(state, part, metadata={"format": "pt"})
+        part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
         os.replace(part, folder / WEIGHTS)
         write_text(folder / CARD, self.card)
         write_json(

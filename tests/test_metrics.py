@@ -1,0 +1,165 @@
+"""Metrics: closed-form answers, agreement with scikit-learn, intervals, calibration, thresholds."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from ganscope.detector import metrics
+from ganscope.detector.calibration import calibrate, choose_thresholds
+from ganscope.detector.metrics import NAMES, evaluate_by_generator, evaluate_scores
+
+
+def sample(n: int = 400, shift: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores in (0, 1), with ties, of two overlapping classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n)
+    logits = rng.normal(size=n) + shift * labels
+    return labels, np.round(1 / (1 + np.exp(-logits)), 2)
+
+
+def test_perfect_reversed_and_useless_scores() -> None:
+    labels = [0] * 50 + [1] * 50
+    perfect = evaluate_scores(labels, [0.0] * 50 + [1.0] * 50, bootstrap=0)
+    assert {name: perfect[name].value for name in NAMES} == {
+        "auroc": 1,
+        "ap": 1,
+        "accuracy": 1,
+        "balanced_accuracy": 1,
+        "eer": 0,
+        "tpr_at_fpr_1": 1,
+        "tpr_at_fpr_5": 1,
+        "ece": 0,
+        "brier": 0,
+    }
+    reverse = evaluate_scores(labels, [1.0] * 50 + [0.0] * 50, bootstrap=0)
+    assert reverse["auroc"].value == 0
+    assert reverse["eer"].value == 1
+    useless = evaluate_scores(labels, [0.5] * 100, bootstrap=0)
+    assert useless["auroc"].value == 0.5
+    assert useless["eer"].value == 0.5
+    assert useless["tpr_at_fpr_5"].value == 0
+    assert useless["brier"].value == 0.25
+
+
+def test_fake_is_the_positive_class() -> None:
+    assert evaluate_scores([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9], bootstrap=0)["auroc"].value == 1
+
+
+def test_tpr_at_fpr_counts_false_alarms() -> None:
+    """100 reals: one false alarm is 1 %, so fakes count that beat all reals but one."""
+    reals = np.linspace(0, 0.99, 100)
+    fakes = np.array([0.985, 0.995, 0.5, 0.945])  # beaten by 1, 0, 49 and 5 reals
+    found = evaluate_scores([0] * 100 + [1] * 4, np.r_[reals, fakes], bootstrap=0)
+    assert found["tpr_at_fpr_1"].value == 0.5
+    assert found["tpr_at_fpr_5"].value == 0.75
+
+
+def test_calibration_error_of_a_constant_forecast() -> None:
+    found = evaluate_scores([0] * 75 + [1] * 25, [0.75] * 100, bootstrap=0)
+    assert found["ece"].value == pytest.approx(0.5)
+
+
+def test_the_bootstraps_arithmetic_is_scikit_learns() -> None:
+    """With whole-number weights, a weighted metric is the metric of the repeated images."""
+    labels, scores = sample()
+    rng = np.random.default_rng(1)
+    weights = rng.integers(0, 4, (3, len(labels))).astype(float)
+    found = metrics._weighted(labels, scores, scores, 0.6, weights)
+    for i, weight in enumerate(weights):
+        y, s = (np.repeat(a, weight.astype(int)) for a in (labels, scores))
+        expected = metrics._values(y, s, s, 0.6)
+        for name in NAMES:
+            assert found[name][i] == pytest.approx(expected[name], abs=1e-9), name
+        assert found["auroc"][i] == pytest.approx(roc_auc_score(y, s))
+        assert found["ap"][i] == pytest.approx(average_precision_score(y, s))
+
+
+def test_intervals_hold_the_value_and_shrink_with_data() -> None:
+    small = evaluate_scores(*sample(100), bootstrap=300)["auroc"]
+    large = evaluate_scores(*sample(2000), bootstrap=300)["auroc"]
+    for metric in (small, large):
+        assert metric.low < metric.value < metric.high
+    assert large.high - large.low < (small.high - small.low) / 2
+
+
+def test_intervals_cover_the_truth() -> None:
+    """AUROC of normal scores one deviation apart is Phi(1/sqrt 2) = 0.7602."""
+    hits = 0
+    for seed in range(60):
+        labels, scores = sample(200, seed=seed)
+        metric = evaluate_scores(labels, scores, bootstrap=200, seed=seed)["auroc"]
+        hits += metric.low <= 0.7602 <= metric.high
+    assert 51 <= hits <= 60
+
+
+def test_groups_widen_the_interval_when_their_images_agree() -> None:
+    labels, scores = sample(100)
+    many = [np.repeat(a, 10) for a in (labels, scores)]
+    groups = np.repeat([f"g{i}" for i in range(100)], 10)
+    apart = evaluate_scores(*many, bootstrap=300)["auroc"]
+    together = evaluate_scores(*many, bootstrap=300, groups=groups)["auroc"]
+    assert together.high - together.low > 2 * (apart.high - apart.low)
+
+
+def test_one_class_gives_nan_not_a_crash() -> None:
+    found = evaluate_scores([1, 1], [0.9, 0.2])
+    assert np.isnan(found["auroc"].value)
+    assert found["accuracy"].value == 0.5
+
+
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        evaluate_scores([0, 1], [0.5, float("nan")])
+
+
+def test_by_generator_measures_all_reals_against_one_generator_at_a_time() -> None:
+    table = pd.DataFrame(
+        {
+            "label": [0, 0, 1, 1],
+            "generator": ["real", "real", "good", "bad"],
+            "score": [0.4, 0.6, 0.9, 0.1],
+            "probability": [0.4, 0.6, 0.9, 0.1],
+        }
+    )
+    rows = evaluate_by_generator(table, bootstrap=0).set_index("generator")
+    assert rows["auroc"].to_dict() == {"all": 0.5, "bad": 0.0, "good": 1.0}
+    assert rows["n_real"].tolist() == [2, 2, 2]
+
+
+def test_calibrated_probabilities_are_frequencies() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 4000)
+    logits = 6 * (rng.normal(size=4000) + 1.5 * labels) + 3  # far too sure, and off centre
+    fit = calibrate(logits, labels)
+    p = 1 / (1 + np.exp(-(fit["scale"] * logits + fit["shift"])))
+    scores = 1 / (1 + np.exp(-logits))
+    before = evaluate_scores(labels, scores, bootstrap=0)["ece"].value
+    after = evaluate_scores(labels, scores, p, bootstrap=0)["ece"].value
+    assert before > 0.2
+    assert after < 0.04
+
+
+def test_calibration_does_not_believe_in_certainty_and_never_turns_scores_round() -> None:
+    apart = calibrate([-9.0] * 20 + [9.0] * 20, [0] * 20 + [1] * 20)
+    assert 0 < apart["scale"] < 2
+    wrong = calibrate([1.0, 2.0, -1.0, -2.0] * 5, [0, 0, 1, 1] * 5)
+    assert wrong == {"scale": 0.0, "shift": 0.0}
+
+
+def test_thresholds_keep_their_promises() -> None:
+    labels, scores = sample(3000, seed=3)
+    found = choose_thresholds(scores, labels)
+    reals, fakes = scores[labels == 0], scores[labels == 1]
+    assert (reals >= found["fpr_1"]).mean() <= 0.01
+    assert (reals >= found["fpr_5"]).mean() <= 0.05
+    assert (fakes < found["real"]).mean() <= 0.05
+    assert found["real"] <= found["fake"] == found["fpr_1"]
+    lower = np.unique(scores)[np.unique(scores) < found["fpr_1"]][-1]
+    assert (reals >= lower).mean() > 0.01  # and no higher than they need be
+
+
+def test_thresholds_of_separate_classes_lie_between_them() -> None:
+    found = choose_thresholds([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
+    assert found["fake"] == pytest.approx(0.5)
+    assert found["real"] == pytest.approx(0.5)

@@ -1,0 +1,287 @@
+"""Scoring and checking: tiles, batches, bad files, heatmaps that point at what was planted."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganscope.config import CheckSettings
+from ganscope.detector.checking import FIELDS, check_image, check_images
+from ganscope.detector.heatmaps import heatmap, heatmap_methods, overlay, write_overlay
+from ganscope.detector.model import Detector
+from ganscope.detector.scoring import MAX_TILES, score_images, tile_positions, tiles
+from ganscope.errors import GanscopeError, ImageError
+
+
+def random_images(n: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (*rng.integers(20, 200, 2), 3), dtype=np.uint8) for _ in range(n)]
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Detector:
+    torch.manual_seed(0)
+    return Detector.create("cnn", width=8, depth=3).eval()
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (64, 64), (65, 64), (200, 333), (64, 4000), (4000, 10)]
+)
+def test_tiles_cover_every_pixel_and_stay_inside(height: int, width: int) -> None:
+    positions = tile_positions(height, width, 64)
+    seen = np.zeros((max(height, 64), max(width, 64)), bool)
+    for y, x in positions:
+        assert y + 64 <= seen.shape[0]
+        assert x + 64 <= seen.shape[1]
+        seen[y : y + 64, x : x + 64] = True
+    assert seen.all()
+
+
+def test_a_huge_image_gives_a_bounded_number_of_tiles_spread_over_it() -> None:
+    positions = tile_positions(7700, 7800, 64)
+    assert MAX_TILES / 2 < len(positions) <= MAX_TILES
+    assert positions.min() == 0
+    assert positions.max(axis=0).tolist() == [7700 - 64, 7800 - 64]
+
+
+def test_tiles_are_the_pixels_and_small_images_are_reflected() -> None:
+    (image,) = random_images(1)
+    cut, positions = tiles(image, 64)
+    padded = np.pad(image, ((0, 64), (0, 64), (0, 0)), mode="symmetric")
+    for tile, (y, x) in zip(cut, positions, strict=True):
+        assert np.array_equal(tile, padded[y : y + 64, x : x + 64])
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "npr", "patch", "timm:resnet10t"])
+def test_scores_do_not_depend_on_batch_size_or_company(architecture: str) -> None:
+    torch.manual_seed(1)
+    detector = Detector.create(architecture, size=64).eval()
+    images = random_images(5)
+    alone = [next(score_images(detector, [image], device="cpu")).logit for image in images]
+    for batch_size in (1, 3, 64):
+        found = [s.logit for s in score_images(detector, images, batch_size, "cpu")]
+        assert found == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_logit_is_the_mean_of_the_tiles(cnn: Detector) -> None:
+    (scored,) = score_images(cnn, random_images(1, seed=4), device="cpu")
+    assert scored.logit == pytest.approx(scored.tile_logits.mean(), abs=1e-6)
+    assert scored.score == pytest.approx(1 / (1 + np.exp(-scored.logit)))
+
+
+def test_scoring_is_a_stream_with_bounded_reading_ahead(cnn: Detector) -> None:
+    read = 0
+
+    def endless() -> object:
+        nonlocal read
+        while True:
+            read += 1
+            yield np.zeros((64, 64, 3), np.uint8)
+
+    stream = score_images(cnn, endless(), batch_size=4, device="cpu")  # type: ignore[arg-type]
+    for _ in range(10):
+        next(stream)
+    assert read < 60
+
+
+def test_bad_files_are_rows_with_reasons(cnn: Detector, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "half.jpg").write_bytes(photo.read_bytes()[:2000])
+    paths = [photo, tmp_path / "text.jpg", tmp_path / "half.jpg", tmp_path / "gone.jpg", photo]
+    found = list(score_images(cnn, paths, device="cpu"))
+    assert [s.path for s in found] == [str(p) for p in paths]
+    assert [s.error is None for s in found] == [True, False, False, False, True]
+    assert found[0].logit == pytest.approx(found[4].logit, abs=1e-5)
+
+
+def test_a_detector_that_gives_nan_is_an_error_not_a_score(cnn: Detector) -> None:
+    class Broken(Detector):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * float("nan")
+
+    broken = Broken(cnn.config)
+    (scored,) = score_images(broken, random_images(1), device="cpu")
+    assert scored.score is None
+    assert "finite" in (scored.error or "")
+
+
+def sure(cnn: Detector, tmp_path: Path) -> str:
+    """A detector on disk that calls everything fake."""
+    cnn.config["thresholds"] = {"fake": 0.0, "real": 0.0, "fpr_1": 0.0, "fpr_5": 0.0}
+    cnn.save(tmp_path / "sure")
+    return str(tmp_path / "sure")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 900), (256, 256)])
+def test_tiny_and_constant_images_are_unsure(
+    cnn: Detector, tmp_path: Path, height: int, width: int
+) -> None:
+    path = tmp_path / "blank.png"
+    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+    check = check_image(path, sure(cnn, tmp_path), device="cpu")
+    assert check.verdict == "unsure"
+    assert check.warnings
+    assert (check.width, check.height) == (width, height)
+
+
+def test_checks_are_json_and_csv(cnn: Detector, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"")
+    settings = CheckSettings(
+        paths=(str(photo), str(tmp_path / "bad.png")),
+        detector=sure(cnn, tmp_path),
+        csv=tmp_path / "out" / "verdicts.csv",
+        heatmap=tmp_path / "maps",
+        device="cpu",
+    )
+    good, bad = check_images(settings)
+    for check in (good, bad):
+        record = json.loads(json.dumps(check.as_dict(), allow_nan=False))
+        assert tuple(record) == FIELDS
+    assert good.verdict == "fake"
+    assert bad.verdict is None
+    assert "empty" in (bad.error or "")
+    lines = (tmp_path / "out" / "verdicts.csv").read_text().splitlines()
+    assert lines[0].startswith("path,score,verdict,probability")
+    assert len(lines) == 3
+    assert [p.name for p in (tmp_path / "maps").iterdir()] == ["photo.png"]
+
+
+def test_a_stopped_check_leaves_no_half_csv(cnn: Detector, photo: Path, tmp_path: Path) -> None:
+    settings = CheckSettings(
+        paths=(str(photo), str(photo)),
+        detector=sure(cnn, tmp_path),
+        csv=tmp_path / "verdicts.csv",
+        device="cpu",
+    )
+    stream = check_images(settings)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    assert not list(tmp_path.glob("*verdicts*"))
+
+
+def test_pictures_of_one_name_get_heatmaps_of_their_own(
+    cnn: Detector, photo: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.jpg").write_bytes(photo.read_bytes())
+    settings = CheckSettings(
+        paths=(str(photo), str(tmp_path / "other")),
+        detector=sure(cnn, tmp_path),
+        heatmap=tmp_path / "maps",
+        device="cpu",
+    )
+    list(check_images(settings))
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["photo-2.png", "photo.png"]
+
+
+def test_mistaken_paths_are_said_at_once(cnn: Detector, tmp_path: Path) -> None:
+    with pytest.raises(GanscopeError, match="no such"):
+        list(check_images(CheckSettings(paths=("gone.jpg",), detector=sure(cnn, tmp_path))))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GanscopeError, match="no images"):
+        list(check_images(CheckSettings(paths=(str(tmp_path / "empty"),))))
+    with pytest.raises(ImageError):
+        check_image(tmp_path / "gone.jpg", cnn)
+
+
+class Checkerboard(nn.Module):
+    """Hand-made: its features and logits are high where pixels alternate, low where they do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 1, 4, 2, 1, bias=False)
+        sign = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(2, 2)
+        self.features.weight.data = (sign / 4).expand(1, 3, 4, 4).clone()
+
+    def patch_logits(self, x: Tensor) -> Tensor:
+        return self.features(x).square().sum(1) * 40 - 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.patch_logits(x).mean((1, 2)) * 4
+
+    def gradcam_layers(self) -> list[nn.Module]:
+        return [self.features]
+
+
+def planted() -> tuple[np.ndarray, np.ndarray]:
+    """A smooth image with a faint checkerboard in one quarter, and the mask of that quarter."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(60, 190, (8, 8, 3)).astype(np.uint8), (192, 192))
+    mask = np.zeros((192, 192), bool)
+    mask[100:180, 20:110] = True
+    board = np.where(np.indices(mask.shape).sum(0) % 2, 12, -12)
+    image = np.clip(image + (board * mask)[..., None], 0, 255).astype(np.uint8)
+    return image, mask
+
+
+@pytest.fixture
+def board_detector(cnn: Detector) -> Detector:
+    detector = Detector(cnn.config)
+    detector.net = Checkerboard()
+    return detector.eval()
+
+
+@pytest.mark.parametrize("method", sorted(heatmap_methods))
+def test_every_heatmap_method_points_at_the_planted_artefact(
+    board_detector: Detector, method: str
+) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    image, mask = planted()
+    heat = heatmap(board_detector, image, method)
+    assert heat.shape == mask.shape
+    assert heat.dtype == np.float32
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+    coarse = method == "tiles"  # it knows no more than which half-tiles the artefact is in
+    assert roc_auc_score(mask.ravel(), heat.ravel()) > (0.85 if coarse else 0.95)
+    assert mask[np.unravel_index(heat.argmax(), heat.shape)]
+
+
+def test_heatmaps_leave_the_detector_as_it_was(board_detector: Detector) -> None:
+    board_detector.requires_grad_(False)
+    heatmap(board_detector, planted()[0], "gradcam")
+    assert not any(p.requires_grad for p in board_detector.parameters())
+    assert not board_detector.net.gradcam_layers()[0]._forward_hooks
+
+
+@pytest.mark.parametrize(
+    "architecture", ["timm:resnet10t", "timm:vit_tiny_patch16_224", "timm:test_convnext"]
+)
+def test_gradcam_works_for_cnns_and_vision_transformers(architecture: str) -> None:
+    torch.manual_seed(0)
+    detector = Detector.create(architecture, size=64).eval()
+    heat = heatmap(detector, random_images(1)[0], "gradcam")
+    assert np.isfinite(heat).all()
+    assert heat.max() in (0, pytest.approx(1))
+
+
+def test_a_method_that_does_not_fit_says_what_does() -> None:
+    detector = Detector.create("timm:resnet10t", size=64).eval()
+    with pytest.raises(GanscopeError, match="use tiles or gradcam"):
+        heatmap(detector, random_images(1)[0], "patches")
+    with pytest.raises(GanscopeError, match="unknown heatmap method"):
+        heatmap(detector, random_images(1)[0], "gradcan")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (40, 300), (3000, 2000)])
+def test_overlays_are_pictures_of_a_readable_size(shape: tuple[int, int], tmp_path: Path) -> None:
+    image = np.full((*shape, 3), 120, np.uint8)
+    picture = overlay(image, np.zeros(shape, np.float32))
+    assert picture.dtype == np.uint8
+    assert max(picture.shape) <= 1600 + 64
+    write_overlay(tmp_path / "maps" / "x.png", image, np.zeros(shape, np.float32))
+    assert cv2.imread(str(tmp_path / "maps" / "x.png")).shape == picture.shape
+
+
+def test_hot_is_red_and_cold_is_blue() -> None:
+    image = np.full((300, 300, 3), 128, np.uint8)
+    hot, cold = (
+        overlay(image, np.full((300, 300), v, np.float32))[150, 150].astype(int) for v in (1, 0)
+    )
+    assert hot[0] - hot[2] > 20
+    assert cold[2] - cold[0] > 0
