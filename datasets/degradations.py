@@ -40,7 +40,9 @@ def webp(pixels: np.ndarray, quality: float, rng: Rng) -> np.ndarray:
 
 def _through(suffix: str, pixels: np.ndarray, options: list[int]) -> np.ndarray:
     _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    return cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None  # just encoded
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 @degradations.register("resize")

@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import cv2
 import numpy as np
@@ -211,7 +211,8 @@ class Loader:
                 yield error
 
 
-def _as_it_is(batch: np.ndarray | ImageError) -> np.ndarray | ImageError:
+def _as_it_is(batch: Any) -> Any:
+    """Instead of torch's collating: `Views.__getitems__` has made a batch already."""
     return batch
 
 

@@ -18,8 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast, broadcast_object_list, gather_object
+from accelerate.utils import broadcast, gather_object
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ from ganscope.datasets.splits import split_corpus
 from ganscope.detector.data import Key, Loader, Sampler, Views, jpeg_qualities
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.model import Detector
-from ganscope.devices import Speed, fastest, pick_device
+from ganscope.devices import Speed, fastest, pick_device, processes
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
 
@@ -72,7 +71,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     device = pick_device(settings.device)
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    state = _processes(device)
+    state = processes(device)
     table = _split(settings)
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
@@ -198,16 +197,6 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     return run
 
 
-def _processes(device: torch.device) -> PartialState:
-    """This process' place among those that `accelerate launch` or `torchrun` started, if any."""
-    # Accelerate keeps the first precision and device it was given for as long as the process lives;
-    # an earlier training in this process may have wanted others.
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    return PartialState(cpu=device.type == "cpu")
-
-
 def _split(settings: TrainDetectorSettings) -> pd.DataFrame:
     """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
     corpus = open_corpora(settings.corpora)
@@ -282,12 +271,7 @@ def _checked(table: pd.DataFrame, processes: int) -> str:
 def _choose_speed(
     settings: TrainDetectorSettings, detector: Detector, device: torch.device
 ) -> Speed:
-    """The precision and layout to train in: as told, or the quickest step for "auto".
-
-    Told a precision, it measures nothing, so that runs on one machine can be compared bit by bit.
-    """
-    if settings.precision != "auto":
-        return Speed(settings.precision, channels_last=device.type != "mps")
+    """The precision and layout to train in: as told, or the quickest step for "auto"."""
     net = copy.deepcopy(detector).to(device).train()
     n = settings.batch_size
     if device.type == "cpu":  # a few images tell, and take no minute where bf16 is slow
@@ -300,7 +284,7 @@ def _choose_speed(
             logits = net(images.to(memory_format=speed.layout))
         logits.square().mean().backward()
 
-    return broadcast_object_list([fastest(step, device)])[0]  # all processes take the first one's
+    return fastest(step, device, settings.precision)
 
 
 def _workers(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:

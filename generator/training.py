@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -31,7 +31,7 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.sources import Source, open_source, random_crop
-from ganscope.devices import Speed, fastest, pick_device
+from ganscope.devices import Speed, fastest, pick_device, processes
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
 from ganscope.generator.architectures import Architecture, architectures
@@ -60,7 +60,8 @@ def train_generator(
     architecture = architectures[settings.generator]
     device = pick_device(settings.device)
     source = open_source(settings.real)
-    run = _open_run(settings)
+    state = processes(device)
+    run = _open_run(settings, state)
     torch.manual_seed(settings.seed)
     arguments = {
         "size": settings.size,
@@ -74,10 +75,12 @@ def train_generator(
         size=settings.size, width=settings.discriminator_width or settings.width
     )
     saved = _load_checkpoint(run)
-    speed = Speed(**saved["speed"]) if saved else _measure(settings, architecture, device)
+    speed = Speed(**saved["speed"]) if saved else _measure(settings, architecture, state.device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
+        # Two forward passes come before a backward; batch norm's statistics stay each process' own.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
     rate, betas = settings.learning_rate, architecture.betas
     generator.to(memory_format=speed.layout)
@@ -89,13 +92,15 @@ def train_generator(
         torch.optim.Adam(discriminator.parameters(), rate, betas),
     )
     average.to(accelerator.device).eval()
-    parts = {
+    parts: dict[str, Any] = {
         "g": generator,
         "d": discriminator,
         "average": average,
         "g_adam": g_adam,
         "d_adam": d_adam,
     }
+    if accelerator.scaler is not None:
+        parts["scaler"] = accelerator.scaler
     step = 0
     if saved:
         step = saved["step"]
@@ -163,7 +168,7 @@ def train_generator(
     return run
 
 
-def _open_run(settings: TrainGeneratorSettings) -> Path:
+def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
     """Make or re-enter the run folder; refuse a finished one and one begun with other settings."""
     run = settings.out or next_free(
         Path("runs") / settings.generator, lambda p: (p / CONFIG).exists()
@@ -179,11 +184,13 @@ def _open_run(settings: TrainGeneratorSettings) -> Path:
             )
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise GanscopeError(f"{run} exists and is not a run of train-generator; name another --out")
-    try:
-        (run / SAMPLES).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GanscopeError(f"{run}: cannot be made ({error.strerror})") from None
-    write_json(run / SETTINGS, plain(settings))
+    state.wait_for_everyone()  # all have looked before one writes
+    if state.is_main_process:
+        try:
+            (run / SAMPLES).mkdir(parents=True, exist_ok=True)
+            write_json(run / SETTINGS, plain(settings))
+        except OSError as error:
+            raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
     return run
 
 

@@ -1,0 +1,400 @@
+"""Training a detector: what is drawn and shown, what is learned, and what survives a kill."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ganscope.config import TrainDetectorSettings
+from ganscope.datasets.corpus import open_corpus
+from ganscope.detector import training
+from ganscope.detector.data import Key, Loader, Sampler, Views, jpeg_qualities, pad
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.scoring import score_images
+from ganscope.detector.training import train_detector
+from ganscope.errors import GanscopeError
+from ganscope.images import open_image
+
+SIDE = 40
+
+
+def make_corpus(
+    root: Path, counts: dict[str, int], trace: float = 14.0, suffix: dict[str, str] | None = None
+) -> Path:
+    """Smooth noise; every second pixel of each second row of a fake is `trace` levels brighter."""
+    rng = np.random.default_rng(len(counts))
+    rows = []
+    for generator, count in counts.items():
+        (root / generator).mkdir(parents=True)
+        for i in range(count):
+            image = cv2.GaussianBlur(rng.normal(128, 60, (SIDE, SIDE, 3)), (0, 0), 0.7)
+            if generator != "real":
+                image[::2, ::2] += trace
+            name = f"{generator}/{i}{(suffix or {}).get(generator, '.png')}"
+            cv2.imwrite(str(root / name), image.clip(0, 255).astype(np.uint8))
+            rows.append((name, int(generator != "real"), generator))
+    table = pd.DataFrame(rows, columns=["file_name", "label", "generator"])
+    table.to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def settings(corpus: Path, out: Path, **changes: Any) -> TrainDetectorSettings:
+    plain = TrainDetectorSettings(
+        corpora=(corpus,),
+        out=out,
+        size=32,
+        epochs=3,
+        batch_size=8,
+        degrade=0.0,
+        device="cpu",
+        precision="fp32",
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_corpus(tmp_path_factory.mktemp("corpus") / "c", {"real": 60, "a": 50, "b": 40})
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks as small as these are slower in many threads, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Killed(Exception):
+    pass
+
+
+class KillAfter:
+    """Stands in for the progress bar and ends the training at a step."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def add_task(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def update(self, *_: Any, **__: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+# Which images are drawn
+
+
+def table_of(counts: dict[str, int]) -> pd.DataFrame:
+    names = [name for name, count in counts.items() for _ in range(count)]
+    return pd.DataFrame({"generator": names, "label": [int(n != "real") for n in names]})
+
+
+def test_classes_and_generators_are_drawn_alike() -> None:
+    table = table_of({"real": 500, "many": 300, "few": 7})
+    drawn = Sampler(table, 1.0).draw(400, np.random.default_rng(0))
+    counts = table["generator"].iloc[drawn].value_counts().to_dict()
+    assert counts == {"real": 200, "many": 100, "few": 100}
+    each = table.iloc[drawn][table["generator"].iloc[drawn] == "few"].index.value_counts()
+    assert set(each) <= {14, 15}
+    assert len(each) == 7
+
+
+def test_an_epoch_of_equal_counts_draws_each_image_once() -> None:
+    drawn = Sampler(table_of({"real": 30, "a": 30}), 1.0).draw(60, np.random.default_rng(1))
+    assert sorted(drawn) == list(range(60))
+    assert list(drawn) != sorted(drawn)
+
+
+def test_hard_images_are_drawn_more_often_and_upset_no_balance() -> None:
+    table = table_of({"real": 10, "a": 10, "b": 10})
+    sampler = Sampler(table, 1.0)
+    even = sampler.weights()
+    sampler.learn(np.arange(20), np.r_[np.full(19, 0.1), 0.9])
+    odds = sampler.weights()
+    assert odds[19] > 3 * odds[18]
+    for rows, share in ((slice(10), 0.5), (slice(10, 20), 0.25), (slice(20, 30), 0.25)):
+        assert odds[rows].sum() == pytest.approx(share)
+    np.testing.assert_allclose(odds[20:], even[20:])  # nothing is known of b yet
+    sampler.hard_examples = 0.0
+    np.testing.assert_allclose(sampler.weights(), even)
+
+
+def test_hardness_is_a_running_mean() -> None:
+    sampler = Sampler(table_of({"real": 1, "a": 1}), 1.0)
+    sampler.learn(np.array([1, 1]), np.array([1.0, 0.0]))
+    assert sampler.losses[1] == pytest.approx(Sampler.MEMORY)
+    assert np.isnan(sampler.losses[0])
+
+
+# How they are shown
+
+
+def views_of(corpus: Path, **changes: Any) -> Views:
+    table = open_corpus(corpus).table
+    qualities = jpeg_qualities(table)
+    return Views(table, **{"size": 32, "degrade": 1.0, "qualities": qualities, "seed": 3} | changes)
+
+
+def test_workers_change_no_pixel(corpus: Path) -> None:
+    order = [[Key(e, d, (7 * d) % 100, True) for d in range(6)] for e in range(3)]
+    batches = []
+    for workers in (0, 2):
+        loader = Loader(views_of(corpus), workers)
+        with loader:
+            batches.append(list(loader.batches(order)) + list(loader.batches(order[:1])))
+    assert len(batches[0]) == 4
+    assert batches[0][0].shape == (6, 3, 32, 32)
+    for threads, processes in zip(*batches, strict=True):
+        torch.testing.assert_close(threads, processes, rtol=0, atol=0)
+
+
+def test_a_view_depends_on_its_key_alone(corpus: Path) -> None:
+    views, again = views_of(corpus), views_of(corpus, cache_bytes=0)
+    first = views[Key(0, 0, 5, True)]
+    again[Key(1, 1, 1, True)]
+    np.testing.assert_array_equal(first, again[Key(0, 0, 5, True)])
+    assert not np.array_equal(first, views[Key(1, 0, 5, True)])
+    assert not np.array_equal(first, views[Key(0, 1, 5, True)])
+
+
+def test_clean_views_are_crops_of_the_file(corpus: Path) -> None:
+    views = views_of(corpus)
+    view = views[Key(0, 0, 5, False)]
+    pixels = open_image(views.paths[5]).pixels
+    crops = np.lib.stride_tricks.sliding_window_view(pixels, (32, 32, 3))[:, :, 0]
+    assert (crops == view).all((2, 3, 4)).any()
+
+
+def test_small_images_are_padded_by_reflection() -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    padded = pad(pixels, 4)
+    assert padded.shape == (4, 4, 3)
+    rows = [[0, 3, 3, 0], [6, 9, 9, 6]]
+    np.testing.assert_array_equal(padded[:, :, 0], rows + rows[::-1])
+
+
+def test_lossless_fakes_get_the_compression_of_jpeg_reals(tmp_path: Path) -> None:
+    counts = {"real": 6, "a": 6}
+    mixed = make_corpus(tmp_path / "mixed", counts, suffix={"real": ".jpg"})
+    assert jpeg_qualities(open_corpus(mixed).table) == {0: [95] * 6, 1: []}
+    views = views_of(mixed, qualities={0: [30], 1: []})
+    fake = views.labels.index(1)
+    pixels = open_image(views.paths[fake]).pixels
+    rng = np.random.default_rng(0)
+    saved = cv2.imdecode(
+        cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1
+    )
+    np.testing.assert_array_equal(views.neutral(pixels, fake, rng), saved[..., ::-1])
+    real = views.labels.index(0)
+    opened = open_image(views.paths[real]).pixels
+    np.testing.assert_array_equal(views.neutral(opened, real, rng), opened)
+    alike = make_corpus(tmp_path / "alike", counts)
+    assert jpeg_qualities(open_corpus(alike).table) == {0: [], 1: []}
+
+
+# What is learned
+
+
+def test_a_planted_trace_is_learned(corpus: Path, tmp_path: Path) -> None:
+    run = train_detector(settings(corpus, tmp_path / "run", degrade=0.2, test_generator=("b",)))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["overall"]["auroc"]["value"] > 0.95
+    assert metrics["test"]["by_generator"]["b"]["auroc"]["value"] > 0.95
+    assert set(metrics["images"]["train"]) == {"real", "a"}
+    scores = pd.read_csv(run / "scores.csv")
+    assert set(scores["split"]) == {"val", "test"}
+    assert len(scores) == sum(sum(metrics["images"][s].values()) for s in ("val", "test"))
+    fakes = scores["label"] == 1
+    assert scores["score"][fakes].mean() > scores["score"][~fakes].mean() + 0.1
+    losses = pd.read_csv(run / "losses.csv")
+    assert losses["epoch"].tolist() == [1, 2, 3]
+    detector = load_detector(str(run))
+    assert detector.thresholds == metrics["thresholds"]
+    assert "| test | b |" in detector.card
+    assert "--test-generator b" in detector.card
+    left = {path.name for path in run.iterdir()}
+    texts = {
+        "config.json",
+        "README.md",
+        "metrics.json",
+        "scores.csv",
+        "losses.csv",
+        "settings.json",
+    }
+    assert left == texts | {"model.safetensors", "loss.png", "roc.png"}
+    with pytest.raises(GanscopeError, match="finished"):
+        train_detector(settings(corpus, run, degrade=0.2, test_generator=("b",)))
+
+
+def test_the_saved_detector_gives_the_scores_in_the_table(corpus: Path, tmp_path: Path) -> None:
+    run = train_detector(settings(corpus, tmp_path / "run", epochs=1))
+    table = pd.read_csv(run / "scores.csv").head(8)
+    found = score_images(load_detector(str(run)), [str(corpus / f) for f in table["file_name"]])
+    np.testing.assert_allclose([s.logit for s in found], table["logit"], atol=1e-4, rtol=1e-4)
+
+
+def test_nothing_is_learned_where_there_is_nothing(tmp_path: Path) -> None:
+    same = make_corpus(tmp_path / "same", {"real": 150, "a": 60, "b": 60, "c": 90}, trace=0.0)
+    run = train_detector(settings(same, tmp_path / "run", epochs=2, test_generator=("c",)))
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert abs(metrics["test"]["overall"]["auroc"]["value"] - 0.5) < 0.2
+
+
+@pytest.mark.parametrize("detector", ["npr", "patch", "timm:test_vit"])
+def test_every_kind_of_network_trains(corpus: Path, tmp_path: Path, detector: str) -> None:
+    run = train_detector(settings(corpus, tmp_path / "run", detector=detector, epochs=1))
+    assert load_detector(str(run)).config["architecture"] == detector
+
+
+def test_default_folders_are_numbered_on(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wish = replace(settings(corpus, tmp_path), out=None, epochs=1, detector="timm:test_vit")
+    assert [str(train_detector(wish)) for _ in range(2)] == [
+        "runs/timm-test_vit",
+        "runs/timm-test_vit-2",
+    ]
+
+
+# What survives a kill
+
+
+def test_a_killed_run_ends_like_one_that_was_not(corpus: Path, tmp_path: Path) -> None:
+    whole = train_detector(settings(corpus, tmp_path / "whole", degrade=0.5))
+    wish = settings(corpus, tmp_path / "killed", degrade=0.5)
+    steps = round(len(pd.read_csv(corpus / "metadata.csv")) / 8)
+    with pytest.raises(Killed):
+        train_detector(wish, KillAfter(steps + 3))  # type: ignore[arg-type]
+    assert (tmp_path / "killed" / training.CHECKPOINT).exists()
+    assert not (tmp_path / "killed" / "config.json").exists()
+    with pytest.raises(GanscopeError, match=r"--epochs, --seed"):
+        train_detector(replace(wish, epochs=5, seed=1))
+    killed = train_detector(replace(wish, workers=1))
+    for name in ("model.safetensors", "scores.csv", "metrics.json"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes()
+    logs = [pd.read_csv(run / "losses.csv") for run in (whole, killed)]
+    columns = ["epoch", "loss", "val_loss", "val_auroc"]
+    pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns])
+
+
+def test_a_run_is_not_continued_on_other_images(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    wish = settings(corpus, tmp_path / "run")
+    with pytest.raises(Killed):
+        train_detector(wish, KillAfter(8))  # type: ignore[arg-type]
+    table = pd.read_csv(corpus / "metadata.csv")
+    table.iloc[:-1].to_csv(corpus / "metadata.csv", index=False)
+    with pytest.raises(GanscopeError, match="other images"):
+        train_detector(wish)
+
+
+def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None:
+    """Two processes with half the batch each see the same images and average their gradients."""
+    # A network without batch norm, whose statistics are each process' own.
+    wish = settings(corpus, tmp_path / "one", detector="timm:test_vit", learning_rate=3e-3)
+    wish = replace(wish, epochs=2, batch_size=8)
+    one = train_detector(wish)
+    script = (
+        "import sys, torch; torch.set_num_threads(1)\n"
+        "from pathlib import Path\n"
+        "from ganscope.config import TrainDetectorSettings\n"
+        "from ganscope.detector.training import train_detector\n"
+        "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
+        " size=32, epochs=2, batch_size=4, degrade=0.0, device='cpu', precision='fp32',"
+        " detector='timm:test_vit', learning_rate=3e-3))\n"
+    )
+    (tmp_path / "train.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["--standalone", str(tmp_path / "train.py"), str(corpus), str(tmp_path / "two")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "two" / "config.json").exists()
+    logs = [pd.read_csv(run / "losses.csv") for run in (one, tmp_path / "two")]
+    columns = ["epoch", "loss", "val_loss"]
+    pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-3)
+
+
+# What is refused
+
+
+def test_corpora_that_cannot_be_learned_from(tmp_path: Path) -> None:
+    reals = make_corpus(tmp_path / "reals", {"real": 10})
+    few = make_corpus(tmp_path / "few", {"real": 6, "a": 6})
+    with pytest.raises(GanscopeError, match="no fake"):
+        train_detector(settings(reals, tmp_path / "run"))
+    with pytest.raises(GanscopeError, match="too few images"):
+        train_detector(settings(few, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistakes_leave_no_folder_behind(corpus: Path, tmp_path: Path) -> None:
+    for changes, said in [
+        ({"detector": "cmn"}, "'cnn'"),
+        ({"val_generator": ("aa",)}, "'a'"),
+        ({"pretrained": "hub"}, "no weights"),
+    ]:
+        with pytest.raises(GanscopeError, match=said):
+            train_detector(settings(corpus, tmp_path / "run", **changes))
+        assert not (tmp_path / "run").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    with pytest.raises(GanscopeError, match="not a run"):
+        train_detector(settings(corpus, tmp_path / "other"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    for path in (corpus / "real").iterdir():
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(GanscopeError, match=r"real/\d+\.png: .*take it out"):
+        train_detector(settings(corpus, tmp_path / "run", workers=workers))
+
+
+# The small things
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    rates = [training._schedule(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == 1.0
+    assert rates.index(1.0) in (9, 10)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
+    assert all(math.isfinite(training._schedule(0, n)) for n in (1, 2, 3))
+
+
+def test_patience_and_the_best_epoch() -> None:
+    log = [
+        {"epoch": i + 1, "val_auroc": auroc, "val_loss": loss}
+        for i, (auroc, loss) in enumerate([(0.6, 0.6), (0.9, 0.5), (0.9, 0.4), (0.8, 0.3)])
+    ]
+    assert training._best_epoch(log) == 3
+    assert training._stale(log, patience=2)
+    assert not training._stale(log, patience=3)
+    assert not training._stale(log, patience=0)
+    assert not training._stale([], patience=1)
+
+
+def test_a_named_precision_is_obeyed() -> None:
+    wish = TrainDetectorSettings(precision="bf16")
+    detector = Detector.create("cnn", size=32, width=8)
+    device = torch.device("cpu")
+    assert training._choose_speed(wish, detector, device).precision == "bf16"
+    auto = training._choose_speed(replace(wish, precision="auto"), detector, device)
+    assert auto.precision in ("fp32", "bf16")
