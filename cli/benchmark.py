@@ -13,15 +13,8 @@ from ganscope.config import BenchmarkSettings
 if TYPE_CHECKING:
     import pandas
 
-METRICS = {
-    "AP": "ap",
-    "accuracy": "accuracy",
-    "TPR@1%": "tpr_at_fpr_1",
-    "TPR@5%": "tpr_at_fpr_5",
-    "EER": "eer",
-    "ECE": "ece",
-}
-"""Columns of the table on the screen; CSV and JSON have more."""
+METRICS = {"AP": "ap", "accuracy": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
+"""Columns on the screen beside the AUROC; CSV and JSON have every metric."""
 
 
 def benchmark(
@@ -77,20 +70,22 @@ def benchmark(
 
 
 def show_results(results: "pandas.DataFrame") -> None:
-    """Print a benchmark's results, a row a cell."""
+    """Print a benchmark's results, a row a cell, and below it what deserves a remark."""
     table = Table(box=None, pad_edge=False)
-    for column in ("detector", "generator", "degradation"):
-        table.add_column(column, overflow="fold")
-    table.add_column("n", justify="right")
-    for column in ("AUROC", *METRICS):
-        table.add_column(column, justify="right")
-    table.add_column("remarks", overflow="fold")
+    for column in ("detector", "generator", "degraded"):
+        table.add_column(column, overflow="ellipsis", no_wrap=True)
+    for column in ("AUROC", "95 %", *METRICS):
+        table.add_column(column, justify="right", no_wrap=True)
+    remarks = []
     for _, row in results.iterrows():
+        cell = [str(row[name]) for name in ("detector", "generator", "degradation")]
         low, high = row["auroc_low"], row["auroc_high"]
-        auroc = f"{row['auroc']:.3f}" + (f" ({low:.2f}-{high:.2f})" if low == low else "")
+        interval = f"{low:.2f}-{high:.2f}" if low == low else ""  # NaN: no bootstrap
         rest = [f"{row[name]:.3f}" for name in METRICS.values()]
-        names = [Text(str(row[name])) for name in ("detector", "generator", "degradation")]
-        table.add_row(*names, str(row["n_real"] + row["n_fake"]), auroc, *rest, row["remark"])
+        table.add_row(*map(Text, cell), f"{row['auroc']:.3f}", interval, *rest)
+        if row["remark"]:
+            remarks.append(f"{', '.join(cell)}: {row['remark']}")
     out.print(table)
-    for path, reason in results.attrs.get("unreadable", {}).items():
-        err.print(Text(f"left out: {path}: {reason}"), style="yellow")
+    remarks += [f"left out: {p}: {why}" for p, why in results.attrs.get("unreadable", {}).items()]
+    for remark in remarks:
+        err.print(Text(remark), style="yellow")

@@ -1,7 +1,7 @@
 """Where the evidence lies: heatmaps (H, W) float32 in [0, 1] at image resolution, high = fake.
 
-`patches` and `tiles` show the sigmoid of the network's own local logits, so that they can be
-compared between images; `gradcam` shows, for any network, which places moved the logit (relative to
+`patches` and `tiles` show the calibrated probability of the network's own local logits, so that
+they can be compared between images; `gradcam` shows, for any network, which places moved the logit (relative to
 the most important one). To add a method, register it.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.model import Detector
-from ganscope.detector.scoring import tile_positions, tiles
+from ganscope.detector.scoring import tile_positions
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
@@ -53,7 +53,7 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
             )
         return found
 
-    return _sigmoid(_stitched(detector, pixels, logits))
+    return detector.probability(_stitched(detector, pixels, logits)).astype(np.float32)
 
 
 @heatmap_methods.register("tiles")
@@ -64,7 +64,7 @@ def tile_logits(detector: Detector, pixels: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return detector(images)[:, None, None]
 
-    return _sigmoid(_stitched(detector, pixels, logits, overlap=2))
+    return detector.probability(_stitched(detector, pixels, logits)).astype(np.float32)
 
 
 @heatmap_methods.register("gradcam")
@@ -154,60 +154,45 @@ def _last(backbone: nn.Module, tokens: Tensor) -> bool:
 
 
 def _stitched(
-    detector: Detector,
-    pixels: np.ndarray,
-    local: Callable[[Tensor], Tensor],
-    overlap: int = 1,
+    detector: Detector, pixels: np.ndarray, local: Callable[[Tensor], Tensor]
 ) -> np.ndarray:
-    """Local maps of all tiles laid where the tiles were taken, averaged where they overlap:
-    (H, W).
+    """Local maps of overlapping tiles laid where the tiles were taken and blended: (H, W) float32.
+
+    local: images (N, 3, size, size) in [0, 1] -> maps (N, h, w).
     """
     size, device = detector.size, next(detector.parameters()).device
     height, width = pixels.shape[:2]
-    if overlap > 1:
-        cut, positions = _overlapping(pixels, size, overlap)
-    else:
-        cut, positions = tiles(pixels, size, MAX_TILES)
-    total = np.zeros((max(height, size), max(width, size)), np.float32)
-    count = np.zeros_like(total)
-    for start in range(0, len(cut), BATCH):
-        part = torch.from_numpy(cut[start : start + BATCH]).to(device).permute(0, 3, 1, 2)
-        maps = local(part.float().div_(255)).float().cpu().numpy()
-        for values, (y, x) in zip(maps, positions[start : start + BATCH], strict=True):
-            total[y : y + size, x : x + size] += cv2.resize(
-                values, (size, size), interpolation=cv2.INTER_LINEAR
-            )
-            count[y : y + size, x : x + size] += 1
-    total, count = total[:height, :width], count[:height, :width]
-    found = total / np.maximum(count, 1)
-    if (count == 0).any():  # gaps of a huge image: from the nearest tile
-        small = cv2.resize(found, None, fx=1 / size, fy=1 / size, interpolation=cv2.INTER_AREA)
-        share = cv2.resize(
-            (count > 0).astype(np.float32), small.shape[::-1], interpolation=cv2.INTER_AREA
-        )
-        blurred = cv2.GaussianBlur(small, (0, 0), 2) / np.maximum(
-            cv2.GaussianBlur(share, (0, 0), 2), 1e-6
-        )
-        found = np.where(count > 0, found, cv2.resize(blurred, (width, height)))
-    return found
-
-
-def _overlapping(pixels: np.ndarray, size: int, overlap: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles at a step of size / overlap, as long as there are not too many of them."""
-    height, width = pixels.shape[:2]
-    # tile_positions covers with tiles of `step`; a tile of `size` then reaches over its neighbours.
-    step = size // overlap
-    positions = tile_positions(
-        max(height - size, 0) + step, max(width - size, 0) + step, step, MAX_TILES
-    )
     short = (max(size - height, 0), max(size - width, 0))
     if any(short):
         pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
-    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return (1 / (1 + np.exp(-np.clip(logits, -60, 60)))).astype(np.float32)
+    # Positions of half-size tiles that cover the image: whole ones there overlap by half.
+    positions = tile_positions(
+        pixels.shape[0] - size + size // 2, pixels.shape[1] - size + size // 2, size // 2, MAX_TILES
+    )
+    window = np.hanning(size + 2)[1:-1].astype(np.float32)  # a tile counts most in its middle
+    window = np.outer(window, window)
+    total = np.zeros(pixels.shape[:2], np.float32)
+    weight = np.zeros_like(total)
+    for start in range(0, len(positions), BATCH):
+        part = positions[start : start + BATCH]
+        cut = np.stack([pixels[y : y + size, x : x + size] for y, x in part])
+        images = torch.from_numpy(cut).to(device).permute(0, 3, 1, 2).float().div_(255)
+        maps = local(images).float().cpu().numpy()
+        for values, (y, x) in zip(maps, part, strict=True):
+            whole = cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR)
+            total[y : y + size, x : x + size] += whole * window
+            weight[y : y + size, x : x + size] += window
+    if not weight.all():  # a huge image: its gaps are filled in from the tiles around them
+        coarse = [
+            cv2.GaussianBlur(
+                cv2.resize(part, None, fx=2 / size, fy=2 / size, interpolation=cv2.INTER_AREA),
+                (0, 0),
+                4,
+            )
+            for part in (total, weight)
+        ]
+        total, weight = (cv2.resize(part, total.shape[::-1]) for part in coarse)
+    return (total / np.maximum(weight, 1e-6))[:height, :width]
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:

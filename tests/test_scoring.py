@@ -239,7 +239,8 @@ def test_every_heatmap_method_points_at_the_planted_artefact(
     assert heat.max() <= 1
     coarse = method == "tiles"  # it knows no more than which half-tiles the artefact is in
     assert roc_auc_score(mask.ravel(), heat.ravel()) > (0.85 if coarse else 0.95)
-    assert mask[np.unravel_index(heat.argmax(), heat.shape)]
+    near = cv2.dilate(mask.astype(np.uint8), np.ones((65, 65))) > 0 if coarse else mask
+    assert near[np.unravel_index(heat.argmax(), heat.shape)]
 
 
 def test_heatmaps_leave_the_detector_as_it_was(board_detector: Detector) -> None:
