@@ -1,0 +1,229 @@
+"""Corpora: the field's layouts read as one table, faulty ones refused, splits without twins."""
+
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from ganscope.datasets.corpus import COLUMNS, newest_corpus, open_corpora, open_corpus
+from ganscope.datasets.layouts import layouts
+from ganscope.datasets.splits import assign_splits, split_corpus
+from ganscope.errors import GanscopeError
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), np.zeros((4, 4, 3), np.uint8))
+    return root
+
+
+def read(root: Path) -> list[tuple]:
+    table = open_corpus(root).table
+    assert list(table.columns[: len(COLUMNS)]) == list(COLUMNS)
+    assert all(Path(p).is_file() for p in table["path"])
+    return sorted(zip(table["file_name"], table["label"], table["generator"], strict=True))
+
+
+def test_layout_ganscope(tmp_path: Path) -> None:
+    tree(tmp_path, "0_real/a.png", "1_fake/gan/b.png", "1_fake/loose.png")
+    assert read(tmp_path) == [
+        ("0_real/a.png", 0, "real"),
+        ("1_fake/gan/b.png", 1, "gan"),
+        ("1_fake/loose.png", 1, "fake"),
+    ]
+
+
+def test_layout_forensynths_with_and_without_classes(tmp_path: Path) -> None:
+    tree(tmp_path, "progan/cat/0_real/a.png", "progan/cat/1_fake/b.png")
+    tree(tmp_path, "biggan/0_real/c.png", "biggan/1_fake/d.png")
+    assert read(tmp_path) == [
+        ("biggan/0_real/c.png", 0, "real"),
+        ("biggan/1_fake/d.png", 1, "biggan"),
+        ("progan/cat/0_real/a.png", 0, "real"),
+        ("progan/cat/1_fake/b.png", 1, "progan"),
+    ]
+
+
+def test_layout_genimage_keeps_its_split(tmp_path: Path) -> None:
+    tree(tmp_path, "glide/train/nature/a.png", "glide/train/ai/b.png")
+    tree(tmp_path, "glide/val/nature/c.png", "glide/val/ai/d.png")
+    assert [row[1:] for row in read(tmp_path)] == [(1, "glide"), (0, "real")] * 2
+    table = open_corpus(tmp_path).table.set_index("file_name")
+    assert table["split"]["glide/val/ai/d.png"] == "val"
+
+
+def test_layout_real_fake_pairs_names(tmp_path: Path) -> None:
+    tree(tmp_path, "sd/real/x.jpg", "sd/fake/x.png", "sd/fake/alone.png")
+    table = open_corpus(tmp_path).table.set_index("file_name")
+    assert table["group"].to_dict() == {
+        "sd/real/x.jpg": "x",
+        "sd/fake/x.png": "x",
+        "sd/fake/alone.png": "",
+    }
+    assert table["generator"]["sd/fake/x.png"] == "sd"
+    tree(tmp_path / "flat", "real/a.png", "fake/b.png")
+    assert read(tmp_path / "flat") == [("fake/b.png", 1, "fake"), ("real/a.png", 0, "real")]
+
+
+def test_layout_table_and_manifest(tmp_path: Path) -> None:
+    tree(tmp_path, "a.png", "b.png")
+    (tmp_path / "list.csv").write_text("filename,label,prompt\na.png,real,\nb.png,fake,a dog\n")
+    assert read(tmp_path / "list.csv") == [("a.png", 0, "real"), ("b.png", 1, "fake")]
+    assert open_corpus(tmp_path / "list.csv").table["prompt"][1] == "a dog"
+    (tmp_path / "metadata.csv").write_text("file_name,label,generator\na.png,0,real\nb.png,1,sd\n")
+    assert read(tmp_path) == [("a.png", 0, "real"), ("b.png", 1, "sd")]
+
+
+def test_every_layout_says_what_it_reads() -> None:
+    for read_layout in layouts.values():
+        assert (read_layout.__doc__ or "").split("\n")[0].endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        ("file_name,label\na.png,2\n", "neither 0"),
+        ("file_name,label\na.png,\n", "neither 0"),
+        ("file_name,label,generator\na.png,0,sd\n", "generator 'sd'"),
+        ("file_name,label,generator\na.png,1,real\n", "generator 'real'"),
+        ("file_name,label\na.png,0\na.png,0\n", "listed twice"),
+        ("name,label\na.png,0\n", "no column 'file_name'"),
+        ("file_name,label\n", "no images"),
+        ("", "not a readable CSV"),
+        ("file_name,label,split\na.png,0,exam\n", "unknown split 'exam'"),
+    ],
+)
+def test_faulty_manifests_are_refused(tmp_path: Path, manifest: str, message: str) -> None:
+    (tmp_path / "metadata.csv").write_text(manifest)
+    with pytest.raises(GanscopeError, match=message):
+        open_corpus(tmp_path)
+
+
+def test_what_is_no_corpus_is_told_what_would_be(tmp_path: Path) -> None:
+    tree(tmp_path, "holiday/a.png")
+    with pytest.raises(GanscopeError, match=r"no layout that ganscope reads.*0_real"):
+        open_corpus(tmp_path)
+    with pytest.raises(GanscopeError, match="no such corpus"):
+        open_corpus(tmp_path / "gone")
+    (tmp_path / ".metadata.part.csv").write_text("")
+    with pytest.raises(GanscopeError, match="unfinished"):
+        open_corpus(tmp_path)
+
+
+def test_several_corpora_make_one(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tree(tmp_path / name, "0_real/x.png", "1_fake/gan/y.png")
+    both = open_corpora([tmp_path / "a", tmp_path / "b"])
+    assert len(both) == 4
+    assert both.table["file_name"].is_unique
+    with pytest.raises(GanscopeError, match="two of the corpora"):
+        open_corpora([tmp_path / "a", tmp_path / "a"])
+
+
+def test_the_newest_corpus_is_found(tmp_path: Path) -> None:
+    with pytest.raises(GanscopeError, match="ganscope generate"):
+        newest_corpus(tmp_path)
+    for age, name in ((300, "old"), (100, "deep/new"), (200, "middle")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "metadata.csv").write_text("")
+        os.utime(tmp_path / name / "metadata.csv", (1e9 - age, 1e9 - age))
+    assert newest_corpus(tmp_path) == tmp_path / "deep/new"
+
+
+def table(**fakes: int) -> pd.DataFrame:
+    """100 reals of two sources, and so many fakes of each generator; no groups."""
+    rows = [("real", 0, f"s{i % 2}") for i in range(100)]
+    rows += [(name, 1, "lab") for name, count in fakes.items() for _ in range(count)]
+    found = pd.DataFrame(rows, columns=["generator", "label", "source"])
+    return found.assign(
+        path="", file_name=[f"{i}.png" for i in range(len(found))], group="", split=""
+    )
+
+
+def splits_of(found: pd.DataFrame) -> dict[str, set[str]]:
+    return {str(g): set(rows["split"]) for g, rows in found.groupby("generator")}
+
+
+def test_whole_generators_are_held_out() -> None:
+    found = split_corpus(table(a=30, b=20, c=10), test_generator=("a",), val_generator=("b",))
+    assert splits_of(found) == {
+        "a": {"test"},
+        "b": {"val"},
+        "c": {"train"},
+        "real": {"train", "val", "test"},
+    }
+    reals = found[found["label"] == 0]
+    assert reals.groupby("source")["split"].nunique().tolist() == [3, 3]
+
+
+def test_with_two_generators_the_smaller_validates() -> None:
+    assert splits_of(split_corpus(table(a=30, b=20))) == {
+        "a": {"train"},
+        "b": {"val"},
+        "real": {"train", "val"},
+    }
+
+
+def test_one_generator_is_split_by_group() -> None:
+    rows = table(a=60)
+    fakes = rows["label"] == 1
+    rows.loc[fakes, "group"] = [f"prompt {i // 3}" for i in range(60)]
+    found = split_corpus(rows)
+    assert splits_of(found)["a"] == {"train", "val", "test"}
+    assert found[found["group"] != ""].groupby("group")["split"].nunique().max() == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_ever_in_two_splits(seed: int) -> None:
+    """Three generators share their prompts, as in many sets made for comparison."""
+    rows = table(a=40, b=40, c=40)
+    fakes = rows["label"] == 1
+    rows.loc[fakes, "group"] = [f"prompt {i % 40}" for i in range(120)]
+    for named in ({}, {"test_generator": ("a",)}, {"val_generator": ("c",)}):
+        found = split_corpus(rows, seed=seed, **named)  # type: ignore[arg-type]
+        grouped = found[found["group"] != ""]
+        assert grouped.groupby("group")["split"].nunique().max() == 1
+        assert found.attrs["dropped"] == len(rows) - len(found)
+        if not named:
+            assert {"train", "val"} <= set(grouped["split"])
+
+
+def test_a_manifests_own_split_is_kept_unless_generators_are_named() -> None:
+    rows = table(a=30, b=30)
+    rows["split"] = ["train", "val", "test"] * (len(rows) // 3) + ["train"] * (len(rows) % 3)
+    assert split_corpus(rows)["split"].tolist() == rows["split"].tolist()
+    assert splits_of(split_corpus(rows, test_generator=("a",)))["a"] == {"test"}
+
+
+def test_splits_depend_on_the_seed_only() -> None:
+    one, again, other = (split_corpus(table(a=90), seed=s)["split"].tolist() for s in (1, 1, 2))
+    assert one == again != other
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"test_generator": ("stylegan",)}, "did you mean 'stylegan2'"),
+        ({"test_generator": ("stylegan2",)}, "no generator is left"),
+    ],
+)
+def test_mistaken_generators_are_named(named: dict, message: str) -> None:
+    with pytest.raises(GanscopeError, match=message):
+        split_corpus(table(stylegan2=10), **named)
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(GanscopeError, match="no fakes"):
+        split_corpus(table())
+
+
+def test_shares_are_kept_and_every_split_gets_a_group() -> None:
+    shares = {"train": 0.7, "val": 0.15, "test": 0.15}
+    many = pd.Series(assign_splits([str(i) for i in range(1000)], shares)).value_counts()
+    assert many.to_dict() == {"train": 700, "val": 150, "test": 150}
+    assert set(assign_splits(["a", "b", "c"], shares).values()) == set(shares)
+    assert list(assign_splits(["a"], shares).values()) == ["train"]

@@ -1,0 +1,249 @@
+"""The opener: whatever the mode and container, upright 8-bit RGB; whatever the damage, an
+ImageError.
+"""
+
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import IMAGE_SUFFIXES, find_images, open_image, read_facts
+
+RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
+
+
+def corner_photo() -> Image.Image:
+    """24 wide, 16 high, black but for a white upper left corner."""
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    """Stored turned or mirrored, the corner is upper left once the orientation is applied."""
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = corner_photo()
+    if orientation in undo:
+        stored = stored.transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "turned.png"
+    stored.save(path, exif=exif)
+    opened = open_image(path)
+    assert (opened.width, opened.height) == (24, 16)
+    assert opened.pixels[2, 2].tolist() == [255] * 3
+    assert opened.pixels[-3, -3].tolist() == [0] * 3
+    assert opened.has_exif
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "expected"),
+    [
+        ("grey.png", Image.fromarray(RAMP), RAMP),
+        ("deep.png", Image.fromarray(RAMP.astype(np.uint16) * 257), RAMP),
+        ("deep.tif", Image.fromarray(RAMP.astype(np.uint16) * 257), RAMP),
+        ("float.tif", Image.fromarray((RAMP / 255).astype(np.float32)), RAMP),
+        ("bits.png", Image.fromarray(RAMP > 127), np.where(RAMP > 127, 255, 0)),
+        ("palette.gif", Image.fromarray(RAMP).convert("P"), RAMP),
+        ("plain.bmp", Image.fromarray(RAMP).convert("RGB"), RAMP),
+        ("netpbm.pgm", Image.fromarray(RAMP), RAMP),
+        ("lossless.webp", Image.fromarray(RAMP).convert("RGB"), RAMP),
+    ],
+)
+def test_modes_become_8_bit_rgb(
+    tmp_path: Path, name: str, image: Image.Image, expected: np.ndarray
+) -> None:
+    image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+    opened = open_image(tmp_path / name)
+    assert opened.pixels.dtype == np.uint8
+    assert opened.pixels.shape == (8, 8, 3)
+    assert np.abs(opened.pixels.astype(int) - expected[..., None].astype(int)).max() <= 1
+
+
+def test_sixteen_bit_colour_keeps_its_high_byte(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), np.full((4, 4, 3), (0, 128 * 257, 255 * 257), np.uint16))
+    assert open_image(path).pixels[0, 0].tolist() == [255, 128, 0]
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA", "P"])
+def test_transparency_is_laid_on_white(tmp_path: Path, mode: str) -> None:
+    rgba = np.zeros((4, 6, 4), np.uint8)
+    rgba[:, 3:, 3] = 255  # left half clear, right half black
+    image = Image.fromarray(rgba)
+    path = tmp_path / "clear.png"
+    if mode == "P":
+        flat = Image.fromarray(np.repeat([[0, 0, 0, 1, 1, 1]], 4, 0).astype(np.uint8), "P")
+        flat.putpalette([9, 9, 9, 0, 0, 0])
+        flat.save(path, transparency=0)
+    elif mode == "PA":
+        path = tmp_path / "clear.tif"
+        image.save(path)
+    else:
+        image.convert(mode).save(path)
+    opened = open_image(path)
+    assert opened.pixels[0, 0].tolist() == [255] * 3
+    assert opened.pixels[0, 5].tolist() == [0] * 3
+    assert "transparency laid on white" in opened.warnings
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    path = tmp_path / "print.jpg"
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(path)
+    red, green, blue = open_image(path).pixels[8, 8].tolist()
+    assert red > 200
+    assert max(green, blue) < 60
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tif"])
+def test_of_an_animation_the_first_frame_is_taken_and_that_is_said(
+    tmp_path: Path, suffix: str
+) -> None:
+    frames = [Image.new("RGB", (8, 8), (value,) * 3) for value in (250, 5, 120)]
+    path = tmp_path / f"moving.{suffix}"
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    opened = open_image(path)
+    assert opened.pixels.mean() > 240
+    assert opened.frames == 3
+    assert "first of 3 frames" in opened.warnings[0]
+
+
+def test_of_an_mpo_the_main_picture_is_taken_without_remark(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (32, 32), (value,) * 3) for value in (250, 5)]
+    path = tmp_path / "stereo.mpo"
+    frames[0].save(path, format="MPO", save_all=True, append_images=frames[1:])
+    opened = open_image(path)
+    assert opened.format == "MPO"
+    assert opened.pixels.mean() > 240
+    assert opened.warnings == ()
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_avif(tmp_path: Path, astronaut: np.ndarray) -> None:
+    path = tmp_path / "photo.avif"
+    Image.fromarray(astronaut).save(path, quality=90)
+    assert np.abs(open_image(path).pixels.astype(int) - astronaut).mean() < 4
+
+
+def test_one_pixel_is_an_image(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "dot.png")
+    assert open_image(tmp_path / "dot.png").pixels.tolist() == [[[1, 2, 3]]]
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its few bytes could never fill."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 100)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def test_bombs_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_claiming(50_000, 50_000))
+    with pytest.raises(ImageError, match="50000x50000 pixels, more than the limit"):
+        open_image(path)
+
+
+def test_the_limit_is_the_number_of_pixels(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 10)).save(tmp_path / "x.png")
+    assert open_image(tmp_path / "x.png", max_pixels=100).width == 10
+    with pytest.raises(ImageError):
+        open_image(tmp_path / "x.png", max_pixels=99)
+
+
+def test_damage_is_named_with_the_path(tmp_path: Path, photo: Path) -> None:
+    whole = photo.read_bytes()
+    cases = {
+        "half.jpg": (whole[: len(whole) // 2], "truncated"),
+        "text.jpg": (b"Dear sir or madam, " * 20, "not an image"),
+        "empty.jpg": (b"", "empty"),
+        "claim.png": (png_claiming(900, 900), "truncated"),
+    }
+    for name, (data, reason) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=reason) as caught:
+            open_image(tmp_path / name)
+        assert caught.value.path == str(tmp_path / name)
+    with pytest.raises(ImageError, match="no such file"):
+        open_image(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="folder"):
+        open_image(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tif", "bmp"])
+def test_random_damage_never_raises_anything_else(
+    tmp_path: Path, astronaut: np.ndarray, suffix: str
+) -> None:
+    path = tmp_path / f"fuzz.{suffix}"
+    Image.fromarray(astronaut[::8, ::8]).save(path)
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        data = whole.copy()
+        places = rng.integers(0, len(data), rng.integers(1, 20))
+        data[places] = rng.integers(0, 256, len(places))
+        path.write_bytes(data[: rng.integers(1, len(data) + 1)].tobytes())
+        try:
+            pixels = open_image(path).pixels
+        except ImageError:
+            continue
+        assert pixels.ndim == 3
+        assert pixels.dtype == np.uint8
+
+
+def test_image_errors_travel_between_processes() -> None:
+    again = pickle.loads(pickle.dumps(ImageError("a.jpg", "is empty")))
+    assert (again.path, again.reason, str(again)) == ("a.jpg", "is empty", "a.jpg: is empty")
+
+
+def test_facts_come_from_the_header(tmp_path: Path, astronaut: np.ndarray) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(astronaut).save(path, quality=80, subsampling="4:2:2")
+    facts = read_facts(path)
+    assert (facts.format, facts.mode, facts.subsampling) == ("JPEG", "RGB", "4:2:2")
+    assert (facts.stored_width, facts.stored_height) == (512, 512)
+    assert facts.bytes == path.stat().st_size
+    assert len(facts.quantization[0]) == 64
+    assert not facts.has_exif
+
+
+def test_a_folders_images_are_found_in_order(tmp_path: Path) -> None:
+    for name in (
+        "b.JPG",
+        "a.png",
+        "sub/c.webp",
+        "sub/notes.txt",
+        ".hidden.png",
+        ".git/x.png",
+        "ü.gif",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = [Path(p).relative_to(tmp_path).as_posix() for p in find_images(tmp_path)]
+    assert found == ["a.png", "b.JPG", "ü.gif", "sub/c.webp"]
+    assert list(find_images(str(tmp_path / "sub/notes.txt"))) == [str(tmp_path / "sub/notes.txt")]
+    with pytest.raises(GanscopeError, match="no such file or folder"):
+        list(find_images(tmp_path / "gone"))
+    assert all(s == s.lower() for s in IMAGE_SUFFIXES)
