@@ -2,6 +2,7 @@
 everywhere.
 """
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,9 +17,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-out = Console()
+_worker = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
+
+out = Console(quiet=_worker)
 """Results: what a person reads or a program parses."""
-err = Console(stderr=True)
+err = Console(stderr=True, quiet=_worker)
 """Progress and remarks."""
 
 Device = Annotated[
@@ -47,5 +50,5 @@ def progress() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=err,
         transient=True,
-        disable=not err.is_terminal,
+        disable=_worker or not err.is_terminal,
     )

@@ -9,7 +9,8 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -132,21 +133,15 @@ class CorpusWriter:
         return self.root
 
 
-class disk_errors:
-    """A context in which a full or read-only disk becomes a line that says what to do."""
-
-    def __init__(self, root: Path):
-        self.root = root
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into a line that says what to do."""
+    try:
+        yield
+    except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise GanscopeError(
-                f"the disk of {self.root} is full; free some space and run the same command again: "
+                f"the disk of {root} is full; free some space and run the same command again: "
                 "it continues where it stopped"
             ) from None
-        raise GanscopeError(f"{self.root}: cannot be written ({error.strerror or error})") from None
+        raise GanscopeError(f"{root}: cannot be written ({error.strerror or error})") from None

@@ -38,12 +38,12 @@ from ganscope.detector.finishing import finish_run
 from ganscope.detector.model import Detector
 from ganscope.devices import Speed, fastest, pick_device, processes
 from ganscope.errors import GanscopeError
-from ganscope.folders import CONFIG
+from ganscope.folders import CHECKPOINT, CONFIG, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SETTINGS, CHECKPOINT, LOSSES = "settings.json", "checkpoint.pt", "losses.csv"
+SETTINGS, LOSSES = "settings.json", "losses.csv"
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
 EMA = 0.999
@@ -179,7 +179,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             if main:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 states |= {"best": best, "log": log, "losses": torch.from_numpy(sampler.losses)}
-                _save_checkpoint(run, {**states, "speed": speed.__dict__, "checked": checked})
+                save_checkpoint(run, {**states, "speed": speed.__dict__, "checked": checked})
                 write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
 
     if main:
@@ -249,9 +249,7 @@ def _open_run(
             )
     elif run.exists() and (not run.is_dir() or any(run.iterdir())):
         raise GanscopeError(f"{run} exists and is not a run of train-detector; name another --out")
-    saved = None
-    if (run / CHECKPOINT).exists():
-        saved = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
+    saved = load_checkpoint(run)
     state.wait_for_everyone()  # all have looked before one writes
     if state.is_main_process:
         try:
@@ -382,16 +380,3 @@ def _note(log: list[dict[str, Any]]) -> str:
     if not log:
         return ""
     return f"loss {log[-1]['loss']:.3f}  val AUROC {log[-1]['val_auroc']:.3f}"
-
-
-def _save_checkpoint(run: Path, state: dict[str, Any]) -> None:
-    part = run / f".{CHECKPOINT}.part"
-    try:
-        torch.save(state, part)
-        os.replace(part, run / CHECKPOINT)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        raise GanscopeError(
-            f"{run}: the checkpoint cannot be written ({error}); free some space and run the same "
-            "command again: it continues where it stopped"
-        ) from None

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,12 @@ from ganscope.config import (
 from ganscope.datasets.sources import Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes
 from ganscope.errors import GanscopeError
-from ganscope.folders import CONFIG
+from ganscope.folders import CHECKPOINT, CONFIG, load_checkpoint, save_checkpoint
 from ganscope.generator.architectures import Architecture, architectures
 from ganscope.generator.model import Generator, latent
 from ganscope.generator.networks import average_into
 
-SETTINGS, CHECKPOINT, LOSSES, SAMPLES = "settings.json", "checkpoint.pt", "losses.csv", "samples"
+SETTINGS, LOSSES, SAMPLES = "settings.json", "losses.csv", "samples"
 IGNORED = ("out", "device", "steps", "sample_every")
 """Settings that may differ when a run is continued: it can be made longer or shorter."""
 GRID = 8
@@ -74,7 +75,7 @@ def train_generator(
     discriminator = architecture.discriminator(
         size=settings.size, width=settings.discriminator_width or settings.width
     )
-    saved = _load_checkpoint(run)
+    saved = load_checkpoint(run)
     speed = Speed(**saved["speed"]) if saved else _measure(settings, architecture, state.device)
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -159,7 +160,7 @@ def train_generator(
             _save_samples(average, run, step)
             _write_log(run, log)
             states = {name: part.state_dict() for name, part in parts.items()}
-            _save_checkpoint(run, {"step": step, "speed": speed.__dict__, **states})
+            save_checkpoint(run, {"step": step, "speed": speed.__dict__, **states})
 
     accelerator.wait_for_everyone()
     if watch:
@@ -220,17 +221,14 @@ def _batches(
             number += 1
 
 
-class _frozen:
-    """A context in which a network's weights take no gradient: the generator's step needs none."""
-
-    def __init__(self, network: nn.Module):
-        self.network = network
-
-    def __enter__(self) -> None:
-        self.network.requires_grad_(False)
-
-    def __exit__(self, *_: object) -> None:
-        self.network.requires_grad_(True)
+@contextmanager
+def _frozen(network: nn.Module) -> Iterator[None]:
+    """A network's weights take no gradient in here: the generator's step needs none of them."""
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        network.requires_grad_(True)
 
 
 def _bare(network: nn.Module) -> nn.Module:
@@ -260,19 +258,6 @@ def _measure(
         loss.backward()
 
     return fastest(step, device, settings.precision)
-
-
-def _load_checkpoint(run: Path) -> dict[str, Any] | None:
-    path = run / CHECKPOINT
-    if not path.exists():
-        return None
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _save_checkpoint(run: Path, state: dict[str, Any]) -> None:
-    part = run / f".{CHECKPOINT}.part"
-    torch.save(state, part)
-    os.replace(part, run / CHECKPOINT)
 
 
 def _read_log(run: Path, step: int) -> list[dict[str, Any]]:

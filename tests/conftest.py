@@ -1,5 +1,6 @@
 """Shared fixtures. What is tested is the installed package, not the folders beside this one."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import pytest  # noqa: E402
 import skimage.data  # noqa: E402
 import torch  # noqa: E402
 
-torch.set_num_threads(2)
+# Tests run beside each other, a process a core; one thread each, also in the commands they start.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -73,13 +73,11 @@ class GenerateSettings:
     """JPEG and WebP quality, 1 to 100; the same for reals and fakes."""
     seed: int = 0
     """The same seed gives the same bytes."""
-    batch_size: int = 64
-    """Images made at a time. A fake does not depend on it."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
         _paths(self, "out")
-        _at_least(self, n=1, size=8, quality=1, seed=0, batch_size=1)
+        _at_least(self, n=1, size=8, quality=1, seed=0)
         _one_of(self, format=FORMATS)
         _device(self.device)
         if self.quality > 100:

@@ -8,7 +8,6 @@ Weights are kept in fp16 and computed with in fp32.
 
 import hashlib
 import os
-import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +23,8 @@ from ganscope.errors import GanscopeError
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+CHECKPOINT = "checkpoint.pt"
+"""In the run folder of an unfinished training."""
 FORMAT_VERSION = 1
 
 
@@ -169,8 +170,22 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         return ModelCard(self.card)
 
 
-def copy_folder(source: str | Path, target: str | Path) -> None:
-    """Copy the three files of a network's folder."""
-    Path(target).mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS, CARD, CONFIG):
-        shutil.copyfile(Path(source) / name, Path(target) / name)
+def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
+    """Write what a training needs to go on, atomically; a full disk is a `GanscopeError`."""
+    part = run / f".{CHECKPOINT}.part"
+    try:
+        torch.save(state, part)
+        os.replace(part, run / CHECKPOINT)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        raise GanscopeError(
+            f"{run}: the checkpoint cannot be written ({error}); free some space and run the same "
+            "command again: it continues where it stopped"
+        ) from None
+
+
+def load_checkpoint(run: Path) -> dict[str, Any] | None:
+    """The state that `save_checkpoint` left in a run folder, on the CPU; None if there is none."""
+    if not (run / CHECKPOINT).exists():
+        return None
+    return torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
