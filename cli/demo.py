@@ -37,12 +37,12 @@ def demo(
     """
     import cv2
     import numpy as np
-    import skimage.data
 
     from ganscope.cli.benchmark import show_results
     from ganscope.cli.check import show_checks
     from ganscope.datasets.audit import audit_corpus
     from ganscope.datasets.corpus import open_corpus
+    from ganscope.datasets.sources import open_source
     from ganscope.detector.benchmark import benchmark_detectors
     from ganscope.detector.checking import check_images
     from ganscope.detector.training import train_detector
@@ -101,9 +101,13 @@ def demo(
     show_results(results)
 
     err.rule("4. check photos")
-    photo = folder / "photo.jpg"
-    cv2.imwrite(str(photo), skimage.data.coffee()[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
-    fakes = table[(table["label"] == 1) & (table["split"] == "test")]["path"][:3]
+    test = table[table["split"] == "test"]
+    photographs = open_source("photographs")
+    number = photographs.groups.index(test[test["label"] == 0]["group"].iloc[0])
+    photo = folder / "photo.jpg"  # a whole photograph of which the training saw nothing
+    pixels = photographs.photo(number)
+    cv2.imwrite(str(photo), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    fakes = test[test["label"] == 1]["path"][:3]
     for detector, paths in ((str(run), (str(photo), *fakes)), ("default", (str(photo),))):
         settings = CheckSettings(
             paths=paths,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module, resources
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -41,6 +42,7 @@ class Source:
         self._read = read
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._cached_bytes = 0
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -49,14 +51,17 @@ class Source:
         """The (H, W, 3) uint8 RGB pixels of one photograph; raises `ImageError` if it is
         damaged.
         """
-        if number in self._cache:
-            self._cache.move_to_end(number)
-            return self._cache[number]
+        with self._lock:  # several threads cut crops of one source
+            if number in self._cache:
+                self._cache.move_to_end(number)
+                return self._cache[number]
         pixels = self._read(number)
-        self._cache[number] = pixels
-        self._cached_bytes += pixels.nbytes
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
+        with self._lock:
+            if number not in self._cache:
+                self._cache[number] = pixels
+                self._cached_bytes += pixels.nbytes
+            while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+                self._cached_bytes -= self._cache.popitem(last=False)[1].nbytes
         return pixels
 
 

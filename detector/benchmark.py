@@ -6,8 +6,10 @@ detector's scores be put beside it.
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CHUNK = 64
-"""Images open at a time."""
+"""Images open at a time, and fewer where they are large:"""
+CHUNK_PIXELS = 50_000_000
+"""once so many pixels are open, they are scored before more are."""
+AHEAD = 4
+"""Further images that may be open and waiting."""
 MADE_OF = ("scores.csv", "results.csv", "results.json", "roc.png", "matrix.png")
 
 
@@ -141,7 +147,7 @@ def _score_all(
                         }
                     )
         if progress and task is not None:
-            progress.update(task, completed=numbers[-1] + 1 if numbers else None)
+            progress.update(task, completed=numbers[-1] + 1)
     about = table[["path", "file_name", "label", "generator", "source", "group"]]
     scores = pd.DataFrame(
         rows, columns=["image", "degradation", "detector", "score", "probability"]
@@ -152,7 +158,7 @@ def _score_all(
 def _opened(
     paths: list[str], unreadable: dict[str, str]
 ) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Chunks of (row numbers, pixels), opened in threads one chunk ahead."""
+    """Chunks of (row numbers, pixels), opened in threads a few images ahead, in order."""
 
     def work(path: str) -> np.ndarray | ImageError:
         try:
@@ -160,23 +166,28 @@ def _opened(
         except ImageError as error:
             return error
 
+    numbers: list[int] = []
+    images: list[np.ndarray] = []
+    source = iter(paths)
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        starts = range(0, len(paths), CHUNK)
-        ahead = [pool.submit(work, p) for p in paths[:CHUNK]]
-        for start in starts:
-            now, ahead = (
-                ahead,
-                [pool.submit(work, p) for p in paths[start + CHUNK : start + 2 * CHUNK]],
-            )
-            numbers, images = [], []
-            for number, future in enumerate(now, start):
-                found = future.result()
+        ahead: deque[Future] = deque(pool.submit(work, p) for p in islice(source, AHEAD))
+        try:
+            for number, path in enumerate(paths):
+                found = ahead.popleft().result()
+                ahead.extend(pool.submit(work, p) for p in islice(source, 1))
                 if isinstance(found, ImageError):
-                    unreadable[paths[number]] = found.reason
+                    unreadable[path] = found.reason
                 else:
                     numbers.append(number)
                     images.append(found)
-            yield numbers, images
+                pixels = sum(image.shape[0] * image.shape[1] for image in images)
+                if len(images) >= CHUNK or pixels >= CHUNK_PIXELS:
+                    yield numbers, images
+                    numbers, images = [], []
+            if images:
+                yield numbers, images
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _wide(scores: pd.DataFrame) -> pd.DataFrame:

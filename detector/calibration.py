@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
+from ganscope.errors import GanscopeError
+
 MISSES = 0.05
 """Share of validation fakes that may lie below the threshold of "real"."""
 
@@ -20,9 +22,11 @@ def calibrate(
     """Platt scaling: scale and shift for probability = sigmoid(scale * logit + shift).
 
     Both classes weigh alike. The fit is lightly regularised, so classes that do not overlap give no
-    infinite certainty; a detector that is wrong way round gets scale 0: it knows nothing.
+    infinite certainty; a detector that is wrong way round gets scale 0: it knows nothing. Raises
+    `GanscopeError` if there are images of one class only.
     """
     x, y = np.asarray(logits, float)[:, None], np.asarray(labels, int)
+    _both_classes(y)
     spread = float(x.std()) or 1.0
     fit = LogisticRegression(C=1.0, class_weight="balanced").fit(x / spread, y)
     scale, shift = float(fit.coef_[0, 0]) / spread, float(fit.intercept_[0])
@@ -36,14 +40,24 @@ def choose_thresholds(
 
     fpr_1 (fpr_5): at most 1 % (5 %) of the reals score as high or higher. fake = fpr_1. real: at
     most 5 % of the fakes score below it, and it is never above fake. What lies between is *unsure*.
+    Raises `GanscopeError` if there are images of one class only.
     """
     s, y = np.asarray(scores, float), np.asarray(labels, int)
+    _both_classes(y)
     reals, fakes, every = np.sort(s[y == 0]), np.sort(s[y == 1]), np.unique(s)
     fpr_1, fpr_5 = (_above(reals, share, every) for share in (0.01, 0.05))
     spared = fakes[int(MISSES * len(fakes))]  # so many fakes lie below this one
     lower = every[every < spared]
     real = float((spared + lower[-1]) / 2) if len(lower) else float(spared)
     return {"fake": fpr_1, "real": min(real, fpr_1), "fpr_1": fpr_1, "fpr_5": fpr_5}
+
+
+def _both_classes(y: np.ndarray) -> None:
+    for label, word in ((0, "reals"), (1, "fakes")):
+        if not (y == label).any():
+            raise GanscopeError(
+                f"no readable {word} among the validation images; calibration needs both classes"
+            )
 
 
 def _above(reals: np.ndarray, share: float, every: np.ndarray) -> float:

@@ -146,21 +146,27 @@ def _heatmap_names(folder: Path) -> Any:
 
 
 class _Table:
-    """A CSV that grows under a temporary name and takes its own when all rows are in it."""
+    """A CSV that grows under a temporary name and takes its own when all rows are in it.
+
+    Only a file is ever replaced: never a folder, and never a device such as /dev/stdout.
+    """
 
     def __init__(self, path: Path | None):
-        self.path = path
-        self.part = path.with_name(f".{path.name}.part") if path else None
+        if path and path.exists() and not path.is_file():
+            raise GanscopeError(f"--csv {path}: is there already and no file; name another")
+        self.path = path.resolve() if path else None  # what a link leads to, not the link
+        self.part = self.path.with_name(f".{self.path.name}.part") if self.path else None
 
     def __enter__(self) -> "_Table":
         if self.part:
             try:
                 self.part.parent.mkdir(parents=True, exist_ok=True)
-                self.file = open(self.part, "w", newline="", encoding="utf-8")
+                # A file's name need not be UTF-8: its bytes are kept as they are.
+                self.file = open(
+                    self.part, "w", newline="", encoding="utf-8", errors="surrogateescape"
+                )
             except OSError as error:
-                raise GanscopeError(
-                    f"--csv {self.path}: cannot be written ({error.strerror})"
-                ) from None
+                raise self._unwritable(error) from None
             self.rows = csv.DictWriter(self.file, FIELDS)
             self.rows.writeheader()
         return self
@@ -172,13 +178,23 @@ class _Table:
                 "thresholds": json.dumps(row["thresholds"]),
                 "warnings": "; ".join(check.warnings),
             }
-            self.rows.writerow(row)
+            try:
+                self.rows.writerow(row)
+            except OSError as error:
+                raise self._unwritable(error) from None
 
     def __exit__(self, kind: object, *_: object) -> None:
         if not self.part or not self.path:
             return
-        self.file.close()
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
+        try:
+            self.file.close()  # writes what is still in memory
+            if kind is None:
+                os.replace(self.part, self.path)
+        except OSError as error:
+            if kind is None:  # else the first error is the one to tell
+                raise self._unwritable(error) from None
+        finally:
             self.part.unlink(missing_ok=True)
+
+    def _unwritable(self, error: OSError) -> GanscopeError:
+        return GanscopeError(f"--csv {self.path}: cannot be written ({error.strerror})")

@@ -171,7 +171,7 @@ def _stitched(
     )
     window = np.hanning(size + 2)[1:-1].astype(np.float32)  # a tile counts most in its middle
     window = np.outer(window, window)
-    total = np.zeros(pixels.shape[:2], np.float32)
+    total: np.ndarray = np.zeros(pixels.shape[:2], np.float32)
     weight = np.zeros_like(total)
     for start in range(0, len(positions), BATCH):
         part = positions[start : start + BATCH]

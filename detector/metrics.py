@@ -138,14 +138,14 @@ def _resamples(
     y: np.ndarray, groups: Sequence[str] | np.ndarray | None, times: int, rng: np.random.Generator
 ) -> np.ndarray:
     """How often each image is drawn in each resample: (times, N)."""
-    units = np.arange(len(y)).astype(str).astype(object)
+    units = np.arange(len(y))  # an image without a group is drawn alone
     if groups is not None:
-        named = np.asarray(groups, object)
-        units = np.where(named != "", named, units)
+        names, group = np.unique(np.asarray(groups, str), return_inverse=True)
+        units = np.where(names[group] != "", len(y) + group, units)
     weights = np.zeros((times, len(y)))
     for label in (0, 1):
         rows = np.flatnonzero(y == label)
-        _, unit = np.unique(units[rows].astype(str), return_inverse=True)
+        _, unit = np.unique(units[rows], return_inverse=True)
         count = int(unit.max()) + 1
         drawn = rng.multinomial(count, np.full(count, 1 / count), size=times)
         weights[:, rows] = drawn[:, unit]

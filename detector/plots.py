@@ -31,7 +31,7 @@ def draw_roc(path: str | Path, curves: dict[str, tuple[np.ndarray, np.ndarray]])
         if len(set(np.asarray(labels).tolist())) < 2:
             continue
         fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-        label = f"{name}  {roc_auc_score(labels, scores):.3f}"
+        label = f"{_short(name)}  {roc_auc_score(labels, scores):.3f}"
         whole.plot(fpr, tpr, label=label, linewidth=1.6)
         low.step(np.maximum(fpr, 1e-4), tpr, where="post", linewidth=1.6)
     whole.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")

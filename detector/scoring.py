@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -43,7 +44,9 @@ class Scored:
     width: int = 0
     height: int = 0
     contrast: float = 0.0
-    """Standard deviation of the tiles' grey values, 0 to 255: near 0 there is nothing to see."""
+    """Standard deviation of the liveliest colour channel in the tiles, 0 to 255: near 0 there is
+    nothing to see.
+    """
     warnings: tuple[str, ...] = ()
     error: str | None = None
 
@@ -158,6 +161,8 @@ def _opened(
 
     def work(image: str | Path | np.ndarray) -> tuple[Scored, np.ndarray | None]:
         if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+                raise ValueError(f"pixels must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
             return _tiled("", image, (), size, most)
         try:
             opened = open_image(image)
@@ -187,7 +192,7 @@ def _tiled(
     whole = max(1, -(-height // size)) * max(1, -(-width // size))
     if len(cut) < whole:
         said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
-    contrast = float(cut[..., 1].std())
+    contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
     if contrast < 1.0:
         said.append("almost constant: no texture to judge by")
     scored = Scored(

@@ -11,6 +11,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from ganscope.config import BenchmarkSettings
+from ganscope.detector import benchmark
 from ganscope.detector.benchmark import benchmark_detectors
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
@@ -123,6 +124,36 @@ def test_mistakes_are_named(
     with pytest.raises(GanscopeError, match=message):
         benchmark_detectors(settings(corpus, tmp_path / "out", **arguments))
     assert not (tmp_path / "out").exists()
+
+
+def test_chunks_of_open_images_are_bounded_by_their_pixels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "CHUNK_PIXELS", 250)
+    paths = [str(tmp_path / f"{i}.png") for i in range(8)]
+    for path in paths:
+        cv2.imwrite(path, np.zeros((10, 10, 3), np.uint8))
+    Path(paths[4]).write_bytes(b"damaged")
+    unreadable: dict[str, str] = {}
+    chunks = list(benchmark._opened(paths, unreadable))
+    assert [numbers for numbers, _ in chunks] == [[0, 1, 2], [3, 5, 6], [7]]
+    assert [len(images) for _, images in chunks] == [3, 3, 1]
+    assert list(unreadable) == [paths[4]]
+
+
+def test_a_single_pixel_goes_through_every_degradation(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(corpus, tmp_path / "tiny")
+    cv2.imwrite(str(tmp_path / "tiny" / "0_real" / "0.png"), np.full((1, 1, 3), 90, np.uint8))
+    degrade = ("resize:0.1", "crop:0.1", "jpeg:75", "blur:2")
+    results = benchmark_detectors(
+        settings(tmp_path / "tiny", tmp_path / "o", detector=(detectors["light"],), degrade=degrade)
+    )
+    assert results.attrs["unreadable"] == {}
+    assert set(results["n_real"]) == {12}
 
 
 def test_a_benchmark_is_not_written_over(

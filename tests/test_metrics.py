@@ -102,6 +102,25 @@ def test_groups_widen_the_interval_when_their_images_agree() -> None:
     assert together.high - together.low > 2 * (apart.high - apart.low)
 
 
+def test_an_image_without_a_group_is_drawn_alone_whatever_groups_are_called() -> None:
+    labels, scores = sample(300)
+    numbers = np.where(np.arange(300) < 150, "", (np.arange(300) - 150).astype(str))
+    words = np.where(numbers == "", "", np.char.add("photo ", numbers))
+    rng = np.random.default_rng(0)
+    weights = metrics._resamples(labels, numbers, 50, rng)
+    reals = np.flatnonzero(labels == 0)
+    same = [
+        (i, j) for i in reals for j in reals if i < j and (weights[:, i] == weights[:, j]).all()
+    ]
+    assert not same  # all groups hold one image here: no two are drawn together
+    ours, other = (
+        evaluate_scores(labels, scores, bootstrap=50, groups=g) for g in (numbers, words)
+    )
+    assert ours["auroc"].high - ours["auroc"].low == pytest.approx(
+        other["auroc"].high - other["auroc"].low, rel=0.5
+    )
+
+
 def test_one_class_gives_nan_not_a_crash() -> None:
     found = evaluate_scores([1, 1], [0.9, 0.2])
     assert np.isnan(found["auroc"].value)

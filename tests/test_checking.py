@@ -1,0 +1,95 @@
+"""Checking: the CSV on a hostile disk, odd file names, and what counts as nothing to see."""
+
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ganscope.config import CheckSettings
+from ganscope.detector.checking import Check, check_image, check_images
+from ganscope.detector.model import Detector
+from ganscope.errors import GanscopeError
+
+
+@pytest.fixture
+def sure(tmp_path: Path) -> str:
+    """A detector on disk that calls everything fake."""
+    torch.manual_seed(0)
+    detector = Detector.create("cnn", width=8, depth=3).eval()
+    detector.config["thresholds"] = {"fake": 0.0, "real": 0.0, "fpr_1": 0.0, "fpr_5": 0.0}
+    detector.save(tmp_path / "sure")
+    return str(tmp_path / "sure")
+
+
+def checks(photo: Path, sure: str, csv: Path) -> list[Check]:
+    settings = CheckSettings(paths=(str(photo),), detector=sure, csv=csv, device="cpu")
+    return list(check_images(settings))
+
+
+def test_texture_in_any_one_colour_is_something_to_see(sure: str, tmp_path: Path) -> None:
+    for channel in range(3):
+        pixels = np.zeros((96, 96, 3), np.uint8)
+        pixels[..., channel] = np.random.default_rng(0).integers(0, 256, (96, 96))
+        cv2.imwrite(str(tmp_path / "one.png"), pixels)
+        check = check_image(tmp_path / "one.png", sure, device="cpu")
+        assert check.verdict == "fake"
+        assert not check.warnings
+
+
+def test_a_csv_never_replaces_a_folder_or_a_device(photo: Path, sure: str, tmp_path: Path) -> None:
+    """A device is stood in for by a named pipe: replacing /dev/null would harm the machine."""
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("folder.csv", "pipe.csv"):
+        with pytest.raises(GanscopeError, match="no file"):
+            checks(photo, sure, tmp_path / name)
+    assert (tmp_path / "folder.csv").is_dir()
+    assert (tmp_path / "pipe.csv").is_fifo()
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_csv_is_written_through_a_link(photo: Path, sure: str, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "elsewhere" / "verdicts.csv")
+    checks(photo, sure, tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "elsewhere" / "verdicts.csv").read_text().startswith("path,score")
+
+
+def test_a_full_disk_is_one_clear_line_and_keeps_the_old_csv(
+    photo: Path, sure: str, tmp_path: Path
+) -> None:
+    csv = tmp_path / "verdicts.csv"
+    csv.write_text("yesterday")
+    with largest_file(20), pytest.raises(GanscopeError, match="cannot be written"):
+        checks(photo, sure, csv)
+    assert csv.read_text() == "yesterday"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a disk that fills up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_name_that_is_no_utf8_is_written_as_it_is(photo: Path, sure: str, tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/odd\xff.jpg"
+    try:
+        os.rename(photo, odd)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    (check,) = checks(Path(os.fsdecode(odd)), sure, tmp_path / "verdicts.csv")
+    assert check.error is None
+    assert b"odd\xff.jpg" in (tmp_path / "verdicts.csv").read_bytes()
