@@ -13,7 +13,7 @@ from ganscope.config import BenchmarkSettings
 if TYPE_CHECKING:
     import pandas
 
-METRICS = {"AP": "ap", "accuracy": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
+METRICS = {"accuracy": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
 """Columns on the screen beside the AUROC; CSV and JSON have every metric."""
 
 
@@ -73,9 +73,9 @@ def show_results(results: "pandas.DataFrame") -> None:
     """Print a benchmark's results, a row a cell, and below it what deserves a remark."""
     table = Table(box=None, pad_edge=False)
     for column in ("detector", "generator", "degraded"):
-        table.add_column(column, overflow="ellipsis", no_wrap=True)
-    for column in ("AUROC", "95 %", *METRICS):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, overflow="fold")
+    for column in ("AUROC", "95 %     ", *METRICS):
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     remarks = []
     for _, row in results.iterrows():
         cell = [str(row[name]) for name in ("detector", "generator", "degradation")]
