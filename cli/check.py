@@ -115,8 +115,8 @@ def _table(checks: list["Check"]) -> Table:
     table.add_column("remarks", overflow="fold")
     for one in checks:
         size = f"{one.width}x{one.height}" if one.width else ""
-        # Text, not markup: a file's name may hold square brackets.
-        path = Text(one.path)
+        # Text, not markup: a file's name may hold square brackets, and bytes that are no UTF-8.
+        path = Text(one.path.encode("utf-8", "replace").decode("utf-8"))
         if one.error:
             table.add_row(Text("error", style="magenta"), "", "", size, path, Text(one.error))
             continue

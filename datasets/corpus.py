@@ -65,7 +65,8 @@ def open_corpora(paths: Sequence[str | Path]) -> Corpus:
         for part in parts
     ]
     table = pd.concat(tables, ignore_index=True)
-    doubles = table["path"][table["path"].duplicated()]
+    whole = [part.root.resolve() / name for part in parts for name in part.table["file_name"]]
+    doubles = table["path"][pd.Series(whole).duplicated()]
     if len(doubles):
         raise GanscopeError(f"{doubles.iloc[0]}: is in two of the corpora; name each corpus once")
     return Corpus(Path("."), table)

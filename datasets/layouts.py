@@ -17,6 +17,10 @@ from ganscope.registry import Registry
 
 Layout = Callable[[Path], pd.DataFrame | None]
 layouts: Registry[Layout] = Registry("corpus layout")
+NAMES = ("file_name", "filename", "path")
+"""What a CSV file may call the column of file names; the first that is there counts."""
+TEXTS = ("group", "source", "generator", "split", "weights")
+"""Columns that are text even where they look like numbers: 0001 is not 1."""
 
 
 @layouts.register("table")
@@ -104,7 +108,7 @@ def real_fake(root: Path) -> pd.DataFrame | None:
 def _stem(row: dict) -> str:
     """Path below the real or fake folder, without the ending."""
     parts = Path(row["file_name"]).with_suffix("").parts
-    start = max(i for i, part in enumerate(parts) if part in {"real", "fake"}) + 1
+    start = max(i for i, part in enumerate(parts[:-1]) if part in {"real", "fake"}) + 1
     return "/".join(parts[start:])
 
 
@@ -135,16 +139,20 @@ def _read_csv(path: Path) -> pd.DataFrame:
     try:
         rows = pd.read_csv(
             path,
-            dtype={"group": str, "source": str, "generator": str, "split": str, "weights": str},
-            keep_default_na=True,
+            dtype=dict.fromkeys([*NAMES, *TEXTS], str),
+            keep_default_na=False,  # a group may be called "None" or "NA"
+            na_values=[""],
         )
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise GanscopeError(f"{path}: not a readable CSV table ({reason})") from None
-    rows = rows.rename(columns={c: "file_name" for c in ("filename", "path") if c in rows})
+    name = next((c for c in NAMES if c in rows), "file_name")
+    rows = rows.rename(columns={name: "file_name"})
     missing = {"file_name", "label"} - set(rows.columns)
     if missing:
         raise GanscopeError(
             f"{path}: has no column {sorted(missing)[0]!r} (file_name,label needed)"
         )
+    if rows["file_name"].isna().any():
+        raise GanscopeError(f"{path}: row {rows['file_name'].isna().argmax() + 1} names no file")
     return rows

@@ -80,10 +80,15 @@ def split_corpus(
     table.loc[table["generator"].isin(val), "split"] = "val"
     shares = {"val": SHARE} | ({"test": SHARE} if test_generator or not val else {})
     shares["train"] = 1 - sum(shares.values())
-    # Reals are drawn source by source, so that each source is in every split.
-    for _, reals in table[table["label"] == 0].groupby("source"):
-        splits = assign_splits(sorted(set(unit[reals.index])), shares, seed)
-        table.loc[reals.index, "split"] = unit[reals.index].map(splits)
+    # Reals are drawn source by source, so that each source is in every split; all together where
+    # sources are so small that a split would be left without reals.
+    reals = table[table["label"] == 0]
+    for by in (reals["source"], pd.Series("", reals.index)):
+        for _, rows in reals.groupby(by):
+            splits = assign_splits(sorted(set(unit[rows.index])), shares, seed)
+            table.loc[rows.index, "split"] = unit[rows.index].map(splits)
+        if set(table.loc[reals.index, "split"]) == set(shares):
+            break
     rest = table[table["split"] == ""]
     if len(val):
         table.loc[rest.index, "split"] = "train"

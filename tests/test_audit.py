@@ -62,7 +62,9 @@ def test_a_planted_leak_is_found_and_named(tmp_path: Path, fake: Save, clue: str
     found = audit(tmp_path, jpeg(), fake)
     assert found.leaks
     assert found.auroc > 0.95
-    assert dict(found.clues)[clue] > 0.95
+    assert found.clues[0][0] == clue
+    assert found.clues[0][1] > 0.95
+    assert [score for _, score in found.clues] == sorted(dict(found.clues).values(), reverse=True)
     assert found.by_generator["gan"] > 0.95
 
 

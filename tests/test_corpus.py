@@ -78,6 +78,53 @@ def test_layout_table_and_manifest(tmp_path: Path) -> None:
     assert read(tmp_path) == [("a.png", 0, "real"), ("b.png", 1, "sd")]
 
 
+@pytest.mark.parametrize("other", ["path", "filename"])
+def test_of_several_columns_of_names_file_name_counts(tmp_path: Path, other: str) -> None:
+    (tmp_path / "metadata.csv").write_text(f"{other},label,file_name\n/lab/x.png,0,a.png\n")
+    assert open_corpus(tmp_path).table["path"].tolist() == [str(tmp_path / "a.png")]
+
+
+def test_names_that_look_like_numbers_or_like_nothing_stay_as_written(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,label,generator,group\n0001,0,,None\n0002,1,NA,007\n3.10,1,,\n"
+    )
+    table = open_corpus(tmp_path).table
+    assert table["file_name"].tolist() == ["0001", "0002", "3.10"]
+    assert table["generator"].tolist() == ["real", "NA", "fake"]
+    assert table["group"].tolist() == ["None", "007", ""]
+
+
+def test_absolute_names_in_a_table_stay_absolute(tmp_path: Path) -> None:
+    image = tree(tmp_path, "elsewhere/a.png") / "elsewhere/a.png"
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.csv").write_text(f"path,label\n{image},1\n")
+    assert open_corpus(tmp_path / "lists" / "list.csv").table["path"].tolist() == [str(image)]
+
+
+def test_labels_are_read_as_words_and_numbers_in_any_case(tmp_path: Path) -> None:
+    words = ["0", "Real", " nature ", "0.0", "1", "FAKE", "ai", "1.0"]
+    rows = "".join(f"{i}.png,{word}\n" for i, word in enumerate(words))
+    (tmp_path / "metadata.csv").write_text("file_name,label\n" + rows)
+    assert open_corpus(tmp_path).table["label"].tolist() == [0] * 4 + [1] * 4
+
+
+def test_validation_is_another_word_for_val(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,label,split\na.png,0,validation\nb.png,1,valid\nc.png,1,\n"
+    )
+    assert open_corpus(tmp_path).table["split"].tolist() == ["val", "val", ""]
+
+
+def test_images_named_after_their_class_are_pairs_too(tmp_path: Path) -> None:
+    tree(tmp_path, "real/fake.png", "fake/fake.png", "real/real.png")
+    table = open_corpus(tmp_path).table.set_index("file_name")
+    assert table["group"].to_dict() == {
+        "real/fake.png": "fake",
+        "fake/fake.png": "fake",
+        "real/real.png": "",
+    }
+
+
 def test_every_layout_says_what_it_reads() -> None:
     for read_layout in layouts.values():
         assert (read_layout.__doc__ or "").split("\n")[0].endswith(".")
@@ -93,6 +140,7 @@ def test_every_layout_says_what_it_reads() -> None:
         ("file_name,label\na.png,0\na.png,0\n", "listed twice"),
         ("name,label\na.png,0\n", "no column 'file_name'"),
         ("file_name,label\n", "no images"),
+        ("file_name,label\na.png,0\n,1\n", "row 2 names no file"),
         ("", "not a readable CSV"),
         ("file_name,label,split\na.png,0,exam\n", "unknown split 'exam'"),
     ],
@@ -122,6 +170,25 @@ def test_several_corpora_make_one(tmp_path: Path) -> None:
     assert both.table["file_name"].is_unique
     with pytest.raises(GanscopeError, match="two of the corpora"):
         open_corpora([tmp_path / "a", tmp_path / "a"])
+
+
+def test_a_corpus_named_twice_is_found_out_under_any_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the same file would be learned from and asked about."""
+    tree(tmp_path / "a", "0_real/x.png", "1_fake/gan/y.png")
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path)
+    for other in (tmp_path / "a", "link", "a/../a"):
+        with pytest.raises(GanscopeError, match="two of the corpora"):
+            open_corpora(["a", other])
+
+
+def test_an_only_corpus_keeps_its_names(tmp_path: Path) -> None:
+    tree(tmp_path, "0_real/x.png", "1_fake/gan/y.png")
+    alone = open_corpora([tmp_path])
+    assert sorted(alone.table["file_name"]) == ["0_real/x.png", "1_fake/gan/y.png"]
+    assert alone.root == tmp_path
 
 
 def test_the_newest_corpus_is_found(tmp_path: Path) -> None:

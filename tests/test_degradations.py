@@ -82,12 +82,17 @@ def test_crop_keeps_the_centre() -> None:
     assert np.array_equal(apply("crop", pixels, 0.5), np.full((4, 4, 3), 255, np.uint8))
 
 
-@pytest.mark.parametrize("quality", [30, 50, 75, 90, 95, 98])
-def test_quality_is_read_off_the_tables(quality: int, astronaut: np.ndarray) -> None:
-    data = io.BytesIO()
-    Image.fromarray(astronaut).save(data, "JPEG", quality=quality)
-    tables = Image.open(data).quantization
-    assert abs(estimate_quality(tuple(tuple(t) for t in tables.values())) - quality) <= 1
+@pytest.mark.parametrize("encoder", ["Pillow", "OpenCV"])
+def test_quality_is_read_off_the_tables(encoder: str, astronaut: np.ndarray) -> None:
+    small = astronaut[:16, :16]
+    for quality in range(30, 99):
+        data = io.BytesIO()
+        if encoder == "Pillow":
+            Image.fromarray(small).save(data, "JPEG", quality=quality)
+        else:
+            data.write(cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
+        tables = Image.open(data).quantization
+        assert abs(estimate_quality(tuple(tuple(t) for t in tables.values())) - quality) <= 1
     assert estimate_quality(()) == 100
 
 
@@ -129,3 +134,66 @@ def test_parsing() -> None:
 def test_mistakes(text: str, message: str) -> None:
     with pytest.raises(GanscopeError, match=message):
         parse_degradation(text)
+
+
+def test_jpeg_takes_high_frequencies_and_leaves_low_ones() -> None:
+    pixels = rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+
+    def power(found: np.ndarray) -> tuple[float, float]:
+        spectrum = np.abs(np.fft.fft2(found.mean(-1) - found.mean())) ** 2
+        far = np.hypot(*np.meshgrid(*[np.fft.fftfreq(128)] * 2))
+        return float(spectrum[far < 0.1].mean()), float(spectrum[far > 0.5].mean())
+
+    (low, high), (low_after, high_after) = power(pixels), power(apply("jpeg", pixels, 20))
+    assert high_after < 0.7 * high
+    assert low_after > 0.7 * low
+
+
+@pytest.mark.parametrize("name", sorted(degradations))
+def test_a_flat_picture_stays_flat(name: str) -> None:
+    """Noise apart, nothing may put structure, borders or a tint where there was none."""
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    value = {"jpeg": 75, "webp": 75, "blur": 2.0, "noise": 0}.get(name, 0.5)
+    assert np.abs(apply(name, flat, value).astype(int) - 128).max() <= 1
+
+
+def test_nothing_is_done_by_values_that_stand_for_nothing(astronaut: np.ndarray) -> None:
+    for name, value in (("blur", 0), ("noise", 0), ("crop", 1), ("resize-bicubic", 1)):
+        assert np.array_equal(apply(name, astronaut, value), astronaut), name
+
+
+def test_resizing_nearest_takes_pixels_and_area_averages_them() -> None:
+    board = np.indices((8, 8)).sum(0) % 2 * 200
+    pixels = np.repeat(board[..., None], 3, -1).astype(np.uint8)
+    assert np.unique(apply("resize-nearest", pixels, 2.0)).tolist() == [0, 200]
+    assert np.unique(apply("resize-area", pixels, 0.5)).tolist() == [100]
+
+
+def test_the_random_resize_draws_its_kernel_by_its_generator(astronaut: np.ndarray) -> None:
+    small = astronaut[:64, :64]
+    drawn = [apply("resize", small, 0.5, seed) for seed in range(30)]
+    kernels = [apply(f"resize-{k}", small, 0.5) for k in ("area", "bilinear", "bicubic", "lanczos")]
+    used = {next(i for i, k in enumerate(kernels) if np.array_equal(d, k)) for d in drawn}
+    assert len(used) >= 3
+
+
+def test_noise_differs_by_generator_and_saturates(astronaut: np.ndarray) -> None:
+    white = np.full((64, 64, 3), 255, np.uint8)
+    one, again, other = (apply("noise", white, 20, seed) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one, other)
+    assert 0.4 < (one == 255).mean() < 0.6  # half would be brighter than white; none wraps to black
+    assert one.min() > 100
+
+
+def test_a_resize_drawn_beforehand_is_the_one_applied(astronaut: np.ndarray) -> None:
+    for seed in range(10):
+        assert random_degradation(astronaut[:64, :32], rng(seed), 0.5).shape == (32, 16, 3)
+        assert random_degradation(astronaut[:64, :32], rng(seed), 1.0).shape == (64, 32, 3)
+
+
+def test_a_history_is_drawn_from_all_the_qualities(astronaut: np.ndarray) -> None:
+    small = astronaut[:64, :64]
+    expected = {apply("jpeg", small, q).tobytes() for q in (50, 70, 90)}
+    found = {lossy_history(small, [50, 70, 90], rng(s)).tobytes() for s in range(20)}
+    assert found == expected

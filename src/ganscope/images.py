@@ -104,9 +104,8 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
         if facts.frames > 1 and facts.format != "MPO":  # an MPO's others are the camera's previews
             said.append(f"animated or multi-page: first of {facts.frames} frames")
         transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-        rgb, lost = _to_rgb(
-            ImageOps.exif_transpose(image) if facts.has_exif else image, transparent
-        )
+        ImageOps.exif_transpose(image, in_place=True)
+        rgb, lost = _to_rgb(image, transparent)
         pixels = np.asarray(rgb, dtype=np.uint8)
     return OpenedImage(
         **vars(facts), pixels=pixels, warnings=tuple([*said, lost] if lost else said)
@@ -158,7 +157,8 @@ def _facts(image: ImageFile.ImageFile, name: str) -> ImageFacts:
         stored_height=image.height,
         bytes=os.path.getsize(name),
         frames=int(getattr(image, "n_frames", 1)),
-        has_exif=len(image.getexif()) > 0,
+        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
+        has_exif=len(Image.Image.getexif(image)) > 0,
         quantization=tuple(tuple(int(v) for v in tables[key]) for key in sorted(tables)),
         subsampling=_subsampling(image),
     )
@@ -168,13 +168,13 @@ def _to_rgb(image: Image.Image, transparent: bool) -> tuple[Image.Image | np.nda
     """Bring any Pillow mode to 8-bit RGB; also say what was lost, or ""."""
     if image.mode.startswith("I") or image.mode == "F":
         grey = np.asarray(image).astype(np.float64)
+        grey = np.nan_to_num(grey, nan=0.0, posinf=np.inf, neginf=0.0)
         if image.mode.startswith("I;16") or (image.mode == "I" and grey.max(initial=0) > 255):
             grey, note = grey / 257.0, "16-bit brought to 8-bit"
-        elif image.mode == "F" and grey.max(initial=0) <= 1.0:
+        elif image.mode == "F" and grey.max(initial=0, where=np.isfinite(grey)) <= 1.0:
             grey, note = grey * 255.0, "floating point brought to 8-bit"
         else:
             note = ""
-        grey = np.nan_to_num(grey, nan=0.0, posinf=255.0, neginf=0.0)
         return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, -1), note
     if transparent:
         rgba = image.convert("RGBA")

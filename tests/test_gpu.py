@@ -1,0 +1,69 @@
+"""The same on a CUDA device as on a CPU; skipped where there is none."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ganscope.config import GenerateSettings, TrainDetectorSettings, TrainGeneratorSettings
+from ganscope.detector.heatmaps import heatmap
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.scoring import score_images
+from ganscope.detector.training import train_detector
+from ganscope.generator.model import latent, load_generator
+from ganscope.generator.sampling import generate_corpus
+from ganscope.generator.training import train_generator
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def test_scores_and_heatmaps_agree_with_the_cpus(astronaut: np.ndarray) -> None:
+    found = [
+        next(score_images(load_detector("default"), [astronaut], device=device)).logit
+        for device in ("cpu", "cuda")
+    ]
+    assert found[0] == pytest.approx(found[1], abs=0.05)
+    on_cpu, on_cuda = load_detector("default"), load_detector("default").cuda()
+    for method in ("tiles", "gradcam"):
+        difference = heatmap(on_cpu, astronaut, method) - heatmap(on_cuda, astronaut, method)
+        assert np.abs(difference).mean() < 0.02
+
+
+def test_fakes_agree_with_the_cpus() -> None:
+    z = np.stack([latent(0, i, 100) for i in range(8)])
+    on_cpu, on_cuda = load_generator().pixels(z), load_generator().cuda().pixels(z)
+    assert np.abs(on_cpu.astype(int) - on_cuda).mean() < 1
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "fp16"])
+def test_the_whole_circle_in_every_precision(tmp_path: Path, precision: str) -> None:
+    made = train_generator(
+        TrainGeneratorSettings(
+            real="photographs",
+            out=tmp_path / "generator",
+            size=32,
+            steps=6,
+            width=8,
+            sample_every=3,
+            device="cuda",
+            precision=precision,
+        )
+    )
+    corpus = generate_corpus(
+        GenerateSettings(n=80, generator=str(made), out=tmp_path / "corpus", device="cuda")
+    )
+    run = train_detector(
+        TrainDetectorSettings(
+            corpora=(corpus,),
+            out=tmp_path / "run",
+            epochs=2,
+            device="cuda",
+            precision=precision,
+            workers=1,
+        )
+    )
+    assert Detector.load(run).thresholds["fake"] > 0
