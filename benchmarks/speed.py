@@ -158,7 +158,7 @@ def main() -> None:
         "torch": torch.__version__,
         "startup_seconds": startup(),
         "generate": generate(1_000 if quick else 10_000, rounds),
-        "scoring": scoring(16 if quick else 64, rounds),
+        "scoring": scoring(8 if quick else 32, rounds),
         "training": {name: training(name, rounds) for name in ("cnn", "lite")},
     }
     print(json.dumps(results, indent=2))

@@ -69,9 +69,7 @@ def main() -> None:
     except GanscopeError as error:
         print(f"ganscope: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("ganscope: stopped; the same command continues where this one was", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of a pipe, `head` for one, has had enough
-        sys.stderr.close()
-        sys.exit(0)
+    except SystemExit as end:
+        if end.code == 130:  # typer's word for Ctrl-C
+            print("ganscope: stopped; makers continue when called again so", file=sys.stderr)
+        raise

@@ -13,7 +13,7 @@ from ganscope.config import BenchmarkSettings
 if TYPE_CHECKING:
     import pandas
 
-METRICS = {"accuracy": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
+METRICS = {"acc.": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
 """Columns on the screen beside the AUROC; CSV and JSON have every metric."""
 
 

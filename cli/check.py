@@ -1,6 +1,8 @@
 """`ganscope check`: judge photos."""
 
 import json as json_library
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -66,12 +68,17 @@ def check(
 
     counts: Counter[str] = Counter()
     shown: list[Check] = []
+    checks = check_images(settings)
     with progress() as bar:
         task = bar.add_task("checking", total=count_images(settings), note="")
-        for one in check_images(settings):
+        for one in checks:
             counts[_outcome(one)] += 1
             if json:
-                print(json_library.dumps(one.as_dict()), flush=True)
+                try:
+                    print(json_library.dumps(one.as_dict()), flush=True)
+                except BrokenPipeError:  # the reader, `head` for one, has had enough
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    break
             else:
                 shown.append(one)
                 if len(shown) > 4 * SHOWN:

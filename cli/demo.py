@@ -43,6 +43,7 @@ def demo(
     from ganscope.datasets.audit import audit_corpus
     from ganscope.datasets.corpus import open_corpus
     from ganscope.datasets.sources import open_source
+    from ganscope.datasets.writing import disk_errors
     from ganscope.detector.benchmark import benchmark_detectors
     from ganscope.detector.checking import check_images
     from ganscope.detector.training import train_detector
@@ -51,7 +52,8 @@ def demo(
 
     folder = out_ or next_free(Path("demo"), lambda p: p.exists())
     pictures = folder / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        pictures.mkdir(parents=True, exist_ok=True)
 
     err.rule("1. make fakes")
     corpus = generate_corpus(GenerateSettings(n=N, out=folder / "corpus", seed=seed, device=device))

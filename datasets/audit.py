@@ -63,7 +63,6 @@ def _code(text: str) -> float:
 
 CLUES: dict[str, Callable[[ImageFacts], list[float]]] = {
     "container": lambda f: [_code(f.format)],
-    "bytes per pixel": lambda f: [f.bytes / (f.stored_width * f.stored_height)],
     "dimensions": lambda f: [f.stored_width, f.stored_height, f.stored_width / f.stored_height],
     "quantisation tables": lambda f: [
         _code(str(f.quantization)),
@@ -72,8 +71,10 @@ CLUES: dict[str, Callable[[ImageFacts], list[float]]] = {
     "chroma subsampling": lambda f: [_code(f.subsampling)],
     "EXIF presence": lambda f: [float(f.has_exif)],
     "colour mode": lambda f: [_code(f.mode)],
+    "bytes per pixel": lambda f: [f.bytes / (f.stored_width * f.stored_height)],
 }
-"""Clue -> numbers read off a file's header. To add a clue, add a line."""
+"""Clue -> numbers read off a file's header. To add a clue, add a line; of equal clues the first is
+named first, so a cause comes before the change of size that it brings."""
 
 
 def audit_corpus(settings: AuditSettings) -> Audit:

@@ -39,7 +39,13 @@ def webp(pixels: np.ndarray, quality: float, rng: Rng) -> np.ndarray:
 
 
 def _through(suffix: str, pixels: np.ndarray, options: list[int]) -> np.ndarray:
-    _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    try:
+        _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+    except cv2.error:
+        height, width = pixels.shape[:2]
+        raise GanscopeError(
+            f"{suffix[1:]} cannot hold an image of {width}x{height} pixels; leave it out"
+        ) from None
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None  # just encoded
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
@@ -159,76 +165,8 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
     return pixels
 
 
-_LUMINANCE = np.array(
-    [
-        "16",
-        "11",
-        "10",
-        "16",
-        "24",
-        "40",
-        "51",
-        "61",
-        "12",
-        "12",
-        "14",
-        "19",
-        "26",
-        "58",
-        "60",
-        "55",
-        "14",
-        "13",
-        "16",
-        "24",
-        "40",
-        "57",
-        "69",
-        "56",
-        "14",
-        "17",
-        "22",
-        "29",
-        "51",
-        "87",
-        "80",
-        "62",
-        "18",
-        "22",
-        "37",
-        "56",
-        "68",
-        "109",
-        "103",
-        "77",
-        "24",
-        "35",
-        "55",
-        "64",
-        "81",
-        "104",
-        "113",
-        "92",
-        "49",
-        "64",
-        "78",
-        "87",
-        "103",
-        "121",
-        "120",
-        "101",
-        "72",
-        "92",
-        "95",
-        "98",
-        "112",
-        "100",
-        "103",
-        "99",
-    ],
-    float,
-)
-"""The luminance table of the JPEG standard's annex K, which nearly all encoders scale by
+_LUMINANCE_MEAN = 57.625
+"""Mean of the luminance table in the JPEG standard's annex K, which nearly all encoders scale by
 quality.
 """
 
@@ -240,7 +178,7 @@ def estimate_quality(quantization: tuple[tuple[int, ...], ...]) -> int:
     if not quantization:
         return 100
     # The mean does not mind whether the 64 entries stand in zigzag or natural order.
-    scale = float(np.mean(quantization[0])) / float(_LUMINANCE.mean()) * 100
+    scale = float(np.mean(quantization[0])) / _LUMINANCE_MEAN * 100
     quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
     return int(np.clip(round(quality), 1, 100))
 

@@ -72,17 +72,17 @@ def forensynths(root: Path) -> pd.DataFrame | None:
 
 @layouts.register("genimage")
 def genimage(root: Path) -> pd.DataFrame | None:
-    """GENERATOR/{train,val}/{nature,ai}.
+    """[GENERATOR/]{train,val}/{nature,ai}.
 
-    GenImage's layout (Zhu et al. 2023).
+    GenImage's layout (Zhu et al. 2023), whole or one generator's folder.
     """
     rows = []
-    for found in sorted([*root.glob("*/*/ai"), *root.glob("*/*/*/ai")]):
-        generator, split = found.relative_to(root).parts[0], found.parent.name
+    for found in sorted([*root.glob("*/ai"), *root.glob("*/*/ai"), *root.glob("*/*/*/ai")]):
+        split = found.parent.name
+        above = found.relative_to(root).parts[:-2]
+        generator = above[0] if above else root.resolve().name
         for folder, label in ((found.with_name("nature"), 0), (found, 1)):
-            rows += _rows(
-                root, folder, label, generator, split=split if split != "test" else "test"
-            )
+            rows += _rows(root, folder, label, generator, split=split)
     return pd.DataFrame(rows) if rows else None
 
 

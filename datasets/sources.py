@@ -6,6 +6,7 @@ a generator's training. Both use `random_crop`, so that a generator learns from 
 crops that its fakes are later put beside.
 """
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ganscope.datasets.corpus import MANIFEST, UNFINISHED, open_corpus
 from ganscope.errors import GanscopeError, ImageError
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
@@ -89,9 +91,12 @@ def random_crop(
     one drawn by `rng`. The side is drawn log-uniformly. Raises `GanscopeError` if no photograph is
     fit.
     """
-    for attempt in range(200):
-        if number is None or attempt:
-            number = int(rng.integers(len(source)))
+    tries = itertools.chain(
+        [] if number is None else [number],
+        (int(rng.integers(len(source))) for _ in range(20)),
+        rng.permutation(len(source)).tolist(),  # few are fit: look at each
+    )
+    for number in tries:
         if number in source.unusable:
             continue
         try:
@@ -178,9 +183,7 @@ _PHOTOGRAPHS = {
 
 def _folder(name: str) -> Source:
     root = Path(name)
-    if root.suffix.lower() == ".csv" or (root / "metadata.csv").is_file() or _has_real_folder(root):
-        from ganscope.datasets.corpus import open_corpus
-
+    if root.suffix.lower() == ".csv" or _is_corpus(root):
         table = open_corpus(root).table
         table = table[table["label"] == 0]
         paths = table["path"].tolist()
@@ -191,10 +194,21 @@ def _folder(name: str) -> Source:
     return Source(name, groups, lambda i: open_image(paths[i]).pixels)
 
 
-def _has_real_folder(root: Path) -> bool:
-    return any((root / name).is_dir() for name in ("0_real", "real", "nature")) or any(
-        child.is_dir() and ((child / "0_real").is_dir() or (child / "real").is_dir())
-        for child in root.iterdir()
+def _is_corpus(root: Path) -> bool:
+    """Whether a folder is labelled, so that a part of it is fake: both classes stand side by
+    side.
+    """
+    if (root / UNFINISHED).exists():
+        return True
+    if (root / MANIFEST).is_file():  # others name a table so, too
+        with open(root / MANIFEST, encoding="utf-8", errors="replace") as file:
+            return {"file_name", "label"} <= set(file.readline().strip().split(","))
+    pairs = (("0_real", "1_fake"), ("real", "fake"), ("nature", "ai"))
+    return any(
+        fake.is_dir() and fake.with_name(real_name).is_dir()
+        for real_name, fake_name in pairs
+        for depth in ("", "*/", "*/*/")
+        for fake in root.glob(depth + fake_name)
     )
 
 

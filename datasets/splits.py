@@ -44,9 +44,10 @@ def split_corpus(
 
     With named generators: those of `test_generator` are test, those of `val_generator` val. Where
     none is named for val and two or more remain, the one with the fewest images (and, among equals,
-    the fewest groups shared with others) is val. A share of the reals goes to each split that
-    exists. With one generator, its fakes are split by group as well. A manifest's own split is kept
-    if it has both classes in train and val and no generator is named.
+    the fewest groups shared with others) is val, unless the test takes most of its images' groups.
+    A share of the reals goes to each split that exists. With one generator, its fakes are split by
+    group as well. Where no generator is named, a manifest's own split is kept if it has both
+    classes in train and val, and otherwise at least its test part.
 
     A group that would stand in two splits keeps one and loses its rows in the other;
     `attrs["dropped"]` counts them. Raises `GanscopeError` for an unknown generator or a missing
@@ -67,16 +68,26 @@ def split_corpus(
     if not val_generator and not test_generator and _usable(table):
         return _report(table[table["split"] != ""].copy(), 0)
 
+    own_test = table["split"] == "test"
+    if not val_generator and not test_generator and own_test.any():
+        rest = split_corpus(table[~own_test].assign(split=""), seed=seed)
+        rest["split"] = rest["split"].replace("test", "train")  # the corpus has a test split
+        table = pd.concat([rest, table[own_test]], ignore_index=True)
+        keep = _one_split_a_group(table, seed)
+        return _report(table[keep], rest.attrs["dropped"] + int((~keep).sum()))
+
     left = [g for g in generators.index if g not in {*val_generator, *test_generator}]
     if not left:
         raise GanscopeError("no generator is left to train on; hold out fewer")
     val = list(val_generator)
     if not val and len(left) >= 2:
-        val = [min(left, key=lambda g: (generators[g], _shared(table, g), g))]
+        tested = set(table.loc[table["generator"].isin(list(test_generator)), "group"]) - {""}
+        taken = table["group"].isin(tested).groupby(table["generator"]).mean()
+        val = [min(left, key=lambda g: (taken[g] > 0.5, generators[g], _shared(table, g), g))]
     table = table.copy()
     unit = table["group"].where(table["group"] != "", table["file_name"])
     table["split"] = ""
-    table.loc[table["generator"].isin(test_generator), "split"] = "test"
+    table.loc[table["generator"].isin(list(test_generator)), "split"] = "test"
     table.loc[table["generator"].isin(val), "split"] = "val"
     shares = {"val": SHARE} | ({"test": SHARE} if test_generator or not val else {})
     shares["train"] = 1 - sum(shares.values())

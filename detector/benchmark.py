@@ -211,7 +211,8 @@ def _evaluate(
         cell.insert(2, "degradation", degradation)
         parts.append(cell)
     results = pd.concat(parts, ignore_index=True)
-    results["remark"] = [_remark(row) for _, row in results.iterrows()]
+    seen = {name for name, detector in detectors.items() if _trained_here(detector, settings)}
+    results["remark"] = [_remark(row, seen) for _, row in results.iterrows()]
     return results[
         ["detector", "generator", "degradation", "n_real", "n_fake", *_columns(), "remark"]
     ]
@@ -221,8 +222,18 @@ def _columns() -> list[str]:
     return [column for name in NAMES for column in (name, f"{name}_low", f"{name}_high")]
 
 
-def _remark(row: pd.Series) -> str:
+def _trained_here(detector: Detector, settings: BenchmarkSettings) -> bool:
+    """Whether training images of a detector may be among those that it is measured on."""
+    if settings.split in ("val", "test"):
+        return False
+    trained_on = {Path(c).resolve() for c in detector.config["training"].get("corpora", ())}
+    return bool(trained_on & {Path(c).resolve() for c in settings.corpora})
+
+
+def _remark(row: pd.Series, seen: set[str]) -> str:
     if not (row["n_real"] and row["n_fake"]):
         return "one class only"
+    if row["detector"] in seen and row["degradation"] == CLEAN.label:
+        return "trained on this corpus, so this flatters; --split test measures what it never saw"
     sure = row["auroc_high"] if np.isfinite(row["auroc_high"]) else row["auroc"]
     return "probably inverted: fakes score lower than reals" if sure < 0.5 else ""

@@ -39,7 +39,8 @@ def choose_thresholds(
     """Thresholds on the score: fpr_1, fpr_5, fake, real.
 
     fpr_1 (fpr_5): at most 1 % (5 %) of the reals score as high or higher. fake = fpr_1. real: at
-    most 5 % of the fakes score below it, and it is never above fake. What lies between is *unsure*.
+    most 5 % of the fakes score below it, and it is never above fake. What lies between is *unsure*;
+    where all fakes score above all reals, that is the middle third of the gap.
     Raises `GanscopeError` if there are images of one class only.
     """
     s, y = np.asarray(scores, float), np.asarray(labels, int)
@@ -49,7 +50,11 @@ def choose_thresholds(
     spared = fakes[int(MISSES * len(fakes))]  # so many fakes lie below this one
     lower = every[every < spared]
     real = float((spared + lower[-1]) / 2) if len(lower) else float(spared)
-    return {"fake": fpr_1, "real": min(real, fpr_1), "fpr_1": fpr_1, "fpr_5": fpr_5}
+    fake = fpr_1
+    if fakes[0] > reals[-1]:  # the classes are apart: the middle of the gap is nobody's
+        third = (fakes[0] - reals[-1]) / 3
+        fake, real = float(reals[-1] + 2 * third), float(reals[-1] + third)
+    return {"fake": fake, "real": min(real, fake), "fpr_1": fpr_1, "fpr_5": fpr_5}
 
 
 def _both_classes(y: np.ndarray) -> None:

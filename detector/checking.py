@@ -59,10 +59,10 @@ class Check:
 
 
 def check_image(
-    path: str | Path, detector: str | Detector = "default", device: str = "auto"
+    path: str | Path, detector: str | Path | Detector = "default", device: str = "auto"
 ) -> Check:
     """Judge one image file. Raises `ImageError` if it cannot be read."""
-    loaded = load_detector(detector) if isinstance(detector, str) else detector
+    loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
     open_image(path)  # raises what score_images would only note
     (scored,) = score_images(loaded, [path], device=device)
     return _judge(loaded, scored)

@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,7 +25,7 @@ from ganscope.datasets.degradations import (
     random_factor,
 )
 from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import OpenedImage, open_image
+from ganscope.images import OpenedImage, open_image, read_facts
 
 LOSSLESS = frozenset(["PNG", "BMP", "TIFF", "PPM", "GIF"])
 """Containers, as Pillow names them, whose pixels carry no compression of their own."""
@@ -132,9 +131,11 @@ class Views(Dataset):
                 self._cached_bytes += opened.pixels.nbytes
         return opened
 
-    def neutral(self, pixels: np.ndarray, row: int, rng: np.random.Generator) -> np.ndarray:
+    def neutral(
+        self, pixels: np.ndarray, format: str, row: int, rng: np.random.Generator
+    ) -> np.ndarray:
         """Pixels of image `row`, or of a part, with the other class' compression if it has none."""
-        if self.open(row).format not in LOSSLESS:
+        if format not in LOSSLESS:
             return pixels
         return lossy_history(pixels, self.qualities[1 - self.labels[row]], rng)
 
@@ -143,7 +144,9 @@ class Views(Dataset):
         degrade = key.learn and rng.random() < self.degrade
         factor = random_factor(rng) if degrade else 1.0
         region = math.ceil((self.size + MARGIN) / factor)
-        pixels = self.neutral(random_crop(self.open(key.row).pixels, region, rng), key.row, rng)
+        opened = self.open(key.row)
+        pixels = random_crop(opened.pixels, region, rng)
+        pixels = self.neutral(pixels, opened.format, key.row, rng)
         if degrade:
             pixels = random_degradation(pixels, rng, factor)
         pixels = random_crop(pad(pixels, self.size), self.size, rng)
@@ -248,12 +251,11 @@ def jpeg_qualities(table: pd.DataFrame, most: int = 300) -> dict[int, list[int]]
         paths = table["path"][table["label"] == label].tolist()
         for path in paths[:: max(len(paths) // most, 1)]:
             try:
-                with Image.open(path) as image:
-                    lossless[label] |= image.format in LOSSLESS
-                    tables = getattr(image, "quantization", None)
-            except (OSError, ValueError, SyntaxError):
+                facts = read_facts(path)
+            except ImageError:
                 continue  # whoever opens it in earnest will say what is wrong with it
-            if tables:
-                quality = estimate_quality(tuple(tuple(tables[key]) for key in sorted(tables)))
+            lossless[label] |= facts.format in LOSSLESS
+            if facts.quantization:
+                quality = estimate_quality(facts.quantization)
                 qualities[label].append(quality)
     return {label: qualities[label] if lossless[1 - label] else [] for label in qualities}

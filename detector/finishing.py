@@ -92,7 +92,8 @@ def _score(detector: Detector, views: Views, table: pd.DataFrame, batch_size: in
         if any(views.qualities.values()):
             try:
                 rng = np.random.default_rng((views.seed, row))
-                return views.neutral(views.open(row).pixels, row, rng)
+                opened = views.open(row)
+                return views.neutral(opened.pixels, opened.format, row, rng)
             except ImageError:
                 pass  # the scoring will say why
         return views.paths[row]
@@ -109,7 +110,14 @@ def _evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
     """Every metric of the reals against all fakes, and against one generator at a time."""
     found = {
         row["generator"]: {
-            name: {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+            name: {
+                key: None if np.isnan(row[column]) else row[column]  # NaN is no JSON
+                for key, column in (
+                    ("value", name),
+                    ("low", f"{name}_low"),
+                    ("high", f"{name}_high"),
+                )
+            }
             for name in NAMES
         }
         for row in evaluate_by_generator(scores, threshold).to_dict("records")
@@ -181,7 +189,7 @@ Epoch, calibration and thresholds were chosen on the val split, so its figures f
 test split, where there is one, do not.
 
 A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"]:.4f} is *real*,
-and what lies between is *unsure*. Of the validation photographs at most 1 % score
+and what lies between is *unsure*. Of the validation reals at most 1 % score
 {thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more. The probability is
 calibrated on the val split for equally many reals and fakes.
 
@@ -211,7 +219,9 @@ def _figures(metrics: dict[str, Any]) -> str:
                 **metrics[split]["by_generator"],
             }.items():
                 cells = (
-                    f"{found[m]['value']:.3f} ({found[m]['low']:.3f}-{found[m]['high']:.3f})"
+                    "-"
+                    if found[m]["value"] is None
+                    else f"{found[m]['value']:.3f} ({found[m]['low']:.3f}-{found[m]['high']:.3f})"
                     for m in shown
                 )
                 rows.append(f"| {split} | {name} | {' | '.join(cells)} |")

@@ -129,8 +129,8 @@ def _values(y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float) -> di
         "eer": float(_eer(fpr[None], tpr[None])[0]),
         "tpr_at_fpr_1": float(tpr[fpr <= 0.01].max()),
         "tpr_at_fpr_5": float(tpr[fpr <= 0.05].max()),
-        "ece": float(_ece(y, p, np.ones((1, len(y))))[0]),
-        "brier": float(brier_score_loss(y, p)),
+        "ece": float(_ece(y, p, _balanced(y, np.ones((1, len(y)))))[0]),
+        "brier": float(brier_score_loss(y, p, sample_weight=_balanced(y, np.ones((1, len(y))))[0])),
     }
 
 
@@ -177,8 +177,8 @@ def _weighted(
         "eer": _eer(fpr, tpr),
         "tpr_at_fpr_1": np.where(fpr <= 0.01, tpr, 0).max(axis=1),
         "tpr_at_fpr_5": np.where(fpr <= 0.05, tpr, 0).max(axis=1),
-        "ece": _ece(y, p, w),
-        "brier": (w * (p - y) ** 2).sum(axis=1) / total,
+        "ece": _ece(y, p, _balanced(y, w)),
+        "brier": (_balanced(y, w) * (p - y) ** 2).sum(axis=1),
     }
 
 
@@ -191,6 +191,12 @@ def _eer(fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:
     span = gap[rows, right] - gap[rows, left]
     share = np.where(span > 0, -gap[rows, left] / np.where(span > 0, span, 1), 0)
     return fpr[rows, left] + share * (fpr[rows, right] - fpr[rows, left])
+
+
+def _balanced(y: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """Weights (B, N) such that each class weighs 1/2: probabilities are meant for equal odds."""
+    ones, zeros = (w * y).sum(axis=1, keepdims=True), (w * (1 - y)).sum(axis=1, keepdims=True)
+    return w * np.where(y == 1, 0.5 / ones, 0.5 / zeros)
 
 
 def _ece(y: np.ndarray, p: np.ndarray, w: np.ndarray) -> np.ndarray:

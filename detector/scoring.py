@@ -5,6 +5,7 @@ network runs; tiles of many images share a batch; memory depends on neither the 
 of images.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from ganscope.images import open_image
 
 MAX_TILES = 64
 """Tiles looked at in one image; of a larger one, so many spread evenly over it."""
-DECODERS = 2
+DECODERS = min(os.cpu_count() or 1, 8)
 """Threads that open images."""
 AHEAD = 16
 """Images that may be open and waiting."""

@@ -36,9 +36,9 @@ from ganscope.datasets.splits import split_corpus
 from ganscope.detector.data import Key, Loader, Sampler, Views, jpeg_qualities
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.model import Detector
-from ganscope.devices import Speed, fastest, pick_device, processes
+from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError
-from ganscope.folders import CHECKPOINT, CONFIG, load_checkpoint, save_checkpoint
+from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -84,7 +84,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
         )
-    speed = Speed(**saved["speed"]) if saved else _choose_speed(settings, average, state.device)
+    speed = remembered(run / SPEED, lambda: _choose_speed(settings, average, state.device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
@@ -179,7 +179,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             if main:
                 states = {name: part.state_dict() for name, part in parts.items()}
                 states |= {"best": best, "log": log, "losses": torch.from_numpy(sampler.losses)}
-                save_checkpoint(run, {**states, "speed": speed.__dict__, "checked": checked})
+                save_checkpoint(run, {**states, "checked": checked})
                 write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
 
     if main:
@@ -193,7 +193,8 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             "best_epoch": _best_epoch(log),
         }
         finish_run(run, settings, average, views, table, log)
-        (run / CHECKPOINT).unlink(missing_ok=True)
+        for name in (CHECKPOINT, SPEED):
+            (run / name).unlink(missing_ok=True)
     return run
 
 
@@ -289,7 +290,7 @@ def _workers(settings: TrainDetectorSettings, device: torch.device, processes: i
     """Reading processes: on a CPU no core is spare, the network uses them all."""
     if settings.workers is not None:
         return settings.workers
-    return 0 if device.type == "cpu" else min((os.cpu_count() or 1) // processes - 1, 8)
+    return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
 
 
 def _parameter_groups(net: nn.Module) -> list[dict[str, Any]]:

@@ -52,7 +52,7 @@ def generate_corpus(
     out = settings.out or next_free(Path("corpus"), lambda p: (p / MANIFEST).exists())
     request = plain(settings) | {
         "out": None,
-        "device": None,
+        "device": device.type,  # the last bits of a fake depend on it
         "size": size,
         "weights": generator.weights,
         "ganscope": ganscope.__version__,

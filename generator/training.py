@@ -32,9 +32,9 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.sources import Source, open_source, random_crop
-from ganscope.devices import Speed, fastest, pick_device, processes
+from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError
-from ganscope.folders import CHECKPOINT, CONFIG, load_checkpoint, save_checkpoint
+from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 from ganscope.generator.architectures import Architecture, architectures
 from ganscope.generator.model import Generator, latent
 from ganscope.generator.networks import average_into
@@ -76,7 +76,7 @@ def train_generator(
         size=settings.size, width=settings.discriminator_width or settings.width
     )
     saved = load_checkpoint(run)
-    speed = Speed(**saved["speed"]) if saved else _measure(settings, architecture, state.device)
+    speed = remembered(run / SPEED, lambda: _measure(settings, architecture, state.device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
@@ -160,7 +160,7 @@ def train_generator(
             _save_samples(average, run, step)
             _write_log(run, log)
             states = {name: part.state_dict() for name, part in parts.items()}
-            save_checkpoint(run, {"step": step, "speed": speed.__dict__, **states})
+            save_checkpoint(run, {"step": step, **states})
 
     accelerator.wait_for_everyone()
     if watch:
@@ -301,12 +301,13 @@ def _finish(
     """Draw the losses, write the card and, last of all, the network that marks the run finished."""
     _draw_losses(run, log)
     average.config |= {
-        "training": {**plain(settings), "photographs": len(source)},
+        "training": {**plain(settings), "steps": len(log), "photographs": len(source)},
         "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
     }
-    average.card = _card(settings, source)
+    average.card = _card(settings, source, len(log))
     average.to("cpu").save(run)
-    (run / CHECKPOINT).unlink(missing_ok=True)
+    for name in (CHECKPOINT, SPEED):
+        (run / name).unlink(missing_ok=True)
 
 
 def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
@@ -330,7 +331,7 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
     os.replace(part, run / "losses.png")
 
 
-def _card(settings: TrainGeneratorSettings, source: Source) -> str:
+def _card(settings: TrainGeneratorSettings, source: Source, steps: int) -> str:
     batch = settings.batch_size
     return f"""---
 library_name: ganscope
@@ -338,8 +339,8 @@ tags: [ganscope, gan, {settings.generator}]
 ---
 # A {settings.generator} of {settings.size}x{settings.size} pixels
 
-Trained by ganscope {ganscope.__version__} on {len(source):,} photographs for {settings.steps:,}
-steps of {batch} images ({settings.steps * batch:,} in all), width {settings.width}, crops of 1 to
+Trained by ganscope {ganscope.__version__} on {len(source):,} photographs for {steps:,}
+steps of {batch} images ({steps * batch:,} in all), width {settings.width}, crops of 1 to
 {settings.zoom:g} times the size shrunk to it, mirrored at random; the weights are an exponential
 average (decay {settings.ema:g}).
 

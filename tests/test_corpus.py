@@ -56,6 +56,12 @@ def test_layout_genimage_keeps_its_split(tmp_path: Path) -> None:
     assert table["split"]["glide/val/ai/d.png"] == "val"
 
 
+def test_layout_genimage_of_one_generator_is_named_by_its_folder(tmp_path: Path) -> None:
+    tree(tmp_path, "sd/train/nature/a.png", "sd/train/ai/b.png")
+    assert [row[1:] for row in read(tmp_path / "sd")] == [(1, "sd"), (0, "real")]
+    assert open_corpus(tmp_path / "sd").table["split"].tolist() == ["train", "train"]
+
+
 def test_layout_real_fake_pairs_names(tmp_path: Path) -> None:
     tree(tmp_path, "sd/real/x.jpg", "sd/fake/x.png", "sd/fake/alone.png")
     table = open_corpus(tmp_path).table.set_index("file_name")

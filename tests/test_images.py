@@ -4,6 +4,7 @@ ImageError.
 
 import pickle
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -382,3 +383,45 @@ def test_found_images_keep_the_path_as_it_was_given(
     assert list(find_images("in")) == ["in/a.png"]
     assert list(find_images("./in")) == ["./in/a.png"]
     assert list(find_images("in/a.png")) == ["in/a.png"]
+
+
+@pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
+@pytest.mark.parametrize("many", [False, True])
+def test_bombs_in_a_pngs_texts_are_refused(tmp_path: Path, kind: bytes, many: bool) -> None:
+    """One text of 100 MB, or a hundred of 1 MB each, packed into some kB."""
+
+    def chunk(number: int, size: int) -> bytes:
+        head = b"k%d\0" % number + (b"\1\0\0\0" if kind == b"iTXt" else b"\0")
+        body = kind + head + zlib.compress(b"\0" * size, 9)
+        return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+    bombs = [chunk(i, 1_000_000) for i in range(100)] if many else [chunk(0, 100_000_000)]
+    path = tmp_path / "bomb.png"
+    Image.new("RGB", (4, 4)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:33] + b"".join(bombs) + whole[33:])
+    tracemalloc.start()
+    try:
+        if many and kind == b"iCCP":  # each replaces the one before
+            assert open_image(path).pixels.shape == (4, 4, 3)
+        else:
+            with pytest.raises(ImageError, match=r"(?i)too large|too much memory"):
+                open_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 90_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_postscript_is_not_run_whatever_it_is_called(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "page.eps")
+    (tmp_path / "page.jpg").write_bytes((tmp_path / "page.eps").read_bytes())
+    for name in ("page.eps", "page.jpg"):
+        with pytest.raises(ImageError, match="not an image"):
+            open_image(tmp_path / name)
+
+
+def test_every_16_bit_level_becomes_the_nearest_8_bit_one(tmp_path: Path) -> None:
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(levels).save(tmp_path / "levels.png")
+    expected = np.rint(levels / 257).astype(np.uint8)
+    assert np.array_equal(open_image(tmp_path / "levels.png").pixels[..., 0], expected)

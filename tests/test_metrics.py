@@ -57,7 +57,9 @@ def test_tpr_at_fpr_counts_false_alarms() -> None:
 
 def test_calibration_error_of_a_constant_forecast() -> None:
     found = evaluate_scores([0] * 75 + [1] * 25, [0.75] * 100, bootstrap=0)
-    assert found["ece"].value == pytest.approx(0.5)
+    # Both classes weigh alike, as calibration means them to: half are fakes.
+    assert found["ece"].value == pytest.approx(0.25)
+    assert found["brier"].value == pytest.approx((0.75**2 + 0.25**2) / 2)
 
 
 def test_the_bootstraps_arithmetic_is_scikit_learns() -> None:
@@ -180,5 +182,5 @@ def test_thresholds_keep_their_promises() -> None:
 
 def test_thresholds_of_separate_classes_lie_between_them() -> None:
     found = choose_thresholds([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
-    assert found["fake"] == pytest.approx(0.5)
-    assert found["real"] == pytest.approx(0.5)
+    assert found["fake"] == pytest.approx(0.6)
+    assert found["real"] == pytest.approx(0.4)  # where no image was seen, it is unsure

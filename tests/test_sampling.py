@@ -93,6 +93,24 @@ def test_a_killed_run_is_continued_to_the_same_corpus(tmp_path: Path, stop_at: i
     assert digest(generate_corpus(settings(out, n=150))) == whole
 
 
+def test_a_fake_without_its_real_is_made_again(tmp_path: Path) -> None:
+    """A kill between the two rows of a pair leaves an odd number of whole rows."""
+    whole = generate_corpus(settings(tmp_path / "corpus", n=6))
+    before = digest(whole)
+    rows = (whole / MANIFEST).read_text().splitlines(keepends=True)
+    (whole / MANIFEST).unlink()
+    (whole / ".metadata.part.csv").write_text("".join(rows[:6]))
+    assert digest(generate_corpus(settings(whole, n=6))) == before
+
+
+def test_a_folder_of_a_shipped_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_generator("photos").size == 64
+
+
 def test_splits_keep_a_photograph_together_and_all_have_both_classes(tmp_path: Path) -> None:
     table = open_corpus(generate_corpus(settings(tmp_path / "corpus", n=300))).table
     reals = table[table["label"] == 0]

@@ -120,3 +120,18 @@ def test_a_data_set_that_cannot_be_had_says_where_to_put_it(
     monkeypatch.setenv("GANSCOPE_DATA", str(tmp_path))
     with pytest.raises(GanscopeError, match=r"no network.*Offline, put its files"):
         open_source("cifar10")
+
+
+def test_folders_that_merely_sound_like_a_corpus_are_photographs(tmp_path: Path) -> None:
+    save(tmp_path / "nature" / "a.png", 80, 80)
+    save(tmp_path / "real" / "b.png", 80, 80)
+    (tmp_path / "metadata.csv").write_text("id,caption\n1,a tree\n")
+    assert len(open_source(str(tmp_path))) == 2
+
+
+def test_one_fit_photograph_among_many_is_found(tmp_path: Path) -> None:
+    for i in range(60):
+        save(tmp_path / f"{i}.png", 80 if i == 41 else 20, 80)
+    source = open_source(str(tmp_path))
+    for seed in range(20):
+        assert source.groups[random_crop(source, 64, rng(seed), number=3).number] == "41.png"

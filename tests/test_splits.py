@@ -38,7 +38,7 @@ def test_no_group_is_in_two_splits_whatever_the_corpus(seed: int) -> None:
         **{name: groups(int(rng.integers(5, 40))) for name in names},
     )
     before = table.copy()
-    test = names[0] if len(names) > 1 and seed % 2 else ()
+    test = (names[0],) if len(names) > 1 and seed % 2 else ()
     found = split_corpus(table, test_generator=test, seed=seed)
     pd.testing.assert_frame_equal(table, before)  # the caller's table is left alone
     assert set(found["split"]) <= {"train", "val", "test"}
@@ -96,6 +96,16 @@ def test_the_smallest_generator_validates_and_among_equals_the_one_that_shares_l
     equal = split_corpus(corpus(reals, a=shared, b=shared, c=own))
     assert set(equal.loc[equal["split"].eq("val") & equal["label"].eq(1), "generator"]) == {"c"}
     assert equal.attrs["dropped"] == 0
+
+
+def test_a_generator_whose_prompts_are_in_the_test_does_not_validate() -> None:
+    """It would be the smallest, but next to nothing of it would be left."""
+    prompts = [f"p {i}" for i in range(40)]
+    table = corpus([("s", "")] * 20, a=prompts, b=prompts[:30], c=[""] * 35, d=[""] * 50)
+    found = split_corpus(table, test_generator=("a",))
+    assert found.loc[found["label"].eq(1) & found["split"].eq("val"), "generator"].tolist() == (
+        ["c"] * 35
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ the same name; `tests/test_cli.py` compares them. Nothing here imports torch.
 
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def _at_least(settings: object, **lows: float) -> None:
         value = getattr(settings, name)
         if value is not None and not value >= low:
             raise GanscopeError(f"{_flag(name)} must be at least {low:g}, not {value!r}")
+    if "seed" in lows and getattr(settings, "seed", 0) >= 2**32:
+        raise GanscopeError("--seed must be below 4294967296")
 
 
 def _one_of(settings: object, **choices: tuple[str, ...]) -> None:
@@ -33,7 +36,7 @@ def _one_of(settings: object, **choices: tuple[str, ...]) -> None:
 
 
 def _device(value: str) -> None:
-    if value.split(":")[0] not in DEVICES:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise GanscopeError(
             f"--device must be one of {', '.join(DEVICES)} (or cuda:1), not {value!r}"
         )
@@ -121,7 +124,7 @@ class TrainGeneratorSettings:
         _at_least(
             self, steps=1, batch_size=2, width=4, discriminator_width=4, zoom=1, sample_every=1
         )
-        _at_least(self, seed=0, learning_rate=0, ema=0)
+        _at_least(self, seed=0, learning_rate=1e-9, ema=0)
         _one_of(self, precision=PRECISIONS)
         _device(self.device)
         if self.size not in (32, 64, 128):
@@ -169,7 +172,7 @@ class TrainDetectorSettings:
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
         _at_least(
-            self, epochs=1, batch_size=2, size=16, learning_rate=0, degrade=0, hard_examples=0
+            self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
         _at_least(self, patience=0, seed=0, workers=0)
         _one_of(self, precision=PRECISIONS)
@@ -252,6 +255,7 @@ class AuditSettings:
 
     def __post_init__(self) -> None:
         _paths(self, "corpus")
+        _at_least(self, seed=0)
         if not 0.5 <= self.max_auroc <= 1:
             raise GanscopeError(f"--max-auroc must be between 0.5 and 1, not {self.max_auroc:g}")
 

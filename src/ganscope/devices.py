@@ -7,13 +7,15 @@ processors and slower on others, so the choice is measured once at the start ins
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
+from ganscope.config import read_json, write_json
 from ganscope.errors import GanscopeError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -66,6 +68,21 @@ class Speed:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(device.type, dtype=DTYPES[self.precision])
+
+
+def remembered(path: Path, choose: Callable[[], Speed]) -> Speed:
+    """The speed that an unfinished run was begun with, kept in `path`; else the one chosen now.
+
+    A run that is killed before its first checkpoint must go on in the same precision, too.
+    """
+    if path.exists():
+        return Speed(**read_json(path))
+    speed = choose()
+    state = PartialState()
+    state.wait_for_everyone()  # all have looked before one writes
+    if state.is_main_process:
+        write_json(path, asdict(speed))
+    return speed
 
 
 def fastest(

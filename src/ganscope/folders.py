@@ -23,8 +23,8 @@ from ganscope.errors import GanscopeError
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
-CHECKPOINT = "checkpoint.pt"
-"""In the run folder of an unfinished training."""
+CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
+"""In the run folder of an unfinished training only."""
 FORMAT_VERSION = 1
 
 
@@ -43,14 +43,13 @@ def find_folder(name: str, kind: str) -> Path:
 
     Raises `GanscopeError` if there is none, saying which names are known.
     """
-    path = Path(name)
-    if path.is_dir():
-        if (path / CONFIG).is_file():
-            return path
-        raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
-    known = shipped(kind)
+    path, known = Path(name), shipped(kind)
+    if (path / CONFIG).is_file():
+        return path
     if name in known:
         return known[name]
+    if path.is_dir():
+        raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         try:
             return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))

@@ -6,8 +6,8 @@ animated files, refuses decompression bombs before decoding, and turns every fai
 `ImageError`.
 """
 
+import functools
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +17,11 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from ganscope.errors import GanscopeError, ImageError
+
+CONTAINERS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "HEIF")
+"""What is opened, as Pillow names it; nothing else, for Pillow would hand PostScript to a
+program.
+"""
 
 MAX_PIXELS = 250_000_000
 """Images with more pixels than this are refused unopened (a phone makes 200 million at most)."""
@@ -93,13 +98,14 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
     `max_pixels` pixels.
     """
     name = os.fspath(path)
-    with _file_errors(name), Image.open(name) as image:
+    with _file_errors(name), Image.open(name, formats=_formats()) as image:
         if image.width * image.height > max_pixels:
             raise ImageError(
                 name,
                 f"{image.width}x{image.height} pixels, more than the limit of {max_pixels:,}; "
                 "shrink it first",
             )
+        image.load()  # a PNG's EXIF may come behind its pixels
         facts, said = _facts(image, name), []
         if facts.frames > 1 and facts.format != "MPO":  # an MPO's others are the camera's previews
             said.append(f"animated or multi-page: first of {facts.frames} frames")
@@ -115,19 +121,24 @@ def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
 def read_facts(path: str | Path) -> ImageFacts:
     """Read an image file's header only; raises `ImageError` as `open_image` does."""
     name = os.fspath(path)
-    with _file_errors(name), Image.open(name) as image:
+    with _file_errors(name), Image.open(name, formats=_formats()) as image:
         return _facts(image, name)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of `CONTAINERS` that this Pillow can read (HEIF needs a plug-in)."""
+    Image.init()
+    return tuple(name for name in CONTAINERS if name in Image.OPEN)
 
 
 @contextmanager
 def _file_errors(name: str) -> Iterator[None]:
     """Turn whatever a damaged or hostile file makes Pillow raise into an `ImageError`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if os.path.getsize(name) == 0:
-                raise ImageError(name, "the file is empty")
-            yield
+        if os.path.getsize(name) == 0:
+            raise ImageError(name, "the file is empty")
+        yield
     except ImageError:
         raise
     except FileNotFoundError:
@@ -167,15 +178,18 @@ def _facts(image: ImageFile.ImageFile, name: str) -> ImageFacts:
 def _to_rgb(image: Image.Image, transparent: bool) -> tuple[Image.Image | np.ndarray, str]:
     """Bring any Pillow mode to 8-bit RGB; also say what was lost, or ""."""
     if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image).astype(np.float64)
-        grey = np.nan_to_num(grey, nan=0.0, posinf=np.inf, neginf=0.0)
+        grey = np.asarray(image).astype(np.float32)  # worked on in place: it may be huge
+        np.nan_to_num(grey, copy=False, nan=0.0, posinf=np.inf, neginf=0.0)
         if image.mode.startswith("I;16") or (image.mode == "I" and grey.max(initial=0) > 255):
-            grey, note = grey / 257.0, "16-bit brought to 8-bit"
+            note = "16-bit brought to 8-bit"
+            grey /= 257
         elif image.mode == "F" and grey.max(initial=0, where=np.isfinite(grey)) <= 1.0:
-            grey, note = grey * 255.0, "floating point brought to 8-bit"
+            note = "floating point brought to 8-bit"
+            grey *= 255
         else:
             note = ""
-        return np.repeat(np.clip(np.rint(grey), 0, 255).astype(np.uint8)[..., None], 3, -1), note
+        np.clip(np.rint(grey, out=grey), 0, 255, out=grey)
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, -1), note
     if transparent:
         rgba = image.convert("RGBA")
         if rgba.getchannel("A").getextrema() == (255, 255):
