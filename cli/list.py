@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from ganscope.cli.console import out
 from ganscope.errors import GanscopeError
@@ -35,7 +36,7 @@ def list_things(
     for column in ("name", "kind", "what it is"):
         table.add_column(column, overflow="fold", no_wrap=column == "name")
     for row in kinds[what]():
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # no markup: [hf] is meant as it stands
     out.print(table)
 
 

@@ -130,7 +130,7 @@ def parse_degradation(text: str) -> Degradation:
     try:
         value = float(number)
     except ValueError:
-        raise GanscopeError(f"--degrade {text}: write NAME:VALUE, for example {name}:0.5") from None
+        raise GanscopeError(f"--degrade {text}: write NAME:VALUE, for example jpeg:75") from None
     low, high = RANGES.get(name, (0.05, 8))
     if not low <= value <= high:
         raise GanscopeError(f"--degrade {text}: the value must be between {low:g} and {high:g}")

@@ -140,6 +140,8 @@ def open_source(name: str) -> Source:
         raise GanscopeError(f"--real {name}: is a file; name a folder of photographs")
     if os.path.exists(name):
         return _folder(name)
+    if "/" in name:
+        raise GanscopeError(f"--real {name}: no such folder")
     raise GanscopeError(
         unknown("source of reals", name, sorted(sources)) + "; or a folder, or hf:owner/name"
     )

@@ -76,7 +76,7 @@ def test_of_a_labelled_corpus_only_the_reals_are_taken(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("cifar1", "did you mean 'cifar10'"),
-        ("no/such/folder", "unknown source"),
+        ("no/such/folder", "no such folder"),
         ("hf:", "hf"),
     ],
 )

@@ -50,6 +50,8 @@ def find_folder(name: str, kind: str) -> Path:
         return known[name]
     if path.is_dir():
         raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
+    if Path(name).parent.is_dir() and "/" in name:
+        raise GanscopeError(f"{name}: no such run folder")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         try:
             return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
