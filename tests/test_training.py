@@ -198,10 +198,10 @@ def test_lossless_fakes_get_the_compression_of_jpeg_reals(tmp_path: Path) -> Non
     saved = cv2.imdecode(
         cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 30])[1], 1
     )
-    np.testing.assert_array_equal(views.neutral(pixels, fake, rng), saved[..., ::-1])
+    np.testing.assert_array_equal(views.neutral(pixels, "PNG", fake, rng), saved[..., ::-1])
     real = views.labels.index(0)
     opened = open_image(views.paths[real]).pixels
-    np.testing.assert_array_equal(views.neutral(opened, real, rng), opened)
+    np.testing.assert_array_equal(views.neutral(opened, "JPEG", real, rng), opened)
     alike = make_corpus(tmp_path / "alike", counts)
     assert jpeg_qualities(open_corpus(alike).table) == {0: [], 1: []}
 
