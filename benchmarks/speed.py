@@ -23,7 +23,7 @@ from ganscope.config import GenerateSettings
 from ganscope.detector.data import Key, Loader, Views
 from ganscope.detector.model import Detector
 from ganscope.detector.scoring import score_images
-from ganscope.generator.model import BATCH, latent, load_generator
+from ganscope.generator.model import latent, load_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image
 
@@ -51,21 +51,24 @@ def startup() -> dict[str, float]:
 def generate(n: int, rounds: int) -> dict[str, float]:
     """`generate_corpus` (fakes, reals, PNG, manifest) against the generator's bare forward pass."""
     generator = load_generator("photos")
-    batch = torch.from_numpy(np.stack([latent(0, i, generator.latent_dim) for i in range(BATCH)]))
+    numbers = range(generator.batch)
+    batch = torch.from_numpy(np.stack([latent(0, i, generator.latent_dim) for i in numbers]))
 
     def bare() -> None:
         with torch.inference_mode():
-            for _ in range(0, n, BATCH):
+            for _ in range(0, n, len(batch)):
                 generator(batch)
 
     ratios, rates = [], []
     bare()
-    for round_ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            settings = GenerateSettings(n=n, out=Path(folder) / "corpus", seed=round_, device="cpu")
+    with tempfile.TemporaryDirectory() as folder:  # emptied at the end only: ext4 is slow to make
+        for round_ in range(rounds):  # new files for minutes after many were deleted
+            settings = GenerateSettings(
+                n=n, out=Path(folder) / f"corpus-{round_}", seed=round_, device="cpu"
+            )
             whole = seconds(lambda s=settings: generate_corpus(s))
-        ratios.append(seconds(bare) / whole)
-        rates.append(n / whole)
+            ratios.append(seconds(bare) / whole)
+            rates.append(n / whole)
     return {"ratio": float(np.median(ratios)), "fakes_per_second": float(np.median(rates))}
 
 

@@ -11,7 +11,8 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module, resources
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -154,8 +155,9 @@ sources: Registry[Callable[[str], Source]] = Registry("source of reals")
 def _photographs(name: str) -> Source:
     """The photographs that scikit-learn and scikit-image carry in their wheels (no download)."""
     found: dict[str, Path] = {}
-    for package, files in _PHOTOGRAPHS.items():
-        folder = Path(str(resources.files(package)))
+    for package, (below, files) in _PHOTOGRAPHS.items():
+        spec = find_spec(package)  # importing scikit-learn would take a second
+        folder = Path(str(spec and spec.origin)).parent / below
         found |= {Path(f).stem: folder / f for f in files if (folder / f).is_file()}
     # The two views of the motorcycle are one scene.
     groups = [stem.removesuffix("_left").removesuffix("_right") for stem in found]
@@ -164,22 +166,25 @@ def _photographs(name: str) -> Source:
 
 
 _PHOTOGRAPHS = {
-    "sklearn.datasets.images": ["china.jpg", "flower.jpg"],
-    "skimage.data": [
-        "astronaut.png",
-        "brick.png",
-        "camera.png",
-        "chelsea.png",
-        "coffee.png",
-        "coins.png",
-        "grass.png",
-        "gravel.png",
-        "hubble_deep_field.jpg",
-        "moon.png",
-        "motorcycle_left.png",
-        "motorcycle_right.png",
-        "rocket.jpg",
-    ],
+    "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
+    "skimage": (
+        "data",
+        [
+            "astronaut.png",
+            "brick.png",
+            "camera.png",
+            "chelsea.png",
+            "coffee.png",
+            "coins.png",
+            "grass.png",
+            "gravel.png",
+            "hubble_deep_field.jpg",
+            "moon.png",
+            "motorcycle_left.png",
+            "motorcycle_right.png",
+            "rocket.jpg",
+        ],
+    ),
 }
 
 

@@ -47,11 +47,14 @@ def encode_image(pixels: np.ndarray, format: str, quality: int = 92) -> bytes:
     quickest.
     """
     options = {
-        "png": [cv2.IMWRITE_PNG_COMPRESSION, 0],
+        "png": [
+            *(cv2.IMWRITE_PNG_COMPRESSION, 0),
+            *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
+        ],
         "jpeg": [cv2.IMWRITE_JPEG_QUALITY, quality],
         "webp": [cv2.IMWRITE_WEBP_QUALITY, quality],
     }[format]
-    done, data = cv2.imencode(SUFFIXES[format], pixels[..., ::-1], options)
+    done, data = cv2.imencode(SUFFIXES[format], cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
     if not done:
         raise GanscopeError(f"this build of opencv cannot write {format}; choose another --format")
     return data.tobytes()

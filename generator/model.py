@@ -9,9 +9,10 @@ from torch import Tensor
 from ganscope.folders import FolderModel
 from ganscope.generator.architectures import architectures
 
-BATCH = 64
+CPU_BATCH, GPU_BATCH = 16, 256
 """Fakes are always computed in batches of this many: the last bits of a convolution depend on the
-batch, and a fake must be the same bytes however many are made beside it."""
+batch, and a fake must be the same bytes however many are made beside it. A small batch stays in a
+CPU's cache."""
 
 
 class Generator(FolderModel):
@@ -43,17 +44,22 @@ class Generator(FolderModel):
     def latent_dim(self) -> int:
         return self.config["arguments"]["latent_dim"]
 
+    @property
+    def batch(self) -> int:
+        """Fakes that are computed at a time where the weights are now."""
+        return CPU_BATCH if next(self.parameters()).device.type == "cpu" else GPU_BATCH
+
     def forward(self, z: Tensor) -> Tensor:
         return (self.net(z) + 1) / 2
 
     @torch.inference_mode()
     def pixels(self, z: np.ndarray) -> np.ndarray:
         """z (N, latent_dim) -> (N, size, size, 3) uint8 RGB, on whatever device the weights are."""
-        device = next(self.parameters()).device
+        device, batch = next(self.parameters()).device, self.batch
         made = []
-        for start in range(0, len(z), BATCH):
-            part = np.zeros((BATCH, self.latent_dim), np.float32)
-            rows = z[start : start + BATCH]
+        for start in range(0, len(z), batch):
+            part = np.zeros((batch, self.latent_dim), np.float32)
+            rows = z[start : start + batch]
             part[: len(rows)] = rows
             images = self(torch.from_numpy(part).to(device)).clamp_(0, 1).mul_(255).round_()
             made.append(images.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(rows)])

@@ -1,7 +1,8 @@
 """Writing labelled corpora: a fake and a real at a time, alike in everything but their origin.
 
-The fakes come out of the network in batches while other threads cut, encode and write; memory does
-not grow with their number.
+Every core computes, cuts, encodes and writes batches of its own: a network spread over all cores
+would have to wait, layer by layer, for those that are busy with a file. Memory does not grow with
+the number of fakes.
 """
 
 from collections import deque
@@ -12,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
@@ -19,16 +21,16 @@ from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import SUFFIXES, CorpusWriter, encode_image
-from ganscope.devices import pick_device
-from ganscope.generator.model import BATCH, Generator, latent, load_generator
+from ganscope.devices import one_thread, pick_device
+from ganscope.generator.model import Generator, latent, load_generator
 
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 ZOOM = 4.0
 """Reals are crops of 1 to ZOOM times the size, shrunk to it: what generators are trained on."""
 CANDIDATES = 8
 """Crops that a compressed real is chosen from."""
-AHEAD = 4
-"""Batches that may wait for the writing threads."""
+AHEAD = 2
+"""Batches that may wait for each core."""
 
 
 def generate_corpus(
@@ -62,9 +64,11 @@ def generate_corpus(
     label = label_of(generator)
     order = np.random.default_rng(settings.seed).permutation(len(source))
 
-    def write(start: int, fakes: np.ndarray) -> list[dict[str, Any]]:
+    def make(start: int) -> list[dict[str, Any]]:
         rows = []
-        for index, pixels in enumerate(fakes, start):
+        for index, pixels in enumerate(
+            generator.pixels(_latents(generator, settings, start)), start
+        ):
             fake = encode_image(_fit(pixels, size), settings.format, settings.quality)
             crop, real = _matching_real(source, order, settings, index, size, len(fake))
             suffix = SUFFIXES[settings.format]
@@ -84,20 +88,22 @@ def generate_corpus(
             if report:
                 report(writer.rows // 2)
 
-    with ThreadPoolExecutor(2) as pool:
+    cores = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(cores) as pool:
         try:
-            for start in range(writer.rows // 2, settings.n, BATCH):
-                stop = min(start + BATCH, settings.n)
-                z = np.stack(
-                    [latent(settings.seed, i, generator.latent_dim) for i in range(start, stop)]
-                )
-                waiting.append(pool.submit(write, start, generator.pixels(z)))
-                enter(AHEAD)
+            for start in range(writer.rows // 2, settings.n, generator.batch):
+                waiting.append(pool.submit(make, start))
+                enter(cores * AHEAD)
             enter(0)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
     return writer.finish()
+
+
+def _latents(generator: Generator, settings: GenerateSettings, start: int) -> np.ndarray:
+    numbers = range(start, min(start + generator.batch, settings.n))
+    return np.stack([latent(settings.seed, i, generator.latent_dim) for i in numbers])
 
 
 def make_fake(generator: Generator, seed: int, index: int, size: int | None = None) -> np.ndarray:

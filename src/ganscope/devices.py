@@ -5,11 +5,12 @@ processors and slower on others, so the choice is measured once at the start ins
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cv2
 import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
@@ -50,6 +51,19 @@ def processes(device: torch.device) -> PartialState:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return PartialState(cpu=device.type == "cpu")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch, in this thread and those started inside, and opencv compute with a single thread."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 @dataclass(frozen=True)
