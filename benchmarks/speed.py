@@ -105,7 +105,7 @@ def training(architecture: str, rounds: int) -> dict[str, float]:
     torch.manual_seed(0)
     detector = Detector.create(architecture).train().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(detector.parameters(), 1e-4)
-    batch, steps = 16, 6 if architecture == "lite" else 40
+    batch, steps = 32, 3 if architecture == "lite" else 40  # train-detector's own batch
 
     def learn(pixels: torch.Tensor) -> None:
         images = pixels.float().div_(255).contiguous(memory_format=torch.channels_last)

@@ -147,8 +147,8 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
 
     After CNNDetection (arXiv:1912.11035) and the aligned training sets that followed it: resize by
     0.4 to 1.6 (p .4), blur of sigma up to 2 (p .15), noise up to 8 levels (p .15), JPEG 40-98 (p
-    .6) or WebP 40-98 (p .2). `factor`: the resize, where the caller drew it beforehand to cut out
-    enough pixels.
+    .7) or WebP 40-98 (p .1: it is rarer in the wild and as slow as five JPEGs). `factor`: the
+    resize, where the caller drew it beforehand to cut out enough pixels.
     """
     factor = random_factor(rng) if factor is None else factor
     if factor != 1:
@@ -158,7 +158,7 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
     if rng.random() < 0.15:
         pixels = noise(pixels, rng.uniform(1, 8), rng)
     choice = rng.random()
-    if choice < 0.6:
+    if choice < 0.7:
         pixels = jpeg(pixels, int(rng.integers(40, 99)), rng)
     elif choice < 0.8:
         pixels = webp(pixels, int(rng.integers(40, 99)), rng)

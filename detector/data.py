@@ -7,7 +7,7 @@ and decoded images stay in memory, so that reading is cheap beside learning.
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -131,6 +131,11 @@ class Views(Dataset):
                 self._cached_bytes += opened.pixels.nbytes
         return opened
 
+    @property
+    def cached(self) -> Set[int]:
+        """Rows whose images are in memory."""
+        return self._cache.keys()
+
     def neutral(
         self, pixels: np.ndarray, format: str, row: int, rng: np.random.Generator
     ) -> np.ndarray:
@@ -140,11 +145,14 @@ class Views(Dataset):
         return lossy_history(pixels, self.qualities[1 - self.labels[row]], rng)
 
     def __getitem__(self, key: Key) -> np.ndarray:
+        return self.cut(self.open(key.row), key)
+
+    def cut(self, opened: OpenedImage, key: Key) -> np.ndarray:
+        """The view of an image that has been opened."""
         rng = np.random.default_rng((self.seed, *key))
         degrade = key.learn and rng.random() < self.degrade
         factor = random_factor(rng) if degrade else 1.0
         region = math.ceil((self.size + MARGIN) / factor)
-        opened = self.open(key.row)
         pixels = random_crop(opened.pixels, region, rng)
         pixels = self.neutral(pixels, opened.format, key.row, rng)
         if degrade:
@@ -161,9 +169,10 @@ class Views(Dataset):
 
 
 class Loader:
-    """Batches of views, read by `workers` processes, or by threads of this process for 0.
+    """Batches of views, read by `workers` processes, or by this one for 0.
 
-    On a CPU the threads read while the network waits: cores that do both at once do both slower.
+    In this process, files are opened by threads; the views are cut without them, while the network
+    waits: many small steps in threads hinder each other, and learning, more than they help.
     """
 
     def __init__(self, views: Views, workers: int):
@@ -209,7 +218,11 @@ class Loader:
             return
         for keys in order:
             try:
-                yield np.stack(list(self._threads.map(self.views.__getitem__, keys)))
+                rows = sorted({key.row for key in keys} - self.views.cached)
+                opened = dict(zip(rows, self._threads.map(self.views.open, rows), strict=True))
+                yield np.stack(
+                    [self.views.cut(opened.get(k.row) or self.views.open(k.row), k) for k in keys]
+                )
             except ImageError as error:
                 yield error
 
