@@ -10,9 +10,16 @@ from ganscope.config import GenerateSettings
 
 
 def generate(
-    n: Annotated[int, typer.Option(help="Number of fakes, and of reals beside them.")] = 10_000,
+    n: Annotated[
+        int | None,
+        typer.Option(help="Number of fakes, and of reals beside them. [default: 10000]"),
+    ] = None,
     generator: Annotated[
-        str, typer.Option(help="A shipped generator (photos, faces), a run folder, or a hub id.")
+        str,
+        typer.Option(
+            help="A shipped generator (photos, faces), a run folder, a hub id, or KIND:REST; "
+            "see ganscope list generators."
+        ),
     ] = "photos",
     real: Annotated[
         str,
@@ -20,6 +27,25 @@ def generate(
             help="Where the reals come from: a source's name, a folder, or hf:owner/name."
         ),
     ] = "photographs",
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Whole photographs to make a fake from each, under its name; for generators that "
+            "start from photographs.",
+        ),
+    ] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", help="What a conditional generator makes. [default: all in turn]"),
+    ] = None,
+    truncation: Annotated[
+        float,
+        typer.Option(help="Psi, 0 to 1: how far fakes stray from the average."),
+    ] = 1.0,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A text file, a prompt a line, for text-to-image.")
+    ] = None,
     out_: Annotated[
         Path | None,
         typer.Option("--out", help="Folder of the corpus. [default: corpus, corpus-2, ...]"),
@@ -27,9 +53,21 @@ def generate(
     size: Annotated[
         int | None, typer.Option(help="Side of every image in pixels. [default: the generator's]")
     ] = None,
-    format: Annotated[str, typer.Option(help="png, jpeg or webp, for both classes.")] = "png",
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="png, jpeg or webp, for both classes. [default: png; with --from, the photo's]"
+        ),
+    ] = None,
     quality: Annotated[int, typer.Option(help="JPEG and WebP quality, for both classes.")] = 92,
     seed: Seed = 0,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="i/n: make part i of n only; in one folder, the part that ends last joins them.",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Write a labelled corpus: N fakes from a generator and as many reals, alike in format and
@@ -49,17 +87,26 @@ def generate(
         n=n,
         generator=generator,
         real=real,
+        from_=from_,
+        class_=class_,
+        truncation=truncation,
+        prompts=prompts,
         out=out_,
         size=size,
         format=format,
         quality=quality,
         seed=seed,
+        shard=shard,
         device=device,
     )
+    from ganscope.datasets.corpus import is_unfinished
     from ganscope.generator.sampling import generate_corpus
 
     with progress() as bar:
         task = bar.add_task(f"generating with {generator}", total=n, note="")
         folder = generate_corpus(settings, lambda done: bar.update(task, completed=done))
-    err.print(f"[green]{n:,} fakes and {n:,} reals[/green] in")
+    if is_unfinished(folder):
+        err.print("[green]this part is done[/green]; the last part will join them in")
+    else:
+        err.print("[green]fakes and reals[/green] are in")
     out.print(str(folder), highlight=False, soft_wrap=True)

@@ -76,7 +76,10 @@ def _detectors() -> list[tuple[str, str, str]]:
 def _generators() -> list[tuple[str, str, str]]:
     from ganscope.generator.architectures import architectures
 
-    known = [(name, "architecture", a.summary) for name, a in sorted(architectures.items())]
+    known = [
+        (name, "architecture", f"{a.summary} ({a.paper})")
+        for name, a in sorted(architectures.items())
+    ]
     return [*_shipped("generators"), *known]
 
 

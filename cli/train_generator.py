@@ -1,4 +1,4 @@
-"""`ganscope train-generator`: train a GAN on photographs."""
+"""`ganscope train-generator`: train a generator on photographs."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +16,21 @@ def train_generator(
             help="Photographs to learn from: a source's name, a folder, or hf:owner/name."
         ),
     ],
-    generator: Annotated[str, typer.Option(help="Architecture: dcgan or wgan-gp.")] = "dcgan",
+    generator: Annotated[
+        str, typer.Option(help="Architecture; see ganscope list generators.")
+    ] = "dcgan",
+    input: Annotated[
+        str | None,
+        typer.Option(
+            help="What image-to-image starts from: edges, grey, small, blur, or a folder of images "
+            "(same names for pix2pix, any for cyclegan)."
+        ),
+    ] = None,
     out_: Annotated[
         Path | None,
         typer.Option("--out", help="Run folder. [default: runs/GENERATOR, numbered on]"),
     ] = None,
-    size: Annotated[int, typer.Option(help="Side of the images in pixels: 32, 64 or 128.")] = 64,
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 64,
     steps: Annotated[int, typer.Option(help="Generator updates.")] = 20_000,
     batch_size: Annotated[int, typer.Option(help="Images an update.")] = 64,
     width: Annotated[int, typer.Option(help="Channels of the generator's last hidden layer.")] = 64,
@@ -29,7 +38,28 @@ def train_generator(
         int | None,
         typer.Option(help="Channels of the discriminator's first layer. [default: as --width]"),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Adam's, for both networks.")] = 2e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For all networks. [default: the architecture's own]")
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="minimax or non-saturating (flipped labels), for GANs with the original loss. "
+            "[default: non-saturating]"
+        ),
+    ] = None,
+    label_smoothing: Annotated[
+        float, typer.Option(help="The discriminator is told 1 - this for reals (one-sided).")
+    ] = 0.0,
+    instance_noise: Annotated[
+        float, typer.Option(help="Noise on all that the discriminator sees; fades to 0.")
+    ] = 0.0,
+    unroll: Annotated[
+        int, typer.Option(help="Discriminator steps that `unrolled` looks ahead.")
+    ] = 5,
+    mirror: Annotated[
+        bool, typer.Option(help="Mirror half of the images; not for digits and letters.")
+    ] = True,
     ema: Annotated[
         float, typer.Option(help="Decay of the averaged generator that is saved; 0: no averaging.")
     ] = 0.999,
@@ -55,10 +85,13 @@ def train_generator(
       ganscope train-generator --real my_photos/ --out runs/mine
 
       ganscope train-generator --real flowers102 --generator wgan-gp --size 32 --steps 5000
+
+      ganscope train-generator --real digits --generator cgan --size 8 --no-mirror --steps 5000
     """
     settings = TrainGeneratorSettings(
         real=real,
         generator=generator,
+        input=input,
         out=out_,
         size=size,
         steps=steps,
@@ -66,6 +99,11 @@ def train_generator(
         width=width,
         discriminator_width=discriminator_width,
         learning_rate=learning_rate,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        instance_noise=instance_noise,
+        unroll=unroll,
+        mirror=mirror,
         ema=ema,
         zoom=zoom,
         sample_every=sample_every,
@@ -79,7 +117,8 @@ def train_generator(
         task = bar.add_task(f"training {generator}", total=steps, note="")
 
         def report(row: dict[str, Any]) -> None:
-            note = f"D {row['d_loss']:.2f}  G {row['g_loss']:.2f}  {row['images_per_second']:.0f}/s"
+            parts = [f"{k[:-5]} {v:.2f}" for k, v in row.items() if k.endswith("_loss")]
+            note = "  ".join([*parts, f"{row['images_per_second']:.0f}/s"])
             bar.update(task, completed=row["step"], note=note)
 
         run = train(settings, report)

@@ -11,7 +11,8 @@ import pandas as pd
 
 from ganscope.errors import GanscopeError
 
-MANIFEST, UNFINISHED = "metadata.csv", ".metadata.part.csv"
+MANIFEST, UNFINISHED = "metadata.csv", ".metadata"
+"""The manifest, and how the names of its parts begin while a corpus is being written."""
 COLUMNS = ("path", "file_name", "label", "generator", "source", "group", "split")
 """Columns of every table. `path` can be opened; `file_name` is below the corpus' root; `label` is 0
 (real) or 1 (fake); `generator` is "real" for reals; `source` says where an image is from; images of
@@ -39,7 +40,7 @@ def open_corpus(path: str | Path) -> Corpus:
     root = Path(path)
     if not root.exists():
         raise GanscopeError(f"{root}: no such corpus; make one with ganscope generate")
-    if (root / UNFINISHED).exists():
+    if is_unfinished(root):
         raise GanscopeError(
             f"{root}: an unfinished corpus; run the same generate command again to finish it"
         )
@@ -51,6 +52,11 @@ def open_corpus(path: str | Path) -> Corpus:
         f"{root}: no layout that ganscope reads. Known: "
         + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
     )
+
+
+def is_unfinished(root: Path) -> bool:
+    """Whether a corpus is being written at `root`, or was when something killed it."""
+    return next(root.glob(f"{UNFINISHED}*.csv"), None) is not None
 
 
 def open_corpora(paths: Sequence[str | Path]) -> Corpus:

@@ -20,7 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.datasets.corpus import MANIFEST, UNFINISHED, open_corpus
+from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
 from ganscope.errors import GanscopeError, ImageError
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
@@ -33,13 +33,21 @@ class Source:
     """Photographs by number, decoded on demand and cached up to `CACHE_BYTES`.
 
     `read(i)` gives the (H, W, 3) uint8 RGB pixels of number i, `groups[i]` the name of the scene
-    that it shows; photographs of the same group never end up in different splits.
+    that it shows; photographs of the same group never end up in different splits. `classes[i]` is
+    the name of what it shows, `paths[i]` its file, where the source knows.
     """
 
-    def __init__(self, name: str, groups: Sequence[str], read: Callable[[int], np.ndarray]):
+    def __init__(
+        self,
+        name: str,
+        groups: Sequence[str],
+        read: Callable[[int], np.ndarray],
+        classes: Sequence[str] | None = None,
+        paths: Sequence[str] = (),
+    ):
         if not len(groups):
             raise GanscopeError(f"{name}: no images found; name a folder with photographs")
-        self.name, self.groups = name, groups
+        self.name, self.groups, self.classes, self.paths = name, groups, classes, paths
         self.unusable: dict[int, str] = {}
         """Numbers that turned out unreadable or too small, with the reason."""
         self._read = read
@@ -165,6 +173,17 @@ def _photographs(name: str) -> Source:
     return Source(name, groups, lambda i: open_image(paths[i]).pixels)
 
 
+@sources.register("digits")
+def _digits(name: str) -> Source:
+    """scikit-learn's 1797 handwritten digits, 8x8 pixels, labelled (no download)."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = (images.reshape(-1, 8, 8, 1) * (255 / 16)).round().astype(np.uint8).repeat(3, axis=3)
+    groups = [f"{name}/{i}" for i in range(len(pixels))]
+    return Source(name, groups, lambda i: pixels[i], [str(label) for label in labels])
+
+
 _PHOTOGRAPHS = {
     "sklearn": ("datasets/images", ["china.jpg", "flower.jpg"]),
     "skimage": (
@@ -195,17 +214,27 @@ def _folder(name: str) -> Source:
         table = table[table["label"] == 0]
         paths = table["path"].tolist()
         groups = [g or p for g, p in zip(table["group"], paths, strict=True)]
+        classes = None
     else:
         paths = list(find_images(name))
         groups = [os.path.relpath(p, name) for p in paths]
-    return Source(name, groups, lambda i: open_image(paths[i]).pixels)
+        classes = _subfolders(paths, root)
+    return Source(name, groups, lambda i: open_image(paths[i]).pixels, classes, paths)
+
+
+def _subfolders(paths: list[str], root: Path) -> list[str] | None:
+    """The folder below `root` that each image lies in, if every image lies in one: its class."""
+    below = [Path(os.path.relpath(p, root)).parts for p in paths]
+    if any(len(parts) < 2 or parts[0] == os.pardir for parts in below):
+        return None
+    return [parts[0] for parts in below]
 
 
 def _is_corpus(root: Path) -> bool:
     """Whether a folder is labelled, so that a part of it is fake: both classes stand side by
     side.
     """
-    if (root / UNFINISHED).exists():
+    if is_unfinished(root):
         return True
     if (root / MANIFEST).is_file():  # others name a table so, too
         with open(root / MANIFEST, encoding="utf-8", errors="replace") as file:
@@ -263,7 +292,17 @@ def _torchvision(name: str) -> Source:
             "of photographs"
         ) from None
     groups = [f"{name}/{i}" for i in range(len(images))]
-    return Source(name, groups, lambda i: np.asarray(images[i][0].convert("RGB")))
+    return Source(name, groups, lambda i: np.asarray(images[i][0].convert("RGB")), _targets(images))
+
+
+def _targets(images: Any) -> list[str] | None:
+    """Class names of a torchvision data set, under whichever name it keeps them."""
+    for attribute in ("targets", "labels", "_labels", "y"):
+        numbers = getattr(images, attribute, None)
+        if numbers is not None and len(numbers) == len(images) and np.ndim(numbers) == 1:
+            names = list(getattr(images, "classes", ()))
+            return [str(names[int(i)]) if names else str(int(i)) for i in numbers]
+    return None
 
 
 for _name in _TORCHVISION:
@@ -300,6 +339,7 @@ def describe_sources() -> Iterator[tuple[str, str]]:
         "photographs",
         "the photographs in scikit-learn's and scikit-image's wheels (default; offline)",
     )
+    yield "digits", "scikit-learn's 1797 labelled 8x8 digits (offline)"
     for name, (class_name, _) in sorted(_TORCHVISION.items()):
         yield name, f"torchvision.datasets.{class_name} (downloaded on first use)"
     yield "hf:owner/name", "a data set of the Hugging Face hub (needs the extra ganscope[hf])"

@@ -1,15 +1,15 @@
 """Writing a corpus so that a kill at any moment leaves something that can be continued.
 
-While it grows, the rows stand in `.metadata.part.csv`; a row is added only after its image is whole
-on the disk. `metadata.csv`, the sign of a finished corpus, appears last. `corpus.json` says how the
-corpus was asked for, and a corpus is continued only by the same request.
+While it grows, the rows stand in `.metadata.part-1-of-1.csv`; a row is added only after its image
+is whole on the disk. `metadata.csv`, the sign of a finished corpus, appears last. `corpus.json`
+says how the corpus was asked for, and a corpus is continued only by the same request.
 """
 
 import csv
 import errno
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.config import read_json, write_json
+from ganscope.config import read_json, write_json, write_text
 from ganscope.datasets.corpus import MANIFEST, UNFINISHED
 from ganscope.errors import GanscopeError
 
@@ -63,13 +63,24 @@ def encode_image(pixels: np.ndarray, format: str, quality: int = 92) -> bytes:
 class CorpusWriter:
     """An open corpus at `root`: give it whole images and then their rows, and `finish` it.
 
+    columns: of the manifest. shard: (i, n), part i of n that several processes or machines write;
+    each has a manifest of its own until the last one joins them. Rows come in pairs, a fake and
+    its real of one `index`; `next` is the first index that is missing.
+
     Raises `GanscopeError` if the folder holds a finished corpus, one begun by another request, or
     anything else, and when the disk is full or not writable.
     """
 
-    def __init__(self, root: Path, request: dict[str, Any]):
-        self.root = root
-        self._part = root / UNFINISHED
+    def __init__(
+        self,
+        root: Path,
+        request: dict[str, Any],
+        columns: Sequence[str] = COLUMNS,
+        shard: tuple[int, int] = (1, 1),
+    ):
+        self.root, self.columns = root, list(columns)
+        self._shard = shard
+        self._part = self._table("part", shard[0])
         self._folders: set[Path] = set()
         if (root / MANIFEST).exists():
             raise GanscopeError(f"{root} holds a finished corpus; name another folder with --out")
@@ -81,25 +92,35 @@ class CorpusWriter:
                     f"{root} holds an unfinished corpus begun with another {', '.join(other)}; "
                     "repeat that command to continue it, or name another folder with --out"
                 )
-        elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+            if self._table("done", shard[0]).exists():
+                raise GanscopeError(
+                    f"{root}: part {shard[0]} of {shard[1]} is finished; the other parts are not"
+                )
+        elif root.exists() and (not root.is_dir() or _is_taken(root)):
             raise GanscopeError(f"{root} exists and is not empty; name another folder with --out")
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             write_json(root / REQUEST, request)
-        self.rows = self._whole_rows()
+        self.next = self._whole_rows()
+
+    def _table(self, state: str, part: int) -> Path:
+        return self.root / f"{UNFINISHED}.{state}-{part}-of-{self._shard[1]}.csv"
 
     def _whole_rows(self) -> int:
-        """Cut off what a kill left half-written, a row or a pair's first; return how many stay."""
+        """Cut off what a kill left half-written, a row or a pair's first; return `next`."""
         if not self._part.exists():
             with disk_errors(self.root):
-                self._part.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+                self._part.write_text(",".join(self.columns) + "\n", encoding="utf-8")
             return 0
         text = self._part.read_bytes()
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
         rows = (len(lines) - 1) // 2 * 2  # a fake and a real come together
         with disk_errors(self.root), open(self._part, "r+b") as file:
             file.truncate(sum(map(len, lines[: rows + 1])))
-        return rows
+        if not rows:
+            return 0
+        last = next(csv.reader([lines[rows].decode()]))
+        return int(last[self.columns.index("index")]) + 1
 
     def write_image(self, file_name: str, data: bytes) -> None:
         """Put an encoded image under its final name, atomically."""
@@ -120,20 +141,35 @@ class CorpusWriter:
     def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Enter images that have been written into the manifest."""
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        added = 0
+        table = csv.DictWriter(text, self.columns, lineterminator="\n")
         for row in rows:
             table.writerow(row)
-            added += 1
+            self.next = row["index"] + 1
         with disk_errors(self.root), open(self._part, "a", encoding="utf-8") as file:
             file.write(text.getvalue())
-        self.rows += added
 
     def finish(self) -> Path:
-        """Turn the growing manifest into the final one; returns the corpus' folder."""
+        """Turn the growing manifest into the final one, once every part is whole; returns the
+        corpus' folder.
+        """
+        part, parts = self._shard
+        done = [self._table("done", i + 1) for i in range(parts)]
         with disk_errors(self.root):
-            os.replace(self._part, self.root / MANIFEST)
+            os.replace(self._part, done[part - 1])
+            try:
+                tables = [path.read_text(encoding="utf-8") for path in done]
+            except FileNotFoundError:
+                return self.root  # others are still at it, or have joined the parts already
+            header = tables[0].index("\n") + 1
+            write_text(self.root / MANIFEST, tables[0] + "".join(t[header:] for t in tables[1:]))
+            for path in done:
+                path.unlink(missing_ok=True)
         return self.root
+
+
+def _is_taken(root: Path) -> bool:
+    """Whether a folder holds anything; hidden files may be those of another process of ours."""
+    return any(not path.name.startswith(".") for path in root.iterdir())
 
 
 @contextmanager

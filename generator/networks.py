@@ -1,5 +1,5 @@
-"""DCGAN's two networks (Radford et al. 2016, arXiv:1511.06434): nothing but strided
-convolutions.
+"""Networks that several kinds of generator share: DCGAN's two (Radford et al. 2016,
+arXiv:1511.06434), the dense ones of the first GAN, and the average of a generator's weights.
 """
 
 import math
@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 
 def _init(module: nn.Module) -> None:
@@ -23,10 +24,13 @@ class DCGANGenerator(nn.Module):
 
     A 4x4 start, then transposed convolutions with stride 2 until `size`, batch norm and ReLU
     between, tanh at the end. `width` is the number of channels of the last hidden layer, doubled at
-    every layer before it up to 8 times.
+    every layer before it up to 8 times. `upsample` enlarges by nearest neighbour and an ordinary
+    convolution instead, which leaves other traces in the spectrum.
     """
 
-    def __init__(self, size: int = 64, latent_dim: int = 100, width: int = 64):
+    def __init__(
+        self, size: int = 64, latent_dim: int = 100, width: int = 64, upsample: bool = False
+    ):
         super().__init__()
         doublings = int(math.log2(size)) - 3
         channels = [width * min(2**i, 8) for i in reversed(range(doublings + 1))]
@@ -37,30 +41,37 @@ class DCGANGenerator(nn.Module):
         ]
         for before, after in pairwise(channels):
             layers += [
-                nn.ConvTranspose2d(before, after, 4, 2, 1, bias=False),
+                *_double(before, after, upsample, bias=False),
                 nn.BatchNorm2d(after),
                 nn.ReLU(True),
             ]
-        layers += [nn.ConvTranspose2d(channels[-1], 3, 4, 2, 1), nn.Tanh()]
+        layers += [*_double(channels[-1], 3, upsample, bias=True), nn.Tanh()]
         self.layers = nn.Sequential(*layers).apply(_init)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z[:, :, None, None])
 
 
+def _double(before: int, after: int, upsample: bool, bias: bool) -> list[nn.Module]:
+    """Layers that double height and width."""
+    if upsample:
+        return [nn.Upsample(scale_factor=2), nn.Conv2d(before, after, 3, padding=1, bias=bias)]
+    return [nn.ConvTranspose2d(before, after, 4, 2, 1, bias=bias)]
+
+
 class DCGANDiscriminator(nn.Module):
-    """images (N, 3, size, size) in [-1, 1] -> logits (N,); here higher means more *real*.
+    """images (N, channels, size, size) in [-1, 1] -> logits (N,); here higher means more *real*.
 
     The generator mirrored: convolutions with stride 2, LeakyReLU 0.2. `norm` is "batch" (DCGAN) or
     "group" with one group, which is layer norm: WGAN-GP's penalty is on single images, and batch
     norm would tie them together.
     """
 
-    def __init__(self, size: int = 64, width: int = 64, norm: str = "batch"):
+    def __init__(self, size: int = 64, width: int = 64, norm: str = "batch", channels: int = 3):
         super().__init__()
         halvings = int(math.log2(size)) - 2
         layers: list[nn.Module] = []
-        before = 3
+        before = channels
         for i in range(halvings):
             after = width * min(2**i, 8)
             layers.append(nn.Conv2d(before, after, 4, 2, 1, bias=i == 0))
@@ -73,6 +84,54 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images).flatten()
+
+
+class DenseGenerator(nn.Module):
+    """z (N, latent_dim) -> (N, *shape) by three dense layers; in [-1, 1], or unbounded for points
+    in the plane.
+    """
+
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int):
+        super().__init__()
+        self.shape = shape
+        self.layers = nn.Sequential(
+            *(nn.Linear(latent_dim, width), nn.ReLU(True)),
+            *(nn.Linear(width, width), nn.ReLU(True)),
+            nn.Linear(width, math.prod(shape)),
+            *([nn.Tanh()] if len(shape) > 1 else []),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z).unflatten(1, self.shape)
+
+
+class DenseDiscriminator(nn.Module):
+    """(N, *shape) -> logits (N,), higher = more real, by three dense layers."""
+
+    def __init__(self, shape: tuple[int, ...], width: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Flatten(),
+            *(nn.Linear(math.prod(shape), width), nn.LeakyReLU(0.2, True)),
+            *(nn.Linear(width, width), nn.LeakyReLU(0.2, True)),
+            nn.Linear(width, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).flatten()
+
+
+class Conditional(nn.Module):
+    """A network that is told the class: one-hot, beside z or as further channels of the images."""
+
+    def __init__(self, network: nn.Module, classes: int):
+        super().__init__()
+        self.network, self.classes = network, classes
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        known = one_hot(labels, self.classes).to(x.dtype)
+        known = known.reshape(*known.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
+        return self.network(torch.cat([x, known], dim=1))
 
 
 def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:

@@ -5,11 +5,16 @@ would have to wait, layer by layer, for those that are busy with a file. Memory 
 the number of fakes.
 """
 
-from collections import deque
-from collections.abc import Callable
+import os
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import cv2
 import numpy as np
@@ -18,12 +23,19 @@ import torch
 import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
 from ganscope.datasets.corpus import MANIFEST
+from ganscope.datasets.degradations import estimate_quality
 from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
-from ganscope.datasets.writing import SUFFIXES, CorpusWriter, encode_image
+from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image
 from ganscope.devices import one_thread, pick_device
-from ganscope.generator.model import Generator, latent, load_generator
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.generator.model import AnyGenerator
+from ganscope.generator.opening import open_generator
+from ganscope.images import open_image
 
+DEFAULT_N = 10_000
+SIZE = 256
+"""Side of the crops where neither the user nor the generator says."""
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
 ZOOM = 4.0
 """Reals are crops of 1 to ZOOM times the size, shrunk to it: what generators are trained on."""
@@ -39,59 +51,65 @@ def generate_corpus(
     """Write `n` fakes and as many reals with a manifest; returns the corpus' folder.
 
     An unfinished corpus of the same request is continued. Number i of a seed is the same image
-    whatever `n` is. `report` is called with the number of fakes written so far.
+    whatever `n` is. With `shard`, or under `torchrun`, only a part is made; whichever part ends
+    last joins the manifests. `report` is called with the number of fakes written so far.
 
     Raises `GanscopeError` for an unknown generator or source, a folder that is not free, a full
     disk.
     """
-    device = pick_device(settings.device)
-    generator = load_generator(settings.generator).to(device)
-    source = open_source(settings.real)
-    size = settings.size or generator.size
-    random_crop(
-        source, size, np.random.default_rng(0)
-    )  # photographs too small: say so before writing
+    part, parts = _shard(settings)
+    device = _device(settings, parts)
+    generator = open_generator(settings).to(device)
+    if settings.from_ and not generator.from_photos:
+        raise GanscopeError(
+            f"--from: the generator {settings.generator!r} makes images out of noise; "
+            "leave it out; the photographs to put beside its fakes are named by --real"
+        )
+    source = open_source(str(settings.from_)) if settings.from_ else open_source(settings.real)
+    size = settings.size or generator.size or SIZE
+    if settings.from_ is None:  # photographs too small: say so before writing
+        random_crop(source, size, np.random.default_rng(0))
+    n = min(settings.n or DEFAULT_N, len(source)) if settings.from_ else settings.n or DEFAULT_N
     out = settings.out or next_free(Path("corpus"), lambda p: (p / MANIFEST).exists())
     request = plain(settings) | {
+        "n": n,
         "out": None,
+        "shard": parts,
         "device": device.type,  # the last bits of a fake depend on it
         "size": size,
         "weights": generator.weights,
         "ganscope": ganscope.__version__,
     }
-    writer = CorpusWriter(out, request)
-    splits = assign_splits(sorted(set(source.groups)), SHARES, settings.seed)
-    label = label_of(generator)
-    order = np.random.default_rng(settings.seed).permutation(len(source))
+    columns = [*COLUMNS, *(c for c in generator.columns(0) if c not in COLUMNS)]
+    writer = CorpusWriter(out, request, columns, (part, parts))
+    making = _Making(
+        settings,
+        generator,
+        source,
+        size,
+        assign_splits(sorted(set(source.groups)), SHARES, settings.seed),
+        np.random.default_rng(settings.seed).permutation(len(source)),
+        _names(source.paths, settings.from_) if settings.from_ else [],
+    )
+    first, last = n * (part - 1) // parts, n * part // parts
+    waiting: deque[Future[list[dict[str, Any]]]] = deque()
 
     def make(start: int) -> list[dict[str, Any]]:
-        rows = []
-        for index, pixels in enumerate(
-            generator.pixels(_latents(generator, settings, start)), start
-        ):
-            fake = encode_image(_fit(pixels, size), settings.format, settings.quality)
-            crop, real = _matching_real(source, order, settings, index, size, len(fake))
-            suffix = SUFFIXES[settings.format]
-            rows += [
-                _fake_row(f"1_fake/{label}/{index:06d}{suffix}", label, generator, settings, index),
-                _real_row(f"0_real/{index:06d}{suffix}", crop, source, settings, index, splits),
-            ]
-            writer.write_image(rows[-2]["file_name"], fake)
-            writer.write_image(rows[-1]["file_name"], real)
-        return rows
-
-    waiting: deque[Future[list[dict[str, Any]]]] = deque()
+        pairs = making.pairs(range(start, min(start + generator.batch, last)))
+        for row, data in pairs:
+            writer.write_image(row["file_name"], data)
+        return [row for row, _ in pairs]
 
     def enter(limit: int) -> None:
         while len(waiting) > limit:
             writer.add_rows(waiting.popleft().result())
             if report:
-                report(writer.rows // 2)
+                report(writer.next - first)
 
-    cores = torch.get_num_threads()
-    with one_thread(), ThreadPoolExecutor(cores) as pool:
+    cores = torch.get_num_threads() if generator.parallel else 1
+    with one_thread() if generator.parallel else nullcontext(), ThreadPoolExecutor(cores) as pool:
         try:
-            for start in range(writer.rows // 2, settings.n, generator.batch):
+            for start in range(max(writer.next, first), last, generator.batch):
                 waiting.append(pool.submit(make, start))
                 enter(cores * AHEAD)
             enter(0)
@@ -101,33 +119,183 @@ def generate_corpus(
     return writer.finish()
 
 
-def _latents(generator: Generator, settings: GenerateSettings, start: int) -> np.ndarray:
-    numbers = range(start, min(start + generator.batch, settings.n))
-    return np.stack([latent(settings.seed, i, generator.latent_dim) for i in numbers])
+def make_fake(
+    generator: AnyGenerator, seed: int, index: int, size: int | None = None
+) -> np.ndarray:
+    """Make one fake again from its manifest row: (size, size, 3) uint8 RGB, the same pixels.
 
-
-def make_fake(generator: Generator, seed: int, index: int, size: int | None = None) -> np.ndarray:
-    """Make one fake again from its manifest row: (size, size, 3) uint8 RGB, the same pixels."""
-    z = latent(seed, index, generator.latent_dim)[None]
-    return _fit(generator.pixels(z)[0], size or generator.size)
-
-
-def _fit(pixels: np.ndarray, size: int) -> np.ndarray:
-    if pixels.shape[0] == size:
-        return pixels
-    shrink = size < pixels.shape[0]
-    return cv2.resize(
-        pixels, (size, size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_CUBIC
-    )
-
-
-def label_of(generator: Generator) -> str:
-    """The generator's name as a corpus calls it: a folder's own name, or owner--name of a hub
-    id.
+    For generators that start from noise; a conditional one must have been told the class.
     """
-    if Path(generator.name).is_dir():
-        return Path(generator.name).resolve().name
-    return generator.name.replace("/", "--")
+    return _fit(generator.make(seed, [index])[0], size or generator.size)
+
+
+def _shard(settings: GenerateSettings) -> tuple[int, int]:
+    """(i, n): this is part i of n, as --shard says or as `torchrun` and its like do."""
+    if settings.shard:
+        part, _, parts = settings.shard.partition("/")
+        return int(part), int(parts)
+    return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
+
+
+def _device(settings: GenerateSettings, parts: int) -> torch.device:
+    device = pick_device(settings.device)
+    if parts > 1 and device.type == "cuda" and device.index is None and not settings.shard:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return device
+
+
+def _names(paths: Sequence[str], root: Path) -> list[str]:
+    """Where each photograph lies below `root`, without its suffix, unless two would be alike."""
+    below = [Path(os.path.relpath(path, root)) for path in paths]
+    count = Counter(path.with_suffix("") for path in below)
+    return [
+        (path.with_suffix("") if count[path.with_suffix("")] == 1 else path).as_posix()
+        for path in below
+    ]
+
+
+@dataclass(frozen=True)
+class _Making:
+    """What one fake and its real are made from."""
+
+    settings: GenerateSettings
+    generator: AnyGenerator
+    source: Source
+    size: int
+    splits: dict[str, str]
+    """Group of photographs -> split."""
+    order: np.ndarray
+    """In which the photographs of the source come."""
+    names: list[str]
+    """Of whole photographs, without suffix."""
+
+    def pairs(self, indexes: range) -> list[tuple[dict[str, Any], bytes]]:
+        """Rows and encoded files of the fakes and reals with these numbers, in turn."""
+        if self.settings.from_:
+            return self._from_whole_photos(indexes)
+        if self.generator.from_photos:
+            return self._from_crops(indexes)
+        return self._from_noise(indexes)
+
+    def _from_noise(self, indexes: range) -> list[tuple[dict[str, Any], bytes]]:
+        found = []
+        for index, pixels in zip(
+            indexes, self.generator.make(self.settings.seed, indexes), strict=True
+        ):
+            fake = self._encode(_fit(pixels, self.size))
+            crop, real = _matching_real(
+                self.source, self.order, self.settings, index, self.size, len(fake)
+            )
+            further = self.generator.columns(index)
+            # Fakes of one prompt stay together; every z is drawn on its own, so others may part.
+            key = (index, 2) if "group" not in further else (crc32(further["group"].encode()), 3)
+            draw = np.random.default_rng((self.settings.seed, *key)).random()
+            split = "train" if draw < SHARES["train"] else "val"
+            split = split if draw < 1 - SHARES["test"] else "test"
+            found += [
+                (self._fake_row(index, {"split": split} | further), fake),
+                (self._real_row(index, crop), real),
+            ]
+        return found
+
+    def _from_crops(self, indexes: range) -> list[tuple[dict[str, Any], bytes]]:
+        crops = [
+            random_crop(
+                self.source,
+                self.size,
+                np.random.default_rng((self.settings.seed, index, 1)),
+                zoom=ZOOM,
+                number=int(self.order[index % len(self.order)]),
+            )
+            for index in indexes
+        ]
+        fakes = self.generator.make(self.settings.seed, indexes, [c.pixels for c in crops])
+        found = []
+        for index, crop, pixels in zip(indexes, crops, fakes, strict=True):
+            real = self._real_row(index, crop)
+            shared = {"group": real["group"], "split": real["split"]}
+            fake = self._fake_row(index, self.generator.columns(index) | shared)
+            found += [(fake, self._encode(pixels)), (real, self._encode(crop.pixels))]
+        return found
+
+    def _from_whole_photos(self, indexes: range) -> list[tuple[dict[str, Any], bytes]]:
+        found = []
+        for index in indexes:
+            try:
+                photo = open_image(self.source.paths[index])
+            except ImageError as error:
+                warnings.warn(f"{error}; left out", stacklevel=2)
+                continue
+            (pixels,) = self.generator.make(self.settings.seed, [index], [photo.pixels])
+            format, quality = self.settings.format, self.settings.quality
+            if format is None:
+                format = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}.get(photo.format, "png")
+                if format == "jpeg":
+                    quality = estimate_quality(photo.quantization)
+            group, name = self.source.groups[index], self.names[index] + SUFFIXES[format]
+            shared = {"group": group, "split": self.splits[group]}
+            fake = self._fake_row(index, self.generator.columns(index) | shared)
+            fake["file_name"] = f"1_fake/{self.generator.label}/{name}"
+            real = {
+                "file_name": f"0_real/{name}",
+                "label": 0,
+                "generator": "real",
+                "source": self.source.name,
+                "seed": self.settings.seed,
+                "index": index,
+                **shared,
+            }
+            found += [
+                (fake, encode_image(pixels, format, quality)),
+                (real, encode_image(photo.pixels, format, quality)),
+            ]
+        return found
+
+    def _encode(self, pixels: np.ndarray) -> bytes:
+        return encode_image(pixels, self.settings.format or "png", self.settings.quality)
+
+    def _fake_row(self, index: int, further: dict[str, Any]) -> dict[str, Any]:
+        label = self.generator.label
+        suffix = SUFFIXES[self.settings.format or "png"]
+        return {
+            "file_name": f"1_fake/{label}/{index:06d}{suffix}",
+            "label": 1,
+            "generator": label,
+            "source": label,
+            "seed": self.settings.seed,
+            "index": index,
+            "weights": self.generator.weights,
+            **further,
+        }
+
+    def _real_row(self, index: int, crop: Crop) -> dict[str, Any]:
+        group = self.source.groups[crop.number]
+        return {
+            "file_name": f"0_real/{index:06d}{SUFFIXES[self.settings.format or 'png']}",
+            "label": 0,
+            "generator": "real",
+            "source": self.source.name,
+            "group": group,
+            "split": self.splits[group],
+            "seed": self.settings.seed,
+            "index": index,
+            "photo_x": crop.x,
+            "photo_y": crop.y,
+            "photo_side": crop.side,
+        }
+
+
+def _fit(pixels: np.ndarray, size: int | None) -> np.ndarray:
+    """A square image of that size; what is not square is cut to its middle first."""
+    height, width = pixels.shape[:2]
+    side = min(height, width)
+    if height != width:
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+    if size is None or side == size:
+        return pixels
+    kernel = cv2.INTER_AREA if size < side else cv2.INTER_CUBIC
+    return cv2.resize(pixels, (size, size), interpolation=kernel)
 
 
 def _matching_real(
@@ -144,52 +312,11 @@ def _matching_real(
     In a compressed format the file's length tells how much texture an image has, and that would
     tell fakes from reals. PNG is stored, so one crop is enough.
     """
-    tries = 1 if settings.format == "png" else CANDIDATES
+    format = settings.format or "png"
+    tries = 1 if format == "png" else CANDIDATES
     rng = np.random.default_rng((settings.seed, index, 1))
     found = []
     for i in range(index * tries, (index + 1) * tries):
         crop = random_crop(source, size, rng, zoom=ZOOM, number=int(order[i % len(order)]))
-        found.append((crop, encode_image(crop.pixels, settings.format, settings.quality)))
+        found.append((crop, encode_image(crop.pixels, format, settings.quality)))
     return min(found, key=lambda pair: abs(len(pair[1]) - length))
-
-
-def _fake_row(
-    file_name: str, label: str, generator: Generator, settings: GenerateSettings, index: int
-) -> dict[str, Any]:
-    # Every z is drawn on its own, so fakes may be split one by one.
-    draw = np.random.default_rng((settings.seed, index, 2)).random()
-    split = "train" if draw < SHARES["train"] else "val" if draw < 1 - SHARES["test"] else "test"
-    return {
-        "file_name": file_name,
-        "label": 1,
-        "generator": label,
-        "source": label,
-        "split": split,
-        "seed": settings.seed,
-        "index": index,
-        "weights": generator.weights,
-    }
-
-
-def _real_row(
-    file_name: str,
-    crop: Crop,
-    source: Source,
-    settings: GenerateSettings,
-    index: int,
-    splits: dict[str, str],
-) -> dict[str, Any]:
-    group = source.groups[crop.number]
-    return {
-        "file_name": file_name,
-        "label": 0,
-        "generator": "real",
-        "source": source.name,
-        "group": group,
-        "split": splits[group],
-        "seed": settings.seed,
-        "index": index,
-        "photo_x": crop.x,
-        "photo_y": crop.y,
-        "photo_side": crop.side,
-    }

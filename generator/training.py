@@ -1,15 +1,16 @@
-"""Training a generator against its discriminator: one visible loop.
+"""Training a generator: one visible loop for all architectures.
 
 All randomness comes from (seed, step, process), so a run that was killed and resumed ends in the
 same weights as one that was not.
 """
 
 import copy
+import itertools
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 import ganscope
 from ganscope.config import (
@@ -35,8 +34,9 @@ from ganscope.datasets.sources import Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
-from ganscope.generator.architectures import Architecture, architectures
-from ganscope.generator.model import Generator, latent
+from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
+from ganscope.generator.architectures import architectures
+from ganscope.generator.model import Generator
 from ganscope.generator.networks import average_into
 
 SETTINGS, LOSSES, SAMPLES = "settings.json", "losses.csv", "samples"
@@ -55,118 +55,128 @@ def train_generator(
     `losses.csv`, `losses.png` and a sample grid an interval. An unfinished run with the same
     settings is continued. `report` is called after every step with step, steps and the losses.
 
-    Raises `GanscopeError` for an unknown architecture or source, and for a folder that holds a
-    finished run or one with other settings.
+    Raises `GanscopeError` for an unknown architecture or source, settings that do not go together,
+    and for a folder that holds a finished run or one with other settings.
     """
     architecture = architectures[settings.generator]
+    _check(settings, architecture)
     device = pick_device(settings.device)
     source = open_source(settings.real)
+    classes = _classes(settings, architecture, source)
     state = processes(device)
     run = _open_run(settings, state)
     torch.manual_seed(settings.seed)
-    arguments = {
-        "size": settings.size,
-        "latent_dim": architecture.latent_dim,
-        "width": settings.width,
-    }
-    config = {"architecture": settings.generator, "arguments": arguments}
-    average = Generator(config)
-    generator = copy.deepcopy(average.net)
-    discriminator = architecture.discriminator(
-        size=settings.size, width=settings.discriminator_width or settings.width
+    average = Generator(
+        {
+            "architecture": settings.generator,
+            "arguments": architecture.arguments(settings, classes),
+        }
     )
+    networks = {
+        GENERATOR: copy.deepcopy(average.net),
+        **architecture.opponents(settings, classes),
+    }
     saved = load_checkpoint(run)
-    speed = remembered(run / SPEED, lambda: _measure(settings, architecture, state.device))
+    speed = remembered(run / SPEED, lambda: _measure(settings, architecture, classes, state.device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
         # Two forward passes come before a backward; batch norm's statistics stay each process' own.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    rate, betas = settings.learning_rate, architecture.betas
-    generator.to(memory_format=speed.layout)
-    discriminator.to(memory_format=speed.layout)
-    g, d, g_adam, d_adam = accelerator.prepare(
-        generator,
-        discriminator,
-        torch.optim.Adam(generator.parameters(), rate, betas),
-        torch.optim.Adam(discriminator.parameters(), rate, betas),
+    rate = settings.learning_rate or architecture.learning_rate
+    for network in networks.values():
+        network.to(memory_format=speed.layout)
+    optimizers = {n: architecture.optimizer(net, rate) for n, net in networks.items()}
+    play = Play(
+        {n: accelerator.prepare(net) for n, net in networks.items()},
+        {n: accelerator.prepare(optimizer) for n, optimizer in optimizers.items()},
+        accelerator.backward,
+        settings,
+        accelerator.device,
+        architecture.latent_dim,
     )
     average.to(accelerator.device).eval()
     parts: dict[str, Any] = {
-        "g": generator,
-        "d": discriminator,
         "average": average,
-        "g_adam": g_adam,
-        "d_adam": d_adam,
+        **networks,
+        **{f"{name} optimizer": optimizer for name, optimizer in play.optimizers.items()},
     }
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    step = 0
     if saved:
-        step = saved["step"]
+        play.step = saved["step"]
         for name, part in parts.items():
             part.load_state_dict(saved[name])
-    log = _read_log(run, step)
+    log = _read_log(run, play.step)
     watch = accelerator.is_main_process
     if watch and not saved:
         _save_samples(average, run, 0)
 
-    draws = architecture.discriminator_steps
-    batches = _batches(source, settings, draws, step, accelerator.process_index)
-    while step < settings.steps:
-        torch.manual_seed(hash((settings.seed, step, accelerator.process_index)))
+    batches = _batches(source, classes, settings, play.step * architecture.draws, state)
+    while play.step < settings.steps:
+        torch.manual_seed(hash((settings.seed, play.step, accelerator.process_index)))
         started = time.perf_counter()
-        for _ in range(draws):
-            real = next(batches).to(accelerator.device, memory_format=speed.layout)
-            z = torch.randn(len(real), architecture.latent_dim, device=accelerator.device)
-            with torch.set_grad_enabled(draws == 1):
-                fake = g(z)
-            on_real, on_fake = d(real).float(), d(fake.detach()).float()
-            d_loss = architecture.discriminator_loss(on_real, on_fake)
-            if architecture.penalty:
-                penalty = architecture.penalty(d, real, fake.detach().float())
-                d_loss = d_loss + architecture.penalty_weight * penalty
-            d_adam.zero_grad()
-            accelerator.backward(d_loss)
-            d_adam.step()
-        if draws > 1:
-            fake = g(torch.randn(len(real), architecture.latent_dim, device=accelerator.device))
-        with _frozen(discriminator):
-            g_loss = architecture.generator_loss(_bare(d)(fake).float())
-            g_adam.zero_grad()
-            accelerator.backward(g_loss)
-            g_adam.step()
-        average_into(average.net, generator, min(settings.ema, 1 - 10 / (10 + step)))
+        drawn = [_moved(next(batches), play.device, speed) for _ in range(architecture.draws)]
+        scalars = architecture.step(play, drawn)
+        decay = min(settings.ema, 1 - 10 / (10 + play.step))
+        average_into(average.net, networks[GENERATOR], decay)
 
-        step += 1
+        play.step += 1
+        values = torch.stack([scalar.float() for scalar in scalars.values()]).tolist()
         row = {
-            "step": step,
-            "d_loss": d_loss.item(),
-            "g_loss": g_loss.item(),
-            "d_real": on_real.mean().item(),
-            "d_fake": on_fake.mean().item(),
-            "images_per_second": len(real) * draws / (time.perf_counter() - started),
+            "step": play.step,
+            **dict(zip(scalars, values, strict=True)),
+            "images_per_second": settings.batch_size
+            * architecture.draws
+            / (time.perf_counter() - started),
         }
-        if not np.isfinite(row["d_loss"] + row["g_loss"]):
+        if not np.isfinite(values).all():
+            worst = ", ".join(f"{k} {row[k]:g}" for k in scalars if not np.isfinite(row[k]))
             raise GanscopeError(
-                f"the losses became {row['d_loss']} and {row['g_loss']} at step {step}; "
+                f"the training left the finite numbers at step {play.step} ({worst}); "
                 f"lower --learning-rate (now {rate:g})"
             )
         log.append(row)
         if report and watch:
             report({**row, "steps": settings.steps, "run": run})
-        if watch and (step % settings.sample_every == 0 or step == settings.steps):
-            _save_samples(average, run, step)
+        if watch and (play.step % settings.sample_every == 0 or play.step == settings.steps):
+            _save_samples(average, run, play.step)
             _write_log(run, log)
             states = {name: part.state_dict() for name, part in parts.items()}
-            save_checkpoint(run, {"step": step, **states})
+            save_checkpoint(run, {"step": play.step, **states})
 
     accelerator.wait_for_everyone()
     if watch:
         _finish(settings, run, average, source, log)
     accelerator.wait_for_everyone()
     return run
+
+
+def _check(settings: TrainGeneratorSettings, architecture: Architecture) -> None:
+    """Refuse settings that do not go together."""
+    if settings.size not in architecture.sizes:
+        known = ", ".join(map(str, architecture.sizes))
+        raise GanscopeError(
+            f"--size {settings.size}: {settings.generator} makes images of {known} pixels a side"
+        )
+    if settings.loss and settings.loss not in getattr(architecture, "losses", ()):
+        raise GanscopeError(f"--loss: {settings.generator} has a loss of its own; leave it out")
+
+
+def _classes(
+    settings: TrainGeneratorSettings, architecture: Architecture, source: Source
+) -> list[str]:
+    """Names of the source's classes in order, for an architecture that is told them."""
+    if not architecture.conditional:
+        return []
+    classes = sorted(set(source.classes or ()))
+    if len(classes) < 2:
+        raise GanscopeError(
+            f"--real {settings.real}: {settings.generator} needs labelled photographs; name a "
+            "folder with one subfolder a class, or a data set with labels, such as digits"
+        )
+    return classes
 
 
 def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
@@ -196,66 +206,74 @@ def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
 
 
 def _batches(
-    source: Source, settings: TrainGeneratorSettings, draws: int, step: int, process: int
-) -> Iterator[Tensor]:
-    """Batches (N, 3, size, size) in [-1, 1] of random, randomly mirrored crops, prepared ahead."""
+    source: Source,
+    classes: list[str],
+    settings: TrainGeneratorSettings,
+    first: int,
+    state: PartialState,
+) -> Iterator[Batch]:
+    """Batches number `first`, `first` + 1, ... of random crops, prepared ahead."""
+    number_of = {name: i for i, name in enumerate(classes)}
 
-    def make(number: int) -> Tensor:
-        rng = np.random.default_rng((settings.seed, number, process))
-        crops = np.stack(
-            [
-                random_crop(source, settings.size, rng, settings.zoom).pixels[
-                    :, :: rng.choice([1, -1])
-                ]
-                for _ in range(settings.batch_size)
-            ]
+    def make(number: int) -> Batch:
+        rng = np.random.default_rng((settings.seed, number, state.process_index))
+        crops = [
+            random_crop(source, settings.size, rng, settings.zoom)
+            for _ in range(settings.batch_size)
+        ]
+        mirrored = [
+            crop.pixels[:, :: rng.choice([1, -1])] if settings.mirror else crop.pixels
+            for crop in crops
+        ]
+        images = torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if not number_of or source.classes is None:
+            return Batch(images)
+        return Batch(
+            images, torch.tensor([number_of[source.classes[crop.number]] for crop in crops])
         )
-        return torch.from_numpy(crops).permute(0, 3, 1, 2).float() / 127.5 - 1
 
     with ThreadPoolExecutor(1) as pool:
-        number = step * draws
-        ahead = [pool.submit(make, number + i) for i in range(3)]
-        while True:
-            yield ahead.pop(0).result()
-            ahead.append(pool.submit(make, number + 3))
-            number += 1
+        ahead = deque(pool.submit(make, first + i) for i in range(3))
+        for number in itertools.count(first + 3):
+            yield ahead.popleft().result()
+            ahead.append(pool.submit(make, number))
 
 
-@contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
-    """A network's weights take no gradient in here: the generator's step needs none of them."""
-    network.requires_grad_(False)
-    try:
-        yield
-    finally:
-        network.requires_grad_(True)
-
-
-def _bare(network: nn.Module) -> nn.Module:
-    """The network inside DDP's wrapper, whose hooks would wait for gradients that never come."""
-    return network.module if isinstance(network, DistributedDataParallel) else network
+def _moved(batch: Batch, device: torch.device, speed: Speed) -> Batch:
+    return Batch(
+        batch.images.to(device, memory_format=speed.layout),
+        None if batch.labels is None else batch.labels.to(device),
+        None if batch.inputs is None else batch.inputs.to(device, memory_format=speed.layout),
+    )
 
 
 def _measure(
-    settings: TrainGeneratorSettings, architecture: Architecture, device: torch.device
+    settings: TrainGeneratorSettings,
+    architecture: Architecture,
+    classes: list[str],
+    device: torch.device,
 ) -> Speed:
     """Find the quickest precision and layout for a step of this training."""
-    g = architecture.generator(settings.size, architecture.latent_dim, settings.width).to(device)
-    d = architecture.discriminator(
-        size=settings.size, width=settings.discriminator_width or settings.width
-    ).to(device)
-    real = torch.rand(min(settings.batch_size, 32), 3, settings.size, settings.size, device=device)
+    networks = {
+        GENERATOR: architecture.generator(**architecture.arguments(settings, classes)),
+        **architecture.opponents(settings, classes),
+    }
+    optimizers = {n: architecture.optimizer(net.to(device), 1e-6) for n, net in networks.items()}
+    play = Play(
+        networks, optimizers, lambda x: x.backward(), settings, device, architecture.latent_dim
+    )
+    shape = (min(settings.batch_size, 32), 3, settings.size, settings.size)
+    random = Batch(
+        torch.rand(shape) * 2 - 1,
+        torch.randint(len(classes), shape[:1]) if classes else None,
+        torch.rand(shape) * 2 - 1,
+    )
 
     def step(speed: Speed) -> None:
-        g.to(memory_format=speed.layout)
-        d.to(memory_format=speed.layout)
+        for network in networks.values():
+            network.to(memory_format=speed.layout)
         with speed.autocast(device):
-            fake = g(torch.randn(len(real), architecture.latent_dim, device=device))
-            on_real, on_fake = d(real.to(memory_format=speed.layout)), d(fake)
-            loss = architecture.discriminator_loss(on_real.float(), on_fake.float())
-            if architecture.penalty:
-                loss = loss + architecture.penalty(d, real, fake.detach().float())
-        loss.backward()
+            architecture.step(play, [_moved(random, device, speed)] * architecture.draws)
 
     return fastest(step, device, settings.precision)
 
@@ -275,9 +293,15 @@ def _write_log(run: Path, log: list[dict[str, Any]]) -> None:
 def sample_grid(
     generator: Generator, seed: int = 0, rows: int = GRID, columns: int = GRID
 ) -> np.ndarray:
-    """Fakes number 0, 1, ... of `seed` in one picture, (rows * size, columns * size, 3) uint8."""
-    z = np.stack([latent(seed, i, generator.latent_dim) for i in range(rows * columns)])
-    made, size = generator.pixels(z), generator.size
+    """Fakes number 0, 1, ... of `seed` in one picture, (rows * size, columns * size, 3) uint8.
+
+    A conditional generator makes one class a row.
+    """
+    classes = len(generator.classes)
+    numbers = range(rows * columns)
+    labels = [i // columns % classes for i in numbers] if classes else None
+    made = generator.make(seed, numbers, labels=labels)
+    size = generator.size
     return (
         made.reshape(rows, columns, size, size, 3)
         .swapaxes(1, 2)
@@ -310,6 +334,14 @@ def _finish(
         (run / name).unlink(missing_ok=True)
 
 
+_LEGEND = {
+    "d_loss": "discriminator",
+    "g_loss": "generator",
+    "d_real": "real",
+    "d_fake": "fake",
+}
+
+
 def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
     from matplotlib.figure import Figure
 
@@ -317,13 +349,14 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
     smooth = table.rolling(max(len(table) // 100, 1), min_periods=1).mean()
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(table["step"], smooth["d_loss"], label="discriminator")
-    left.plot(table["step"], smooth["g_loss"], label="generator")
+    for name in table.columns.drop(["step", "images_per_second"]):
+        axes = left if name.endswith("_loss") else right
+        axes.plot(table["step"], smooth[name], label=_LEGEND.get(name, name.removesuffix("_loss")))
     left.set(title="loss (running mean)", xlabel="step")
-    right.plot(table["step"], smooth["d_real"], label="real")
-    right.plot(table["step"], smooth["d_fake"], label="fake")
     right.set(title="discriminator's mean logit", xlabel="step")
-    for axes in (left, right):
+    if not right.lines:
+        right.remove()
+    for axes in figure.axes:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     part = run / ".losses.part.png"
@@ -335,7 +368,7 @@ def _card(settings: TrainGeneratorSettings, source: Source, steps: int) -> str:
     batch = settings.batch_size
     return f"""---
 library_name: ganscope
-tags: [ganscope, gan, {settings.generator}]
+tags: [ganscope, {settings.generator}]
 ---
 # A {settings.generator} of {settings.size}x{settings.size} pixels
 

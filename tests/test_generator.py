@@ -2,10 +2,13 @@
 again.
 """
 
+import copy
+import itertools
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +18,10 @@ from safetensors.torch import load_file
 from ganscope.config import TrainGeneratorSettings
 from ganscope.errors import GanscopeError
 from ganscope.generator import losses
+from ganscope.generator.architecture import Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.model import Generator, latent
+from ganscope.generator.networks import DenseDiscriminator, DenseGenerator
 from ganscope.generator.training import train_generator
 
 
@@ -35,14 +40,41 @@ def tiny(out: Path, **changes: object) -> TrainGeneratorSettings:
     return TrainGeneratorSettings(**(settings | changes))
 
 
-@pytest.mark.parametrize("name", sorted(architectures))
-@pytest.mark.parametrize("size", [32, 64, 128])
+def sizes_of(name: str) -> list[tuple[str, int]]:
+    return [(name, size) for size in architectures[name].sizes]
+
+
+@pytest.mark.parametrize(("name", "size"), itertools.chain(*map(sizes_of, sorted(architectures))))
 def test_shapes_and_ranges(name: str, size: int) -> None:
     architecture = architectures[name]
-    images = architecture.generator(size=size, latent_dim=100, width=4)(torch.randn(3, 100))
+    classes = ["a", "b"] if architecture.conditional else []
+    wish = TrainGeneratorSettings(real="", generator=name, size=size, width=4)
+    network = architecture.generator(**architecture.arguments(wish, classes))
+    labels = [torch.tensor([0, 1, 1])] if classes else []
+    start = torch.zeros(3, 3, size, size) if architecture.from_photos else torch.randn(3, 100)
+    images = network(start, *labels)
     assert images.shape == (3, 3, size, size)
     assert images.abs().max() <= 1
-    assert architecture.discriminator(size=size, width=4)(images).shape == (3,)
+    opponents = architecture.opponents(wish, classes)
+    if "discriminator" in opponents and not architecture.from_photos:
+        assert opponents["discriminator"](images, *labels).shape == (3,)
+
+
+@pytest.mark.parametrize("name", sorted(architectures))
+def test_every_architecture_trains_and_its_generator_loads(name: str, tmp_path: Path) -> None:
+    """A few steps move every network; what is saved makes fakes."""
+    architecture = architectures[name]
+    data = {"real": "digits"} if architecture.conditional else {}
+    size = 8 if architecture.conditional else 32
+    seen = []
+    run = train_generator(
+        tiny(tmp_path / "run", generator=name, size=size, steps=3, **data), seen.append
+    )
+    assert np.isfinite(pd.DataFrame(seen).select_dtypes("number")).all(axis=None)
+    assert any(key.endswith("_loss") for key in seen[0])
+    generator = Generator.load(run)
+    assert generator.make(0, range(5)).shape == (5, size, size, 3)
+    assert (run / "losses.png").exists()
 
 
 def test_losses_at_known_points() -> None:
@@ -51,6 +83,11 @@ def test_losses_at_known_points() -> None:
     assert losses.bce_generator(zero).item() == pytest.approx(np.log(2))
     assert losses.wasserstein_critic(two, zero).item() == -2
     assert losses.wasserstein_generator(two).item() == -2
+    assert losses.minimax_generator(zero).item() == pytest.approx(-np.log(2))
+    # Smoothed, a logit that is too sure costs: -.9 log s(2) - .1 log s(-2).
+    sure = -0.9 * np.log(1 / (1 + np.exp(-2))) - 0.1 * np.log(1 / (1 + np.exp(2)))
+    smoothed = losses.bce_discriminator(two, torch.full((5,), -50.0), smoothing=0.1)
+    assert smoothed.item() == pytest.approx(sure, rel=1e-5)
 
 
 def test_gradient_penalty_of_a_linear_critic_is_its_slope_from_one() -> None:
@@ -73,7 +110,106 @@ def test_a_fake_does_not_depend_on_how_many_are_made_with_it() -> None:
         assert np.array_equal(generator.pixels(z[i : i + 1])[0], together[i])
 
 
-@pytest.mark.parametrize("name", ["dcgan", "wgan-gp"])
+def play_points(name: str, **changes: object) -> Play:
+    """A game of `name` about points in the plane."""
+    torch.manual_seed(0)
+    architecture = architectures[name]
+    settings = TrainGeneratorSettings(real="", generator=name, **changes)  # type: ignore[arg-type]
+    networks = {
+        "generator": DenseGenerator((2,), 4, 16),
+        "discriminator": DenseDiscriminator((2,), 16),
+    }
+    optimizers = {k: architecture.optimizer(v, 1e-2) for k, v in networks.items()}
+    return Play(networks, optimizers, lambda x: x.backward(), settings, torch.device("cpu"), 4)
+
+
+def test_clipping_keeps_the_critic_small() -> None:
+    play = play_points("wgan")
+    architectures["wgan"].step(play, [Batch(torch.randn(8, 2))] * 5)
+    assert max(p.abs().max() for p in play.networks["discriminator"].parameters()) <= 0.01
+
+
+def test_unrolling_equals_the_steps_that_adam_would_take() -> None:
+    """Looking k steps ahead gives the opinion of a copy that really made those steps."""
+    play = play_points("unrolled", unroll=3)
+    unrolled = architectures["unrolled"]
+    real = Batch(torch.randn(8, 2))
+    for _ in range(3):
+        unrolled.step(play, [real])
+    fake = torch.randn(8, 2, requires_grad=True)
+    found = unrolled.verdict(play, real, fake)
+    assert torch.autograd.grad(found.sum(), fake, retain_graph=True)[0].abs().sum() > 0
+
+    twin = copy.deepcopy(play.networks["discriminator"])
+    adam = unrolled.optimizer(twin, 1e-2)
+    adam.load_state_dict(play.optimizers["discriminator"].state_dict())
+    for _ in range(3):
+        adam.zero_grad()
+        losses.bce_discriminator(twin(real.images), twin(fake.detach())).backward()
+        adam.step()
+    assert torch.allclose(found, twin(fake), atol=1e-4)
+    before = play.networks["discriminator"](fake)
+    assert not torch.allclose(found, before, atol=1e-3)
+
+
+def test_instance_noise_fades() -> None:
+    play = play_points("gan", instance_noise=1.0, steps=10)
+    points, judge = torch.zeros(4, 2), architectures["gan"].judge
+    network, batch = play.networks["discriminator"], Batch(torch.zeros(4, 2))
+    assert judge(play, network, batch, points).std() > 0
+    play.step = 10
+    assert judge(play, network, batch, points).std() == 0
+
+
+def test_minimax_and_flipped_labels_differ_where_the_discriminator_wins() -> None:
+    fake = torch.full((4,), -8.0, requires_grad=True)
+    slopes = []
+    for loss in ("minimax", "non-saturating"):
+        wish = TrainGeneratorSettings(real="", generator="gan", loss=loss)
+        value = architectures["gan"].generator_loss(wish, fake)
+        slopes.append(torch.autograd.grad(value, fake)[0].abs().sum().item())
+    assert slopes[0] < 1e-3
+    assert slopes[1] == pytest.approx(1.0, rel=1e-3)
+
+
+def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    for change, message in (
+        ({"generator": "dcgam"}, "did you mean 'dcgan'"),
+        ({"size": 48}, "makes images of 8, 16, 28, 32, 64, 128 pixels"),
+        ({"generator": "cgan"}, "needs labelled photographs"),
+        ({"generator": "wgan-gp", "loss": "minimax"}, "has a loss of its own"),
+    ):
+        with pytest.raises(GanscopeError, match=message):
+            train_generator(tiny(tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conditional_gan_learns_which_class_is_which(tmp_path: Path) -> None:
+    for name, value in (("dark", 20), ("light", 235)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = np.full((10, 10, 3), value + 3 * i, np.uint8)
+            cv2.imwrite(str(tmp_path / "photos" / name / f"{i}.png"), pixels)
+    run = train_generator(
+        tiny(
+            tmp_path / "run",
+            real=str(tmp_path / "photos"),
+            generator="cgan",
+            size=8,
+            steps=500,
+            width=32,
+            sample_every=500,
+            batch_size=16,
+            learning_rate=2e-3,
+            ema=0.5,
+        )
+    )
+    generator = Generator.load(run)
+    dark, light = (generator.choose(name).make(0, range(8)).mean() for name in ("dark", "light"))
+    assert light > dark + 80
+
+
+@pytest.mark.parametrize("name", ["dcgan", "wgan-gp", "unrolled"])
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, name: str) -> None:
     whole = train_generator(tiny(tmp_path / "whole", generator=name))
 
@@ -101,8 +237,6 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, name: str
 
 def test_training_learns_the_colour_of_its_photographs(tmp_path: Path) -> None:
     """A generator fed with red pictures makes redder ones than it did before."""
-    import cv2
-
     reds = tmp_path / "reds"
     reds.mkdir()
     for i in range(4):

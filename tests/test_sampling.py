@@ -5,19 +5,22 @@ origin.
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ganscope.config import AuditSettings, GenerateSettings
 from ganscope.datasets.audit import audit_corpus
-from ganscope.datasets.corpus import MANIFEST, open_corpus
+from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
 from ganscope.errors import GanscopeError
 from ganscope.folders import shipped
-from ganscope.generator.model import load_generator
+from ganscope.generator.model import Generator, load_generator
 from ganscope.generator.sampling import generate_corpus, make_fake
 from ganscope.images import open_image
 
@@ -88,7 +91,7 @@ def test_a_killed_run_is_continued_to_the_same_corpus(tmp_path: Path, stop_at: i
     with pytest.raises(Killed):
         generate_corpus(settings(out, n=150), kill)
     assert not (out / MANIFEST).exists()
-    with open(out / ".metadata.part.csv", "a") as file:
+    with open(out / ".metadata.part-1-of-1.csv", "a") as file:
         file.write("0_real/half-a-r")  # a kill in the middle of a write
     assert digest(generate_corpus(settings(out, n=150))) == whole
 
@@ -99,8 +102,78 @@ def test_a_fake_without_its_real_is_made_again(tmp_path: Path) -> None:
     before = digest(whole)
     rows = (whole / MANIFEST).read_text().splitlines(keepends=True)
     (whole / MANIFEST).unlink()
-    (whole / ".metadata.part.csv").write_text("".join(rows[:6]))
+    (whole / ".metadata.part-1-of-1.csv").write_text("".join(rows[:6]))
     assert digest(generate_corpus(settings(whole, n=6))) == before
+
+
+def test_shards_join_to_the_unsharded_corpus(tmp_path: Path) -> None:
+    whole = digest(generate_corpus(settings(tmp_path / "whole")))
+    for part in ("2/3", "3/3", "1/3"):
+        out = generate_corpus(settings(tmp_path / "parts", shard=part))
+        assert is_unfinished(out) == (part != "1/3")
+    parts = digest(tmp_path / "parts")
+    assert {k: v for k, v in parts.items() if k != "corpus.json"} == {
+        k: v for k, v in whole.items() if k != "corpus.json"
+    }
+
+
+def test_a_finished_shard_is_not_begun_again_and_counts_must_agree(tmp_path: Path) -> None:
+    generate_corpus(settings(tmp_path / "parts", n=6, shard="1/2"))
+    with pytest.raises(GanscopeError, match="part 1 of 2 is finished"):
+        generate_corpus(settings(tmp_path / "parts", n=6, shard="1/2"))
+    with pytest.raises(GanscopeError, match="another shard"):
+        generate_corpus(settings(tmp_path / "parts", n=6, shard="1/3"))
+    with pytest.raises(GanscopeError, match="unfinished"):
+        open_corpus(tmp_path / "parts")
+
+
+def test_two_processes_under_torchrun_write_one_corpus(tmp_path: Path) -> None:
+    whole = digest(generate_corpus(settings(tmp_path / "whole", n=40)))
+    arguments = ["generate", "--n", "40", "--device", "cpu", "--out", str(tmp_path / "both")]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    command = [*torchrun, "--standalone", "-m", "--", "ganscope", *arguments]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    both = digest(tmp_path / "both")
+    assert both.pop("corpus.json") != whole.pop("corpus.json")
+    assert both == whole
+
+
+def test_a_conditional_generator_makes_its_classes(tmp_path: Path) -> None:
+    """A generator whose network shows the label as brightness."""
+    torch.manual_seed(0)
+    model = Generator(
+        {
+            "architecture": "cgan",
+            "arguments": {"size": 8, "latent_dim": 4, "width": 4, "classes": ["dark", "light"]},
+        }
+    )
+    model.save(tmp_path / "run")
+
+    def rows(**changes: object) -> pd.DataFrame:
+        out = tmp_path / f"corpus-{len(list(tmp_path.iterdir()))}"
+        made = settings(out, n=10, generator=str(tmp_path / "run"), **changes)
+        table = pd.read_csv(generate_corpus(made) / MANIFEST)
+        return table[table["label"] == 1]
+
+    assert rows()["class"].tolist() == ["dark", "light"] * 5
+    assert set(rows(class_="light")["class"]) == {"light"}
+    assert set(rows(truncation=0.5)["truncation"]) == {0.5}
+    with pytest.raises(GanscopeError, match="did you mean 'light'"):
+        rows(class_="lihgt")
+    with pytest.raises(GanscopeError, match="knows no classes"):
+        generate_corpus(settings(tmp_path / "c", class_="light"))
+    dark, light = (model.choose(name).make(0, [3])[0] for name in ("dark", "light"))
+    assert not np.array_equal(dark, light)
+
+
+def test_truncation_brings_fakes_nearer_to_each_other() -> None:
+    generator = load_generator("faces")
+    spread = [
+        np.asarray(generator.choose(truncation=psi).make(0, range(16))).std(axis=0).mean()
+        for psi in (1.0, 0.5, 0.0)
+    ]
+    assert spread[0] > 1.3 * spread[1]
+    assert spread[2] == 0
 
 
 def test_a_folder_of_a_shipped_name_does_not_hide_it(

@@ -16,6 +16,7 @@ from ganscope.errors import GanscopeError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("png", "jpeg", "webp")
+LOSSES = ("minimax", "non-saturating")
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
 
 
@@ -53,38 +54,57 @@ def _paths(settings: object, *names: str) -> None:
 
 
 def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateSettings:
     """Settings of `ganscope generate`."""
 
-    n: int = 10_000
-    """Number of fakes, and of reals beside them."""
+    n: int | None = None
+    """Number of fakes, and of reals beside them; None: 10,000, or with `from_` all its photos."""
     generator: str = "photos"
-    """A shipped generator's name, a run folder of `train-generator`, or a hub id owner/name."""
+    """A shipped generator's name, a run folder of `train-generator`, a hub id owner/name, or what
+    `ganscope list generators` shows with a colon (reconstruct:taesd, python:FILE.py:FUNCTION)."""
     real: str = "photographs"
     """Where the reals come from: a source's name, a folder, or hf:owner/name."""
+    from_: Path | None = None
+    """Whole photographs to make a fake from each, under the same name (instead of crops of
+    `real`); for generators that start from photographs."""
+    class_: str | None = None
+    """What a conditional generator makes; None: all its classes in turn."""
+    truncation: float = 1.0
+    """Psi, 0 to 1: how far fakes stray from the average; below 1 they are better and more alike."""
+    prompts: Path | None = None
+    """Text file, a prompt a line, for text-to-image generators."""
     out: Path | None = None
     """Folder of the corpus; None: `corpus`, or `corpus-2` and so on if that is finished already."""
     size: int | None = None
-    """Side of every image in pixels; None: the generator's own."""
-    format: str = "png"
-    """Container of reals and fakes alike: png, jpeg or webp."""
+    """Side of every image in pixels; None: the generator's own, 256 if it has none."""
+    format: str | None = None
+    """Container of reals and fakes alike: png, jpeg or webp; None: png, or with `from_` each
+    photo's own."""
     quality: int = 92
     """JPEG and WebP quality, 1 to 100; the same for reals and fakes."""
     seed: int = 0
     """The same seed gives the same bytes."""
+    shard: str | None = None
+    """i/n: make only part i of n (1/4, 2/4, ...); the parts together are the whole corpus."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        _paths(self, "out")
+        _paths(self, "out", "from_", "prompts")
         _at_least(self, n=1, size=8, quality=1, seed=0)
         _one_of(self, format=FORMATS)
         _device(self.device)
         if self.quality > 100:
             raise GanscopeError(f"--quality must be at most 100, not {self.quality}")
+        if not 0 <= self.truncation <= 1:
+            raise GanscopeError(f"--truncation must be between 0 and 1, not {self.truncation:g}")
+        if self.shard is not None:
+            part, _, parts = self.shard.partition("/")
+            if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+                raise GanscopeError(f"--shard must be i/n with 1 <= i <= n, not {self.shard!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,10 +115,13 @@ class TrainGeneratorSettings:
     """The photographs to learn from: a source's name, a folder, or hf:owner/name."""
     generator: str = "dcgan"
     """An architecture: see `ganscope list generators`."""
+    input: str | None = None
+    """What an image-to-image generator starts from: edges, grey, small, blur (made from the
+    photographs), or a folder: paired by name for pix2pix, unpaired for cyclegan."""
     out: Path | None = None
     """Run folder; None: runs/<generator>, numbered on if that is finished already."""
     size: int = 64
-    """Side of the images in pixels: 32, 64 or 128."""
+    """Side of the images in pixels; which ones there are depends on the architecture."""
     steps: int = 20_000
     """Generator updates."""
     batch_size: int = 64
@@ -106,8 +129,18 @@ class TrainGeneratorSettings:
     """Channels of the generator's last hidden layer; deeper layers have up to 8 times as many."""
     discriminator_width: int | None = None
     """Channels of the discriminator's first layer; None: the same as `width`."""
-    learning_rate: float = 2e-4
-    """Adam's, for both networks."""
+    learning_rate: float | None = None
+    """For all networks; None: the architecture's own."""
+    loss: str | None = None
+    """minimax or non-saturating, for generators with the original GAN's loss; None: the latter."""
+    label_smoothing: float = 0.0
+    """The discriminator is told 1 - this for reals (one-sided), so that it never grows too sure."""
+    instance_noise: float = 0.0
+    """Noise on all that the discriminator sees, in [-1, 1] units, fading to 0 until the end."""
+    unroll: int = 5
+    """Steps of the discriminator that `unrolled` looks ahead."""
+    mirror: bool = True
+    """Mirror half of the images; not for digits and letters."""
     ema: float = 0.999
     """Decay of the averaged generator that is saved, a step; 0: no averaging."""
     zoom: float = 4.0
@@ -124,11 +157,14 @@ class TrainGeneratorSettings:
         _at_least(
             self, steps=1, batch_size=2, width=4, discriminator_width=4, zoom=1, sample_every=1
         )
-        _at_least(self, seed=0, learning_rate=1e-9, ema=0)
-        _one_of(self, precision=PRECISIONS)
+        _at_least(self, seed=0, learning_rate=1e-9, ema=0, unroll=1, instance_noise=0)
+        _at_least(self, label_smoothing=0, size=4)
+        _one_of(self, precision=PRECISIONS, loss=LOSSES)
         _device(self.device)
-        if self.size not in (32, 64, 128):
-            raise GanscopeError(f"--size must be 32, 64 or 128, not {self.size}")
+        if self.label_smoothing >= 0.5:
+            raise GanscopeError(
+                f"--label-smoothing must be below 0.5, not {self.label_smoothing:g}"
+            )
         if self.ema >= 1:
             raise GanscopeError(f"--ema must be below 1, not {self.ema:g}")
 
@@ -275,7 +311,7 @@ def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically: a killed run leaves the old file or the new one, never half."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 

@@ -1,0 +1,128 @@
+"""What a kind of generator brings to the training loop, and what the loop lends it.
+
+`ganscope.generator.training` draws batches, keeps time, averages, saves and resumes; an
+`Architecture` says which networks there are and what one step does with them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Adam, Optimizer
+
+from ganscope.config import TrainGeneratorSettings
+
+GENERATOR = "generator"
+"""The network that is averaged and saved; all others are its opponents or helpers."""
+
+
+@dataclass
+class Batch:
+    """Real images to learn from."""
+
+    images: Tensor
+    """(N, 3, size, size) in [-1, 1]."""
+    labels: Tensor | None = None
+    """(N,) int64: number of the class; None: the source has no classes."""
+    inputs: Tensor | None = None
+    """(N, 3, size, size) in [-1, 1]: what an image-to-image generator starts from."""
+
+
+class Play:
+    """The networks of a training and what a step may do with them."""
+
+    def __init__(
+        self,
+        networks: dict[str, nn.Module],
+        optimizers: dict[str, Optimizer],
+        backward: Callable[[Tensor], None],
+        settings: TrainGeneratorSettings,
+        device: torch.device,
+        latent_dim: int,
+    ):
+        self.networks, self.optimizers = networks, optimizers
+        self.settings, self.device, self.latent_dim = settings, device, latent_dim
+        self.step = 0
+        """Steps done so far."""
+        self._backward = backward
+
+    def bare(self, name: str) -> nn.Module:
+        """A network inside DDP's wrapper, whose hooks would wait for gradients that never come."""
+        network = self.networks[name]
+        return network.module if isinstance(network, DistributedDataParallel) else network
+
+    def z(self, n: int) -> Tensor:
+        """(n, latent_dim) standard normal."""
+        return torch.randn(n, self.latent_dim, device=self.device)
+
+    @contextmanager
+    def frozen(self, *names: str) -> Iterator[None]:
+        """Networks whose weights take no gradient in here: another's step needs none of them."""
+        for name in names:
+            self.networks[name].requires_grad_(False)
+        try:
+            yield
+        finally:
+            for name in names:
+                self.networks[name].requires_grad_(True)
+
+    def update(self, names: str | tuple[str, ...], loss: Tensor) -> None:
+        """One optimizer step of one network, or of several together."""
+        names = (names,) if isinstance(names, str) else names
+        for name in names:
+            self.optimizers[name].zero_grad()
+        self._backward(loss)
+        for name in names:
+            self.optimizers[name].step()
+
+
+class Architecture:
+    """One kind of generator; a subclass overrides what is different about it."""
+
+    summary = ""
+    """One line for `ganscope list generators`."""
+    paper = ""
+    """Authors and year, with the arXiv number."""
+    sizes: tuple[int, ...] = (32, 64, 128)
+    """Sides of images in pixels that its networks can make."""
+    latent_dim = 100
+    learning_rate = 2e-4
+    draws = 1
+    """Batches that a step takes."""
+    from_photos = False
+    """True: forward takes images in [-1, 1] instead of z."""
+    conditional = False
+    """True: forward takes (z, labels), and the source must have classes."""
+    truncates = False
+    """True: forward takes a truncation psi; else z itself is scaled by it."""
+
+    def arguments(self, settings: TrainGeneratorSettings, classes: list[str]) -> dict[str, Any]:
+        """What `generator` is built from; it goes into config.json."""
+        return {
+            "size": settings.size,
+            "latent_dim": self.latent_dim,
+            "width": settings.width,
+            **({"classes": classes} if self.conditional else {}),
+        }
+
+    def generator(self, **arguments: Any) -> nn.Module:
+        """The network from z (N, latent_dim) to images (N, 3, size, size) in [-1, 1]."""
+        raise NotImplementedError
+
+    def opponents(
+        self, settings: TrainGeneratorSettings, classes: list[str]
+    ) -> dict[str, nn.Module]:
+        """All other networks that are trained, by name."""
+        return {}
+
+    def optimizer(self, network: nn.Module, rate: float) -> Optimizer:
+        """The optimizer of one of the networks."""
+        return Adam(network.parameters(), rate, (0.5, 0.999))
+
+    def step(self, play: Play, batches: list[Batch]) -> dict[str, Tensor]:
+        """Update the networks once; returns scalars for the log, losses named ..._loss."""
+        raise NotImplementedError
