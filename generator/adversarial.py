@@ -22,17 +22,9 @@ from ganscope.generator.losses import (
     wasserstein_critic,
     wasserstein_generator,
 )
-from ganscope.generator.networks import (
-    Conditional,
-    DCGANDiscriminator,
-    DCGANGenerator,
-    DenseDiscriminator,
-    DenseGenerator,
-)
+from ganscope.generator.networks import Conditional, from_images, from_noise
 
 DISCRIMINATOR = "discriminator"
-SMALL = 32
-"""Below this many pixels a side, convolutions have nothing to stride over: dense layers."""
 
 
 class Adversarial(Architecture):
@@ -52,11 +44,7 @@ class Adversarial(Architecture):
         self, size: int, latent_dim: int, width: int, classes: list[str] | None = None
     ) -> nn.Module:
         inputs = latent_dim + len(classes or ())
-        network: nn.Module
-        if self.dense or size < SMALL:
-            network = DenseGenerator((3, size, size), inputs, width * 4)
-        else:
-            network = DCGANGenerator(size, inputs, width, self.upsample)
+        network = from_noise(size, inputs, width, self.dense, self.upsample)
         return Conditional(network, len(classes)) if classes else network
 
     def opponents(
@@ -64,11 +52,7 @@ class Adversarial(Architecture):
     ) -> dict[str, nn.Module]:
         size, width = settings.size, settings.discriminator_width or settings.width
         labels = len(classes) if self.conditional else 0
-        network: nn.Module
-        if self.dense or size < SMALL:
-            network = DenseDiscriminator((3 + labels, size, size), width * 4)
-        else:
-            network = DCGANDiscriminator(size, width, self.norm, channels=3 + labels)
+        network = from_images(size, width, self.dense, self.norm, channels=3 + labels)
         return {DISCRIMINATOR: Conditional(network, labels) if labels else network}
 
     def optimizer(self, network: nn.Module, rate: float) -> Optimizer:

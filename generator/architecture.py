@@ -94,7 +94,9 @@ class Architecture:
     draws = 1
     """Batches that a step takes."""
     from_photos = False
-    """True: forward takes images in [-1, 1] instead of z."""
+    """True: forward takes images in [-1, 1] instead of z, and batches have `inputs`."""
+    paired = False
+    """True: a batch's inputs show the same scenes as its images."""
     conditional = False
     """True: forward takes (z, labels), and the source must have classes."""
     truncates = False
@@ -122,6 +124,12 @@ class Architecture:
     def optimizer(self, network: nn.Module, rate: float) -> Optimizer:
         """The optimizer of one of the networks."""
         return Adam(network.parameters(), rate, (0.5, 0.999))
+
+    def shown(self, network: nn.Module, batch: Batch) -> list[Tensor]:
+        """What a sample picture shows of a batch, each (N, 3, size, size), side by side: what the
+        generator starts from and what it makes of it; nothing if it makes images of z alone.
+        """
+        return []
 
     def step(self, play: Play, batches: list[Batch]) -> dict[str, Tensor]:
         """Update the networks once; returns scalars for the log, losses named ..._loss."""

@@ -3,7 +3,7 @@
 To add one: write a subclass of `Architecture` in a file of its own and name it here.
 """
 
-from ganscope.generator import adversarial
+from ganscope.generator import adversarial, autoencoders, translation
 from ganscope.generator.architecture import Architecture
 from ganscope.registry import Registry
 
@@ -16,3 +16,7 @@ architectures.register("wgan")(adversarial.WGAN())
 architectures.register("wgan-gp")(adversarial.WGANGP())
 architectures.register("cgan")(adversarial.CGAN())
 architectures.register("unrolled")(adversarial.Unrolled())
+architectures.register("autoencoder")(autoencoders.Autoencoder())
+architectures.register("vae")(autoencoders.VAE())
+architectures.register("pix2pix")(translation.Pix2Pix())
+architectures.register("cyclegan")(translation.CycleGAN())

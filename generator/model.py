@@ -11,6 +11,7 @@ from torch import Tensor
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 from ganscope.generator.architectures import architectures
+from ganscope.generator.translation import inputs, translate
 from ganscope.registry import unknown
 
 CPU_BATCH, GPU_BATCH = 16, 256
@@ -58,9 +59,10 @@ class AnyGenerator:
 
 class Generator(FolderModel, AnyGenerator):
     """A generator trained here: z (N, latent_dim) standard normal, and labels (N,) if it is
-    conditional -> images (N, 3, size, size) float RGB in [0, 1].
+    conditional -> images (N, 3, size, size) float RGB in [0, 1]; or photographs -> photographs.
 
-    config: `architecture` (a name), `arguments` (size, latent_dim, width), `training`, `versions`.
+    config: `architecture` (a name), `arguments` (size, latent_dim, width), `input` (of one that
+    starts from photographs, how they are prepared), `training`, `versions`.
     """
 
     kind = "generators"
@@ -70,6 +72,7 @@ class Generator(FolderModel, AnyGenerator):
         super().__init__(config)
         self.architecture = architectures[config["architecture"]]
         self.net = self.architecture.generator(**config["arguments"])
+        self.from_photos = self.architecture.from_photos
         self.class_: str | None = None
         self.truncation = 1.0
         # Transposed convolutions run 1.0 to 1.4 times as fast in this layout on every CPU tried; it
@@ -90,7 +93,7 @@ class Generator(FolderModel, AnyGenerator):
 
     @property
     def size(self) -> int:  # type: ignore[override]
-        """Side of the images in pixels."""
+        """Side of the images in pixels; one that starts from photographs makes any other, too."""
         return self.config["arguments"]["size"]
 
     @property
@@ -116,6 +119,10 @@ class Generator(FolderModel, AnyGenerator):
             raise GanscopeError(f"--class: the generator {self.name!r} knows no classes")
         if class_ is not None and class_ not in self.classes:
             raise GanscopeError(unknown(f"class of {self.name!r}", class_, self.classes))
+        if truncation != 1 and self.from_photos:
+            raise GanscopeError(
+                f"--truncation: {self.name!r} starts from photographs; leave it out"
+            )
         self.class_, self.truncation = class_, truncation
         return self
 
@@ -152,14 +159,23 @@ class Generator(FolderModel, AnyGenerator):
         indexes: Sequence[int],
         photos: Sequence[np.ndarray] | None = None,
         labels: Sequence[int] | None = None,
-    ) -> np.ndarray:
-        """Fakes of a seed; see `AnyGenerator.make`. labels: numbers of classes (N,) instead of
-        the chosen ones.
+    ) -> np.ndarray | list[np.ndarray]:
+        """Fakes of a seed, (N, size, size, 3) or a list if from photographs; see
+        `AnyGenerator.make`. labels: numbers of classes (N,) instead of the chosen ones.
         """
+        if self.from_photos:
+            if photos is None:
+                raise ValueError(f"{self.name} makes fakes from photographs and was given none")
+            return [self._translate(photo) for photo in photos]
         z = np.stack([latent(seed, i, self.latent_dim) for i in indexes])
         if self.classes and labels is None:
             labels = [self.classes.index(self._class_of(i)) for i in indexes]
         return self.pixels(z, labels)
+
+    def _translate(self, photo: np.ndarray) -> np.ndarray:
+        prepare = self.config.get("input")
+        start = inputs[prepare](photo) if prepare else photo
+        return translate(self.net, start, next(self.parameters()).device)
 
     def columns(self, index: int) -> dict[str, Any]:
         """The class of a conditional generator's fake; psi if it is not 1."""

@@ -60,14 +60,22 @@ def _double(before: int, after: int, upsample: bool, bias: bool) -> list[nn.Modu
 
 
 class DCGANDiscriminator(nn.Module):
-    """images (N, channels, size, size) in [-1, 1] -> logits (N,); here higher means more *real*.
+    """images (N, channels, size, size) in [-1, 1] -> logits (N,), here higher means more *real*; or
+    (N, outputs).
 
     The generator mirrored: convolutions with stride 2, LeakyReLU 0.2. `norm` is "batch" (DCGAN) or
     "group" with one group, which is layer norm: WGAN-GP's penalty is on single images, and batch
     norm would tie them together.
     """
 
-    def __init__(self, size: int = 64, width: int = 64, norm: str = "batch", channels: int = 3):
+    def __init__(
+        self,
+        size: int = 64,
+        width: int = 64,
+        norm: str = "batch",
+        channels: int = 3,
+        outputs: int = 1,
+    ):
         super().__init__()
         halvings = int(math.log2(size)) - 2
         layers: list[nn.Module] = []
@@ -79,11 +87,11 @@ class DCGANDiscriminator(nn.Module):
                 layers.append(nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(1, after))
             layers.append(nn.LeakyReLU(0.2, True))
             before = after
-        layers.append(nn.Conv2d(before, 1, 4))
+        layers.append(nn.Conv2d(before, outputs, 4))
         self.layers = nn.Sequential(*layers).apply(_init)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten()
+        return _logits(self.layers(images))
 
 
 class DenseGenerator(nn.Module):
@@ -106,19 +114,52 @@ class DenseGenerator(nn.Module):
 
 
 class DenseDiscriminator(nn.Module):
-    """(N, *shape) -> logits (N,), higher = more real, by three dense layers."""
+    """(N, *shape) -> logits (N,), higher = more real, or (N, outputs); three dense layers."""
 
-    def __init__(self, shape: tuple[int, ...], width: int):
+    def __init__(self, shape: tuple[int, ...], width: int, outputs: int = 1):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Flatten(),
             *(nn.Linear(math.prod(shape), width), nn.LeakyReLU(0.2, True)),
             *(nn.Linear(width, width), nn.LeakyReLU(0.2, True)),
-            nn.Linear(width, 1),
+            nn.Linear(width, outputs),
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten()
+        return _logits(self.layers(images))
+
+
+def _logits(values: Tensor) -> Tensor:
+    """(N, outputs, ...) -> (N, outputs), of a single output (N,)."""
+    values = values.flatten(1)
+    return values.squeeze(1) if values.shape[1] == 1 else values
+
+
+SMALL = 32
+"""Below this many pixels a side, convolutions have nothing to stride over: dense layers."""
+
+
+def from_noise(
+    size: int, latent_dim: int, width: int, dense: bool = False, upsample: bool = False
+) -> nn.Module:
+    """The network from z (N, latent_dim) to images (N, 3, size, size) in [-1, 1]."""
+    if dense or size < SMALL:
+        return DenseGenerator((3, size, size), latent_dim, width * 4)
+    return DCGANGenerator(size, latent_dim, width, upsample)
+
+
+def from_images(
+    size: int,
+    width: int,
+    dense: bool = False,
+    norm: str = "batch",
+    channels: int = 3,
+    outputs: int = 1,
+) -> nn.Module:
+    """The network from images (N, channels, size, size) to logits (N,) or (N, outputs)."""
+    if dense or size < SMALL:
+        return DenseDiscriminator((channels, size, size), width * 4, outputs)
+    return DCGANDiscriminator(size, width, norm, channels, outputs)
 
 
 class Conditional(nn.Module):

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from ganscope.config import (
     write_json,
     write_text,
 )
-from ganscope.datasets.sources import Source, open_source, random_crop
+from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
@@ -38,6 +39,9 @@ from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.model import Generator
 from ganscope.generator.networks import average_into
+from ganscope.generator.translation import inputs, pair_folders, paired_crop
+from ganscope.images import open_image
+from ganscope.registry import unknown
 
 SETTINGS, LOSSES, SAMPLES = "settings.json", "losses.csv", "samples"
 IGNORED = ("out", "device", "steps", "sample_every")
@@ -61,15 +65,17 @@ def train_generator(
     architecture = architectures[settings.generator]
     _check(settings, architecture)
     device = pick_device(settings.device)
-    source = open_source(settings.real)
-    classes = _classes(settings, architecture, source)
     state = processes(device)
+    food = _Food(settings, architecture, state.process_index)
+    classes = food.classes
+    first = food.batch(0)  # photographs too small: say so before writing
     run = _open_run(settings, state)
     torch.manual_seed(settings.seed)
     average = Generator(
         {
             "architecture": settings.generator,
             "arguments": architecture.arguments(settings, classes),
+            **({"input": food.prepare} if food.prepare else {}),
         }
     )
     networks = {
@@ -110,10 +116,11 @@ def train_generator(
             part.load_state_dict(saved[name])
     log = _read_log(run, play.step)
     watch = accelerator.is_main_process
+    first = _moved(first, play.device, speed)
     if watch and not saved:
-        _save_samples(average, run, 0)
+        _save_samples(average, first, run, 0)
 
-    batches = _batches(source, classes, settings, play.step * architecture.draws, state)
+    batches = food.ahead(play.step * architecture.draws)
     while play.step < settings.steps:
         torch.manual_seed(hash((settings.seed, play.step, accelerator.process_index)))
         started = time.perf_counter()
@@ -141,14 +148,14 @@ def train_generator(
         if report and watch:
             report({**row, "steps": settings.steps, "run": run})
         if watch and (play.step % settings.sample_every == 0 or play.step == settings.steps):
-            _save_samples(average, run, play.step)
+            _save_samples(average, first, run, play.step)
             _write_log(run, log)
             states = {name: part.state_dict() for name, part in parts.items()}
             save_checkpoint(run, {"step": play.step, **states})
 
     accelerator.wait_for_everyone()
     if watch:
-        _finish(settings, run, average, source, log)
+        _finish(settings, run, average, food.source, log)
     accelerator.wait_for_everyone()
     return run
 
@@ -205,38 +212,102 @@ def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
     return run
 
 
-def _batches(
-    source: Source,
-    classes: list[str],
-    settings: TrainGeneratorSettings,
-    first: int,
-    state: PartialState,
-) -> Iterator[Batch]:
-    """Batches number `first`, `first` + 1, ... of random crops, prepared ahead."""
-    number_of = {name: i for i, name in enumerate(classes)}
+class _Food:
+    """Batches by number: random crops, their classes, and what a translation starts from."""
 
-    def make(number: int) -> Batch:
-        rng = np.random.default_rng((settings.seed, number, state.process_index))
-        crops = [
-            random_crop(source, settings.size, rng, settings.zoom)
-            for _ in range(settings.batch_size)
-        ]
-        mirrored = [
-            crop.pixels[:, :: rng.choice([1, -1])] if settings.mirror else crop.pixels
-            for crop in crops
-        ]
-        images = torch.from_numpy(np.stack(mirrored)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if not number_of or source.classes is None:
-            return Batch(images)
-        return Batch(
-            images, torch.tensor([number_of[source.classes[crop.number]] for crop in crops])
-        )
+    def __init__(
+        self, settings: TrainGeneratorSettings, architecture: Architecture, process: int = 0
+    ):
+        self.settings, self.paired, self.process = settings, architecture.paired, process
+        self.source = open_source(settings.real)
+        self.classes = _classes(settings, architecture, self.source)
+        self.prepare: str | None = None
+        """Name of the way in which photographs are turned into inputs, if they are."""
+        self.others: Source | None = None
+        """Unpaired photographs to start from."""
+        self.pairs: list[tuple[Path, Path]] = []
+        if not architecture.from_photos:
+            if settings.input is not None:
+                raise GanscopeError(
+                    f"--input: {settings.generator} starts from noise; leave it out"
+                )
+            return
+        wanted = settings.input or ("edges" if self.paired else None)
+        if wanted is None:
+            raise GanscopeError(
+                f"--input: what does {settings.generator} start from? Name a folder of images, or "
+                + ", ".join(sorted(inputs))
+            )
+        if wanted in inputs:
+            self.prepare = wanted
+        elif not Path(wanted).is_dir():
+            raise GanscopeError(unknown("input", wanted, sorted(inputs)) + "; or a folder")
+        elif not self.paired:
+            self.others = open_source(wanted)
+        elif not Path(settings.real).is_dir():
+            raise GanscopeError(
+                f"--real {settings.real}: with --input FOLDER, name the folder of its partners"
+            )
+        else:
+            self.pairs = pair_folders(Path(wanted), Path(settings.real))
 
-    with ThreadPoolExecutor(1) as pool:
-        ahead = deque(pool.submit(make, first + i) for i in range(3))
-        for number in itertools.count(first + 3):
-            yield ahead.popleft().result()
-            ahead.append(pool.submit(make, number))
+    def batch(self, number: int) -> Batch:
+        """Batch `number` of this process; the same whenever it is asked for."""
+        rng = np.random.default_rng((self.settings.seed, number, self.process))
+        if self.pairs:
+            both = [self._pair(rng) for _ in range(self.settings.batch_size)]
+            return Batch(
+                _images([target for _, target in both]), inputs=_images([made for made, _ in both])
+            )
+        crops = [self._crop(self.source, rng) for _ in range(self.settings.batch_size)]
+        images = [crop.pixels for crop in crops]
+        labels = None
+        if self.classes and self.source.classes:
+            known = self.source.classes
+            labels = torch.tensor([self.classes.index(known[crop.number]) for crop in crops])
+        started = None
+        if self.others is not None:
+            started = [self._crop(self.others, rng).pixels for _ in images]
+        elif self.prepare:
+            shown = images if self.paired else [self._crop(self.source, rng).pixels for _ in images]
+            started = [inputs[self.prepare](pixels) for pixels in shown]
+        return Batch(_images(images), labels, None if started is None else _images(started))
+
+    def _crop(self, source: Source, rng: np.random.Generator) -> Crop:
+        crop = random_crop(source, self.settings.size, rng, self.settings.zoom)
+        pixels = crop.pixels[:, :: self._turn(rng)]
+        return replace(crop, pixels=np.ascontiguousarray(pixels))
+
+    def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        start, target = self.pairs[rng.integers(len(self.pairs))]
+        try:
+            both = paired_crop(
+                open_image(start).pixels,
+                open_image(target).pixels,
+                self.settings.size,
+                rng,
+                self.settings.zoom,
+            )
+        except GanscopeError as error:
+            raise GanscopeError(f"{target}: {error}") from None
+        turn = self._turn(rng)
+        return both[0][:, ::turn], both[1][:, ::turn]
+
+    def _turn(self, rng: np.random.Generator) -> int:
+        return int(rng.choice([1, -1])) if self.settings.mirror else 1
+
+    def ahead(self, first: int) -> Iterator[Batch]:
+        """Batches number `first`, `first` + 1, ..., prepared while others are learned from."""
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque(pool.submit(self.batch, first + i) for i in range(3))
+            for number in itertools.count(first + 3):
+                yield waiting.popleft().result()
+                waiting.append(pool.submit(self.batch, number))
+
+
+def _images(pixels: list[np.ndarray]) -> torch.Tensor:
+    """(H, W, 3) uint8 each -> (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _moved(batch: Batch, device: torch.device, speed: Speed) -> Batch:
@@ -295,24 +366,42 @@ def sample_grid(
 ) -> np.ndarray:
     """Fakes number 0, 1, ... of `seed` in one picture, (rows * size, columns * size, 3) uint8.
 
-    A conditional generator makes one class a row.
+    For generators that start from noise; a conditional one makes one class a row.
     """
     classes = len(generator.classes)
     numbers = range(rows * columns)
     labels = [i // columns % classes for i in numbers] if classes else None
-    made = generator.make(seed, numbers, labels=labels)
-    size = generator.size
-    return (
-        made.reshape(rows, columns, size, size, 3)
-        .swapaxes(1, 2)
-        .reshape(rows * size, columns * size, 3)
-    )
+    return tile_images(np.asarray(generator.make(seed, numbers, labels=labels)), columns)
 
 
-def _save_samples(generator: Generator, run: Path, step: int) -> None:
-    part = run / SAMPLES / ".part.png"
-    cv2.imwrite(str(part), sample_grid(generator)[..., ::-1])
-    os.replace(part, run / SAMPLES / f"{step:06d}.png")
+def tile_images(images: np.ndarray, columns: int) -> np.ndarray:
+    """(N, H, W, 3) -> (N / columns * H, columns * W, 3), row by row."""
+    n, height, width, _ = images.shape
+    rows = images.reshape(n // columns, columns, height, width, 3).swapaxes(1, 2)
+    return rows.reshape(n // columns * height, columns * width, 3)
+
+
+@torch.inference_mode()
+def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> None:
+    """Draw fakes, and beside them what a batch's photographs turn into if that is what it does."""
+    if not generator.from_photos:
+        _save_picture(run / SAMPLES / f"{step:06d}.png", sample_grid(generator))
+    shown = generator.architecture.shown(generator.net, batch)
+    if shown:
+        # Two groups of columns, so that the picture is no tower.
+        count = len(batch.images) // 2 * 2
+        images = torch.stack([part[:count] for part in shown], dim=1).flatten(0, 1)[
+            : 16 * len(shown)
+        ]
+        pixels = ((images + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
+        name = f"{step:06d}.png" if generator.from_photos else f"{step:06d}-reconstructions.png"
+        _save_picture(run / SAMPLES / name, tile_images(pixels.cpu().numpy(), 2 * len(shown)))
+
+
+def _save_picture(path: Path, pixels: np.ndarray) -> None:
+    part = path.with_name(".part.png")
+    cv2.imwrite(str(part), pixels[..., ::-1])
+    os.replace(part, path)
 
 
 def _finish(

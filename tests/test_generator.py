@@ -16,13 +16,16 @@ import torch
 from safetensors.torch import load_file
 
 from ganscope.config import TrainGeneratorSettings
+from ganscope.datasets.sources import open_source
 from ganscope.errors import GanscopeError
 from ganscope.generator import losses
 from ganscope.generator.architecture import Batch, Play
 from ganscope.generator.architectures import architectures
+from ganscope.generator.autoencoders import divergence
 from ganscope.generator.model import Generator, latent
 from ganscope.generator.networks import DenseDiscriminator, DenseGenerator
 from ganscope.generator.training import train_generator
+from ganscope.generator.translation import inputs
 
 
 def tiny(out: Path, **changes: object) -> TrainGeneratorSettings:
@@ -52,7 +55,7 @@ def test_shapes_and_ranges(name: str, size: int) -> None:
     network = architecture.generator(**architecture.arguments(wish, classes))
     labels = [torch.tensor([0, 1, 1])] if classes else []
     start = torch.zeros(3, 3, size, size) if architecture.from_photos else torch.randn(3, 100)
-    images = network(start, *labels)
+    images = network.eval()(start, *labels)
     assert images.shape == (3, 3, size, size)
     assert images.abs().max() <= 1
     opponents = architecture.opponents(wish, classes)
@@ -64,17 +67,106 @@ def test_shapes_and_ranges(name: str, size: int) -> None:
 def test_every_architecture_trains_and_its_generator_loads(name: str, tmp_path: Path) -> None:
     """A few steps move every network; what is saved makes fakes."""
     architecture = architectures[name]
-    data = {"real": "digits"} if architecture.conditional else {}
-    size = 8 if architecture.conditional else 32
+    data: dict = {"real": "digits", "size": 8} if architecture.conditional else {"size": 32}
+    data |= {"input": "grey"} if architecture.from_photos else {}
     seen = []
-    run = train_generator(
-        tiny(tmp_path / "run", generator=name, size=size, steps=3, **data), seen.append
-    )
+    run = train_generator(tiny(tmp_path / "run", generator=name, steps=3, **data), seen.append)
     assert np.isfinite(pd.DataFrame(seen).select_dtypes("number")).all(axis=None)
     assert any(key.endswith("_loss") for key in seen[0])
     generator = Generator.load(run)
-    assert generator.make(0, range(5)).shape == (5, size, size, 3)
+    if architecture.from_photos:
+        photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+        (made,) = generator.make(0, [0], [photo])
+        assert made.shape == photo.shape
+        # It starts from what it was trained on: a grey copy of the photograph.
+        grey = np.broadcast_to(photo[..., :1], photo.shape)
+        assert np.array_equal(generator.make(0, [0], [inputs["grey"](photo)])[0], made)
+        assert not np.array_equal(generator.make(0, [0], [grey])[0], made)
+    else:
+        assert np.shape(generator.make(0, range(5))) == (5, data["size"], data["size"], 3)
     assert (run / "losses.png").exists()
+    assert cv2.imread(str(run / "samples" / "000002.png")) is not None
+
+
+def paint(folder: Path, tints: list[tuple[int, int, int]]) -> str:
+    """A folder of one-coloured pictures; returns its name."""
+    folder.mkdir()
+    for i, tint in enumerate(tints):
+        cv2.imwrite(str(folder / f"{i}.png"), np.full((40, 44, 3), tint[::-1], np.uint8))
+    return str(folder)
+
+
+def test_pix2pix_learns_from_two_folders_which_belong_together(tmp_path: Path) -> None:
+    greys = [(g, g, g) for g in (30, 220)]
+    colours = [(200, 30, 30), (30, 30, 200)]
+    run = train_generator(
+        tiny(
+            tmp_path / "run",
+            generator="pix2pix",
+            input=paint(tmp_path / "grey", greys),
+            real=paint(tmp_path / "colour", colours),
+            steps=60,
+            width=8,
+            learning_rate=2e-3,
+            ema=0.5,
+            sample_every=60,
+        )
+    )
+    photos = [np.full((40, 44, 3), grey, np.uint8) for grey in greys]
+    red, blue = Generator.load(run).make(0, [0, 1], photos)
+    assert red[..., 0].mean() > red[..., 2].mean() + 60
+    assert blue[..., 2].mean() > blue[..., 0].mean() + 60
+
+
+def test_pairs_that_do_not_match_are_named(tmp_path: Path) -> None:
+    one, two = paint(tmp_path / "a", [(9, 9, 9)]), paint(tmp_path / "b", [(9, 9, 9), (8, 8, 8)])
+    wish = {"generator": "pix2pix", "input": one, "real": two}
+    with pytest.raises(GanscopeError, match="no partner"):
+        train_generator(tiny(tmp_path / "run", **wish))
+    (tmp_path / "b" / "1.png").unlink()
+    with pytest.raises(GanscopeError, match="smaller than 64x64"):
+        train_generator(tiny(tmp_path / "run", **wish | {"size": 64}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["autoencoder", "vae"])
+def test_autoencoders_reconstruct_and_sample(tmp_path: Path, name: str) -> None:
+    """Digits come back closer to themselves than to each other; samples look like digits."""
+    run = train_generator(
+        tiny(
+            tmp_path / "run",
+            generator=name,
+            real="digits",
+            size=8,
+            steps=500,
+            width=32,
+            batch_size=64,
+            learning_rate=2e-3,
+            mirror=False,
+            sample_every=500,
+            zoom=1,
+            ema=0.9,
+        )
+    )
+    assert (run / "samples" / "000500-reconstructions.png").exists()
+    generator = Generator.load(run)
+    digits = open_source("digits")
+    images = np.stack([digits.photo(i) for i in range(200)]).transpose(0, 3, 1, 2) / 127.5 - 1
+    known = torch.from_numpy(images).float()
+    made, mean, _ = generator.net(known)
+    assert (made - known).square().mean() < (known - known.mean(0)).square().mean() / 2
+    assert mean.std(0).mean() < 1.5
+    samples = np.asarray(generator.make(0, range(100)))[..., 0].reshape(100, -1) / 127.5 - 1
+    between = np.square(samples[:, None] - known[:, 0].flatten(1).numpy()[None]).mean(2).min(1)
+    noise = np.random.default_rng(0).uniform(-1, 1, (100, 64))
+    apart = np.square(noise[:, None] - known[:, 0].flatten(1).numpy()[None]).mean(2).min(1)
+    assert between.mean() < apart.mean() / 2
+
+
+def test_divergence_from_the_standard_normal() -> None:
+    mean, log_variance = torch.tensor([[1.0, 0.0]]), torch.log(torch.tensor([[1.0, 4.0]]))
+    expected = 0.5 * 1 + 0.5 * (4 - 1 - np.log(4))
+    assert divergence(mean, log_variance).item() == pytest.approx(expected)
 
 
 def test_losses_at_known_points() -> None:
@@ -178,6 +270,11 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
         ({"size": 48}, "makes images of 8, 16, 28, 32, 64, 128 pixels"),
         ({"generator": "cgan"}, "needs labelled photographs"),
         ({"generator": "wgan-gp", "loss": "minimax"}, "has a loss of its own"),
+        ({"input": "edges"}, "dcgan starts from noise"),
+        ({"generator": "cyclegan"}, "Name a folder of images, or blur, edges, grey, small"),
+        ({"generator": "pix2pix", "input": "edge"}, "did you mean 'edges'"),
+        ({"generator": "pix2pix", "input": "."}, "name the folder of its partners"),
+        ({"real": "digits"}, "no photograph of at least 32x32 pixels"),
     ):
         with pytest.raises(GanscopeError, match=message):
             train_generator(tiny(tmp_path / "run", **change))
@@ -209,9 +306,10 @@ def test_a_conditional_gan_learns_which_class_is_which(tmp_path: Path) -> None:
     assert light > dark + 80
 
 
-@pytest.mark.parametrize("name", ["dcgan", "wgan-gp", "unrolled"])
+@pytest.mark.parametrize("name", ["dcgan", "wgan-gp", "unrolled", "vae", "cyclegan"])
 def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, name: str) -> None:
-    whole = train_generator(tiny(tmp_path / "whole", generator=name))
+    further = {"generator": name} | ({"input": "grey"} if name == "cyclegan" else {})
+    whole = train_generator(tiny(tmp_path / "whole", **further))
 
     class Killed(Exception):
         pass
@@ -221,13 +319,13 @@ def test_a_killed_training_resumes_to_the_same_weights(tmp_path: Path, name: str
             raise Killed
 
     with pytest.raises(Killed):
-        train_generator(tiny(tmp_path / "parts", generator=name), kill)
+        train_generator(tiny(tmp_path / "parts", **further), kill)
     assert not (tmp_path / "parts" / "config.json").exists()
-    parts = train_generator(tiny(tmp_path / "parts", generator=name))
+    parts = train_generator(tiny(tmp_path / "parts", **further))
     a, b = (load_file(run / "model.safetensors") for run in (whole, parts))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert pd.read_csv(parts / "losses.csv")["step"].tolist() == [1, 2, 3, 4]
-    assert sorted(p.name for p in (parts / "samples").glob("*.png")) == [
+    assert sorted(p.name for p in (parts / "samples").glob("00000?.png")) == [
         "000000.png",
         "000002.png",
         "000004.png",
