@@ -6,6 +6,7 @@ once.
 """
 
 import sys
+import warnings
 
 import typer
 
@@ -14,6 +15,7 @@ from ganscope.cli import (
     benchmark,
     check,
     demo,
+    diversity,
     generate,
     list,
     train_detector,
@@ -38,6 +40,7 @@ app.command("train-detector")(train_detector.train_detector)
 app.command("check")(check.check)
 app.command("benchmark")(benchmark.benchmark)
 app.command("train-generator")(train_generator.train_generator)
+app.command("diversity")(diversity.diversity)
 app.command("audit")(audit.audit)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)
@@ -60,10 +63,17 @@ def _options(
     """Make fakes with GANs, train detectors on them, check photos, benchmark detectors."""
 
 
+def _say_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Our own warnings and those of libraries as a line; Python's would show code."""
+    if issubclass(category, UserWarning):
+        print(f"ganscope: {message}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
     files.
     """
+    warnings.showwarning = _say_warning  # type: ignore[assignment]
     try:
         app()
     except GanscopeError as error:

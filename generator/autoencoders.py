@@ -18,14 +18,14 @@ class Halves(nn.Module):
     of z); a plain encoder's log variance is empty (N, 0).
     """
 
-    def __init__(self, size: int, latent_dim: int, width: int, upsample: bool, variance: bool):
+    def __init__(self, size: int, latent_dim: int, width: int, variance: bool):
         super().__init__()
         self.latent_dim = latent_dim
         self.encoder = from_images(size, width, outputs=latent_dim * (2 if variance else 1))
         # Without a prior of its own, a plain code is brought to mean 0 and variance 1 of each
         # number, or N(0, 1) would not lie among the codes that the decoder knows.
         self.norm = nn.Identity() if variance else nn.BatchNorm1d(latent_dim, affine=False)
-        self.decoder = from_noise(size, latent_dim, width, upsample=upsample)
+        self.decoder = from_noise(size, latent_dim, width)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of the z of images (N, 3, size, size) in [-1, 1]."""
@@ -49,7 +49,7 @@ class Autoencoder(Architecture):
     variance = False
 
     def generator(self, size: int, latent_dim: int, width: int) -> nn.Module:  # type: ignore[override]
-        return Halves(size, latent_dim, width, upsample=True, variance=self.variance)
+        return Halves(size, latent_dim, width, variance=self.variance)
 
     def step(self, play: Play, batches: list[Batch]) -> dict[str, Tensor]:
         images = batches[0].images

@@ -8,6 +8,7 @@ import copy
 import itertools
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
 from ganscope.generator.architectures import architectures
+from ganscope.generator.diversity import diversity_warning
 from ganscope.generator.model import Generator
 from ganscope.generator.networks import average_into
 from ganscope.generator.translation import inputs, pair_folders, paired_crop
@@ -48,6 +50,8 @@ IGNORED = ("out", "device", "steps", "sample_every")
 """Settings that may differ when a run is continued: it can be made longer or shorter."""
 GRID = 8
 """Sample grids are GRID x GRID fakes."""
+WARM_UP = 1000
+"""Steps before a generator's fakes are expected to differ from each other."""
 
 
 def train_generator(
@@ -149,6 +153,7 @@ def train_generator(
             report({**row, "steps": settings.steps, "run": run})
         if watch and (play.step % settings.sample_every == 0 or play.step == settings.steps):
             _save_samples(average, first, run, play.step)
+            _watch_diversity(average, first, play.step)
             _write_log(run, log)
             states = {name: part.state_dict() for name, part in parts.items()}
             save_checkpoint(run, {"step": play.step, **states})
@@ -393,9 +398,24 @@ def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> N
         images = torch.stack([part[:count] for part in shown], dim=1).flatten(0, 1)[
             : 16 * len(shown)
         ]
-        pixels = ((images + 1) * 127.5).clamp(0, 255).round().byte().permute(0, 2, 3, 1)
         name = f"{step:06d}.png" if generator.from_photos else f"{step:06d}-reconstructions.png"
-        _save_picture(run / SAMPLES / name, tile_images(pixels.cpu().numpy(), 2 * len(shown)))
+        _save_picture(run / SAMPLES / name, tile_images(_pixels(images), 2 * len(shown)))
+
+
+def _watch_diversity(generator: Generator, batch: Batch, step: int) -> None:
+    """Warn of a generator that makes little but the same image, once it has had time to learn."""
+    if generator.from_photos or step < WARM_UP:
+        return
+    fakes = np.asarray(generator.make(0, range(GRID * GRID)))
+    warning = diversity_warning(fakes, _pixels(batch.images))
+    if warning:
+        warnings.warn(f"step {step}: {warning}", stacklevel=2)
+
+
+def _pixels(images: torch.Tensor) -> np.ndarray:
+    """(N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8."""
+    scaled = ((images.float() + 1) * 127.5).clamp(0, 255).round().byte()
+    return scaled.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def _save_picture(path: Path, pixels: np.ndarray) -> None:

@@ -21,8 +21,9 @@ COMMANDS = {
     "check": config.CheckSettings,
     "benchmark": config.BenchmarkSettings,
     "audit": config.AuditSettings,
+    "diversity": config.DiversitySettings,
 }
-ONLY_ON_SCREEN = {("audit", "json")}
+ONLY_ON_SCREEN = {("audit", "json"), ("diversity", "json")}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -77,6 +78,8 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
         ),
         (["benchmark", "nowhere"], "nowhere"),
         (["audit", "nowhere"], "nowhere"),
+        (["diversity", "nowhere", "--features", "pixels"], "nowhere"),
+        (["diversity", "vae"], "vae does not play on toys"),
         (["list", "detector"], "did you mean 'detectors'"),
     ],
 )

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ganscope.config import TrainGeneratorSettings
 from ganscope.datasets.sources import open_source
 from ganscope.errors import GanscopeError
-from ganscope.generator import losses
+from ganscope.generator import losses, training
 from ganscope.generator.architecture import Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.autoencoders import divergence
@@ -353,6 +353,13 @@ def test_training_learns_the_colour_of_its_photographs(tmp_path: Path) -> None:
     made = Generator.load(run).pixels(np.stack([latent(0, i, 100) for i in range(16)]))
     red, green, blue = made.reshape(-1, 3).mean(0)
     assert red > max(green, blue) + 60
+
+
+def test_a_collapse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator that cannot learn keeps making the same grey."""
+    monkeypatch.setattr(training, "WARM_UP", 2)
+    with pytest.warns(UserWarning, match=r"step 4: the fakes are only \d+% as far apart"):
+        train_generator(tiny(tmp_path / "run", learning_rate=1e-9))
 
 
 def test_folders_that_are_taken_are_left_alone(tmp_path: Path) -> None:

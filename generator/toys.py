@@ -1,0 +1,179 @@
+"""Does a kind of GAN collapse? Mixtures of Gaussians in the plane, whose modes can be counted.
+
+The published tables of the field are of these two toys. All kinds play with the same small
+networks, the same data and the same number of steps; what differs is the loss.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+
+from ganscope.config import DiversitySettings, TrainGeneratorSettings
+from ganscope.errors import GanscopeError
+from ganscope.generator.adversarial import DISCRIMINATOR, Adversarial
+from ganscope.generator.architecture import GENERATOR, Batch, Play
+from ganscope.generator.architectures import architectures
+from ganscope.generator.networks import DenseDiscriminator, DenseGenerator, average_into
+
+LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 256, 0.999
+COUNTED = 2500
+"""Samples that modes are counted in, as in the papers."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A mixture of equally likely Gaussians."""
+
+    centres: np.ndarray
+    """(modes, 2)."""
+    std: float
+
+    def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """`n` points (n, 2)."""
+        chosen = self.centres[rng.integers(len(self.centres), size=n)]
+        return chosen + self.std * rng.standard_normal((n, 2))
+
+
+_turns = 2 * np.pi * np.arange(8) / 8
+_ticks = range(-4, 5, 2)
+toys = {
+    "ring": Toy(np.stack([np.cos(_turns), np.sin(_turns)], 1), 0.01),
+    "grid": Toy(np.array([(x, y) for x in _ticks for y in _ticks], float), 0.05),
+}
+"""8 Gaussians on the unit circle and 25 at -4, -2, 0, 2, 4 in x and y, with PacGAN's figures
+(Lin et al. 2018, arXiv:1712.04086)."""
+
+
+@dataclass(frozen=True)
+class ModeCount:
+    """How much of a mixture of Gaussians a sample reaches."""
+
+    modes: int
+    """Centres that are nearest to at least one sample of high quality."""
+    high_quality: float
+    """Share of the samples within 3 standard deviations of their nearest centre."""
+
+
+def count_modes(samples: np.ndarray, toy: Toy) -> ModeCount:
+    """Count the modes that samples (N, 2) reach.
+
+    VEEGAN's convention (Srivastava et al. 2017, arXiv:1705.07761), which PacGAN shares: a sample is
+    of high quality within 3 standard deviations of its nearest centre, and a single such sample
+    covers a mode. The count grows with N; the papers' tables are of 2500 samples.
+    """
+    distances = cdist(samples, toy.centres)
+    good = distances.min(1) <= 3 * toy.std
+    return ModeCount(len(np.unique(distances.argmin(1)[good])), float(good.mean()))
+
+
+def train_toy(
+    name: str,
+    toy: str,
+    seed: int = 0,
+    steps: int = 10_000,
+    rate: float | None = None,
+    report: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> np.ndarray:
+    """Train a kind of GAN on a toy; returns `COUNTED` samples (N, 2) of its averaged generator.
+
+    settings: of `TrainGeneratorSettings` (loss, unroll, instance_noise, ...). `report` is called
+    with the steps done. Raises `GanscopeError` for a kind that does not play against a
+    discriminator or must be told classes.
+    """
+    architecture = architectures[name]
+    if not isinstance(architecture, Adversarial) or architecture.conditional:
+        known = [
+            key
+            for key, a in sorted(architectures.items())
+            if isinstance(a, Adversarial) and not a.conditional
+        ]
+        raise GanscopeError(f"{name} does not play on toys; those that do: {', '.join(known)}")
+    wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **settings)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    networks = {
+        GENERATOR: DenseGenerator((2,), LATENT_DIM, WIDTH),
+        DISCRIMINATOR: DenseDiscriminator((2,), WIDTH),
+    }
+    average = copy.deepcopy(networks[GENERATOR])
+    optimizers = {
+        k: architecture.optimizer(v, rate or architecture.learning_rate)
+        for k, v in networks.items()
+    }
+    play = Play(
+        dict(networks), optimizers, lambda x: x.backward(), wish, torch.device("cpu"), LATENT_DIM
+    )
+    for step in range(steps):
+        play.step = step
+        points = [toys[toy].draw(BATCH, rng) for _ in range(architecture.draws)]
+        architecture.step(play, [Batch(torch.from_numpy(p).float()) for p in points])
+        average_into(average, networks[GENERATOR], min(EMA, 1 - 10 / (10 + step)))
+        if report:
+            report(step + 1)
+    with torch.no_grad():
+        return average(play.z(COUNTED)).numpy().astype(np.float64)
+
+
+@dataclass(frozen=True)
+class ToyResult:
+    """Mode counts of several trainings on one toy: means and standard deviations."""
+
+    architecture: str
+    toy: str
+    modes: float
+    modes_deviation: float
+    of: int
+    """Modes that there are."""
+    high_quality: float
+    high_quality_deviation: float
+    seeds: int
+
+
+def play_toys(
+    settings: DiversitySettings, report: Callable[[int], None] | None = None
+) -> list[ToyResult]:
+    """Train an architecture `seeds` times on each toy and count its modes.
+
+    `report` is called with the steps done so far of all trainings. Raises `GanscopeError` as
+    `train_toy` does.
+    """
+    further: dict[str, Any] = {} if settings.loss is None else {"loss": settings.loss}
+    found = []
+    for number, (name, toy) in enumerate(toys.items()):
+        counts = []
+        for i in range(settings.seeds):
+            before = (number * settings.seeds + i) * settings.steps
+            samples = train_toy(
+                settings.what,
+                name,
+                settings.seed + i,
+                settings.steps,
+                report=report and partial(_report_after, report, before),
+                **further,
+            )
+            counts.append(count_modes(samples, toy))
+        modes, good = ([getattr(c, k) for c in counts] for k in ("modes", "high_quality"))
+        found.append(
+            ToyResult(
+                settings.what,
+                name,
+                float(np.mean(modes)),
+                float(np.std(modes)),
+                len(toy.centres),
+                float(np.mean(good)),
+                float(np.std(good)),
+                settings.seeds,
+            )
+        )
+    return found
+
+
+def _report_after(report: Callable[[int], None], before: int, done: int) -> None:
+    report(before + done)
