@@ -17,6 +17,7 @@ from ganscope.cli import (
     demo,
     diversity,
     generate,
+    latent,
     list,
     train_detector,
     train_generator,
@@ -41,6 +42,7 @@ app.command("check")(check.check)
 app.command("benchmark")(benchmark.benchmark)
 app.command("train-generator")(train_generator.train_generator)
 app.command("diversity")(diversity.diversity)
+app.add_typer(latent.app, name="latent")
 app.command("audit")(audit.audit)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)

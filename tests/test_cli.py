@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,10 @@ COMMANDS = {
     "benchmark": config.BenchmarkSettings,
     "audit": config.AuditSettings,
     "diversity": config.DiversitySettings,
+    "latent walk": config.LatentWalkSettings,
+    "latent arithmetic": config.LatentArithmeticSettings,
+    "latent direction": config.LatentDirectionSettings,
+    "latent apply": config.LatentApplySettings,
 }
 ONLY_ON_SCREEN = {("audit", "json"), ("diversity", "json")}
 
@@ -34,7 +39,9 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_options_mirror_the_settings(name: str) -> None:
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    command: Any = typer.main.get_command(app)
+    for word in name.split():
+        command = command.commands[word]
     options = {p.name.rstrip("_"): p for p in command.params if p.name != "help"}
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(COMMANDS[name])}
     shown = {n for c, n in ONLY_ON_SCREEN if c == name}
@@ -51,7 +58,7 @@ def test_options_mirror_the_settings(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*sorted(COMMANDS), "list", "demo"])
 def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None:
-    done = run(name, "--help", cwd=tmp_path)
+    done = run(*name.split(), "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert f"ganscope {name}" in done.stdout
     assert "Example" in done.stdout
@@ -80,6 +87,12 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
         (["audit", "nowhere"], "nowhere"),
         (["diversity", "nowhere", "--features", "pixels"], "nowhere"),
         (["diversity", "vae"], "vae does not play on toys"),
+        (["latent", "walk", "faces", "3"], "name at least two fakes"),
+        (["latent", "walk", "faces", "3", "x"], "'x' is no fake"),
+        (["latent", "walk", "faces", "3", "4", "--out", "w.jpg"], "--out must end in .png or .gif"),
+        (["latent", "arithmetic", "faces", "1 - "], "'' is no fake"),
+        (["latent", "direction", "faces", "a", "b", "--corpus", "nowhere"], "nowhere"),
+        (["latent", "apply", "faces", "nowhere.json", "1"], "nowhere.json"),
         (["list", "detector"], "did you mean 'detectors'"),
     ],
 )

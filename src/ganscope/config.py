@@ -43,6 +43,16 @@ def _device(value: str) -> None:
         )
 
 
+def _truncation(value: float) -> None:
+    if not 0 <= value <= 1:
+        raise GanscopeError(f"--truncation must be between 0 and 1, not {value:g}")
+
+
+def _suffix(out: Path | None, *allowed: str) -> None:
+    if out is not None and out.suffix.lower() not in allowed:
+        raise GanscopeError(f"--out must end in {' or '.join(allowed)}, not {out.name!r}")
+
+
 def _paths(settings: object, *names: str) -> None:
     """Let Python users write paths as text."""
     for name in names:
@@ -99,8 +109,7 @@ class GenerateSettings:
         _device(self.device)
         if self.quality > 100:
             raise GanscopeError(f"--quality must be at most 100, not {self.quality}")
-        if not 0 <= self.truncation <= 1:
-            raise GanscopeError(f"--truncation must be between 0 and 1, not {self.truncation:g}")
+        _truncation(self.truncation)
         if self.shard is not None:
             part, _, parts = self.shard.partition("/")
             if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
@@ -326,6 +335,92 @@ class AuditSettings:
         _at_least(self, seed=0)
         if not 0.5 <= self.max_auroc <= 1:
             raise GanscopeError(f"--max-auroc must be between 0.5 and 1, not {self.max_auroc:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentSettings:
+    """What the settings of all `ganscope latent` commands have in common."""
+
+    generator: str
+    """One that was trained to start from noise: a shipped name, a run folder, a hub id."""
+    class_: str | None = None
+    """What a conditional generator makes; it must be told."""
+    truncation: float = 1.0
+    """Psi, 0 to 1: how far fakes stray from the average."""
+    out: Path | None = None
+    """What is written; None: named after the command, numbered on if that exists."""
+    seed: int = 0
+    """Of fakes that are named by their number alone."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        _paths(self, "out")
+        _at_least(self, seed=0)
+        _truncation(self.truncation)
+        _device(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentWalkSettings(LatentSettings):
+    """Settings of `ganscope latent walk`."""
+
+    fakes: tuple[str, ...]
+    """Where the walk leads along: numbers of fakes (12), or SEED:NUMBER (3:12)."""
+    steps: int = 8
+    """From one fake to the next."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, steps=1)
+        _suffix(self.out, ".png", ".gif")
+        if len(self.fakes) < 2:
+            raise GanscopeError("name at least two fakes to walk between, for example 3 17")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentArithmeticSettings(LatentSettings):
+    """Settings of `ganscope latent arithmetic`."""
+
+    expression: str
+    """Groups of fakes, each averaged, with + and - between: "1,5,9 - 2,3 + 7,8"."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _suffix(self.out, ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentDirectionSettings(LatentSettings):
+    """Settings of `ganscope latent direction`."""
+
+    with_: Path
+    """Folder of fakes that show something."""
+    without: Path
+    """Folder of fakes that do not."""
+    corpus: Path
+    """The corpus that the fakes are from: its manifest says which z made each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _paths(self, "with_", "without", "corpus")
+        _suffix(self.out, ".json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentApplySettings(LatentSettings):
+    """Settings of `ganscope latent apply`."""
+
+    direction: Path
+    """What `ganscope latent direction` wrote."""
+    fakes: tuple[str, ...]
+    """Numbers of fakes (12), or SEED:NUMBER (3:12): a row each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _paths(self, "direction")
+        _suffix(self.out, ".png")
+        if not self.fakes:
+            raise GanscopeError("name at least one fake to change, for example 3")
 
 
 def plain(settings: Any) -> dict[str, Any]:
