@@ -19,6 +19,7 @@ from ganscope.cli import (
     generate,
     latent,
     list,
+    spectra,
     train_detector,
     train_generator,
 )
@@ -43,6 +44,7 @@ app.command("benchmark")(benchmark.benchmark)
 app.command("train-generator")(train_generator.train_generator)
 app.command("diversity")(diversity.diversity)
 app.add_typer(latent.app, name="latent")
+app.command("spectra")(spectra.spectra)
 app.command("audit")(audit.audit)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)

@@ -73,7 +73,7 @@ class VAE(Autoencoder):
     summary = "variational autoencoder; its decoder makes smooth images from N(0, 1)"
     paper = "Kingma & Welling 2014, arXiv:1312.6114"
     variance = True
-    BETA = 4.0
+    BETA = 16.0
     """Weight of the divergence (Higgins et al. 2017, openreview.net/forum?id=Sy2fzU9gl): above 1
     the codes fill N(0, 1) better, so that samples get nearer to reconstructions."""
 

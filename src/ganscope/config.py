@@ -338,6 +338,23 @@ class AuditSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SpectraSettings:
+    """Settings of `ganscope spectra`."""
+
+    corpora: tuple[Path, ...]
+    out: Path | None = None
+    """A .png; None: spectra.png, numbered on if that exists."""
+    n: int = 1000
+    """Images of each generator, at most."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _paths(self, "corpora", "out")
+        _at_least(self, n=1, seed=0)
+        _suffix(self.out, ".png")
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentSettings:
     """What the settings of all `ganscope latent` commands have in common."""
 
