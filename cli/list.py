@@ -75,12 +75,22 @@ def _detectors() -> list[tuple[str, str, str]]:
 
 def _generators() -> list[tuple[str, str, str]]:
     from ganscope.generator.architectures import architectures
+    from ganscope.generator.opening import prefixes
+    from ganscope.generator.outside import entry_point_generators
 
     known = [
         (name, "architecture", f"{a.summary} ({a.paper})")
         for name, a in sorted(architectures.items())
     ]
-    return [*_shipped("generators"), *known]
+    installed = [
+        (name, "installed", f"{point.value} of {point.dist.name if point.dist else 'a package'}")
+        for name, point in sorted(entry_point_generators().items())
+    ]
+    kinds = []
+    for prefix, build in prefixes.items():
+        rest, _, text = _first_line(build.__doc__).partition(": ")
+        kinds.append((f"{prefix}:{rest}", "kind", text))
+    return [*_shipped("generators"), *installed, *known, *kinds]
 
 
 def _sources() -> list[tuple[str, str, str]]:

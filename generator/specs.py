@@ -1,0 +1,167 @@
+"""What a user types after `--generator PREFIX:`, taken apart: options, labels, hashes.
+
+`taesd?times=2&noise=0.1` is a head and its options; every generator that takes options takes them
+in this one spelling.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ganscope.errors import GanscopeError
+from ganscope.registry import unknown
+
+Reader = Callable[[str], Any]
+"""Text of an option -> its value; raises `ValueError` that says what it must be."""
+
+
+def split_options(
+    name: str, text: str, readers: Mapping[str, Reader], other: Reader | None = None
+) -> tuple[str, dict[str, Any]]:
+    """`HEAD?key=value&key=value` -> HEAD and the values that were given, read by `readers`.
+
+    name: the generator as the user typed it. other: reads the options that `readers` do not name.
+    Raises `GanscopeError` for an empty head, an option that is unknown, given twice or without a
+    value, or a value that its reader refuses.
+    """
+    head, _, tail = text.partition("?")
+    if not head:
+        raise GanscopeError(f"--generator {name}: say what after the colon")
+    values: dict[str, Any] = {}
+    for part in tail.split("&") if tail else ():
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise GanscopeError(
+                f"--generator {name}: write options as ?key=value&key=value, not {part!r}"
+            )
+        read = readers.get(key, other)
+        if read is None:
+            raise GanscopeError(f"--generator {name}: {unknown('option', key, sorted(readers))}")
+        if key in values:
+            raise GanscopeError(f"--generator {name}: {key} is given twice")
+        try:
+            values[key] = read(value)
+        except ValueError as error:
+            raise GanscopeError(f"--generator {name}: {key} {error}, not {value!r}") from None
+    return head, values
+
+
+def number(low: float, high: float = float("inf")) -> Reader:
+    """Reader of a finite number from `low` to `high`, both allowed."""
+    wanted = f"must be a number of at least {low:g}"
+    if high < float("inf"):
+        wanted = f"must be a number from {low:g} to {high:g}"
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(wanted) from None
+        if not (low <= value <= high and value < float("inf")):
+            raise ValueError(wanted)
+        return value
+
+    return read
+
+
+def whole(low: int) -> Reader:
+    """Reader of a whole number of at least `low`."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or int(text) < low:
+            raise ValueError(f"must be a whole number of at least {low}")
+        return int(text)
+
+    return read
+
+
+def choice(*names: str) -> Reader:
+    """Reader of one of some names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise ValueError(f"must be one of {', '.join(names)}")
+        return text
+
+    return read
+
+
+def as_label(*parts: str, **options: Any) -> str:
+    """One name for a corpus' folder and manifest: no separators but "-", nothing a shell minds.
+
+    options: a corpus may hold one generator's fakes at several settings.
+    """
+    for key, value in sorted(options.items()):
+        parts += (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}",)
+    label = re.sub(r"[^\w.=-]+", "--", "-".join(parts), flags=re.ASCII)
+    return label.strip("-.") or "generator"
+
+
+def hash_files(*paths: str | Path) -> str:
+    """12 hexadecimal digits of the SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def hash_networks(*networks: nn.Module) -> str:
+    """12 hexadecimal digits of the SHA-256 of networks' names and weights."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for key, value in sorted(network.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:12]
+
+
+def read_state(name: str, path: Path) -> dict[str, Tensor]:
+    """The tensors in a .safetensors file or one of `torch.save`; no code in it is run.
+
+    Raises `GanscopeError` if there is no such file or it holds something else.
+    """
+    if not path.is_file():
+        raise GanscopeError(f"--generator {name}: no such file: {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle's, zipfile's, torch's, safetensors'
+        raise GanscopeError(
+            f"--generator {name}: {path} cannot be read as a state dict ({reason_of(error)})"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise GanscopeError(f"--generator {name}: {path} holds no state dict")
+    return state
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) float RGB in [0, 1] -> (N, H, W, 3) uint8; what lies outside is cut off."""
+    scaled = images.detach().float().clamp(0, 1).mul(255).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def from_pixels(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) float in [0, 1]."""
+    image = torch.tensor(np.ascontiguousarray(pixels), device=device)
+    return image.permute(2, 0, 1)[None].float() / 255
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's kind and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:300]}" if said else type(error).__name__
+
+
+def seed_of(*numbers: int) -> int:
+    """One 63-bit seed for torch out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
