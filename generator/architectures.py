@@ -3,7 +3,7 @@
 To add one: write a subclass of `Architecture` in a file of its own and name it here.
 """
 
-from ganscope.generator import adversarial, autoencoders, translation
+from ganscope.generator import adversarial, autoencoders, stylegan, translation
 from ganscope.generator.architecture import Architecture
 from ganscope.registry import Registry
 
@@ -20,3 +20,4 @@ architectures.register("autoencoder")(autoencoders.Autoencoder())
 architectures.register("vae")(autoencoders.VAE())
 architectures.register("pix2pix")(translation.Pix2Pix())
 architectures.register("cyclegan")(translation.CycleGAN())
+architectures.register("stylegan")(stylegan.StyleGAN())

@@ -458,7 +458,9 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
     smooth = table.rolling(max(len(table) // 100, 1), min_periods=1).mean()
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name in table.columns.drop(["step", "images_per_second"]):
+    for name in table.columns:
+        if not name.endswith("_loss") and name not in _LEGEND:
+            continue  # a penalty has a scale of its own
         axes = left if name.endswith("_loss") else right
         axes.plot(table["step"], smooth[name], label=_LEGEND.get(name, name.removesuffix("_loss")))
     left.set(title="loss (running mean)", xlabel="step")
