@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ganscope.config import GenerateSettings
+from ganscope.config import GenerateSettings, TrainGeneratorSettings
 from ganscope.detector.data import Key, Loader, Views
 from ganscope.detector.model import Detector
 from ganscope.detector.scoring import score_images
-from ganscope.generator.model import latent, load_generator
+from ganscope.generator.architectures import architectures
+from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image
 
@@ -48,28 +49,51 @@ def startup() -> dict[str, float]:
     return found
 
 
-def generate(n: int, rounds: int) -> dict[str, float]:
+def generate(n: int, rounds: int, name: str = "photos") -> dict[str, float]:
     """`generate_corpus` (fakes, reals, PNG, manifest) against the generator's bare forward pass."""
-    generator = load_generator("photos")
+    generator = load_generator(name)
     numbers = range(generator.batch)
     batch = torch.from_numpy(np.stack([latent(0, i, generator.latent_dim) for i in numbers]))
+    labels = (
+        torch.tensor([i % len(generator.classes) for i in numbers]) if generator.classes else None
+    )
 
     def bare() -> None:
         with torch.inference_mode():
             for _ in range(0, n, len(batch)):
-                generator(batch)
+                generator(batch, labels)
 
     ratios, rates = [], []
     bare()
     with tempfile.TemporaryDirectory() as folder:  # emptied at the end only: ext4 is slow to make
         for round_ in range(rounds):  # new files for minutes after many were deleted
             settings = GenerateSettings(
-                n=n, out=Path(folder) / f"corpus-{round_}", seed=round_, device="cpu"
+                generator=name,
+                n=n,
+                out=Path(folder) / f"corpus-{round_}",
+                seed=round_,
+                device="cpu",
             )
             whole = seconds(lambda s=settings: generate_corpus(s))
             ratios.append(seconds(bare) / whole)
             rates.append(n / whole)
     return {"ratio": float(np.median(ratios)), "fakes_per_second": float(np.median(rates))}
+
+
+def family(n: int, rounds: int, size: int = 64) -> dict[str, dict[str, float]]:
+    """`generate` for every architecture that starts from noise, at its default width, untrained."""
+    found = {}
+    for name, architecture in architectures.items():
+        if architecture.from_photos:
+            continue
+        wish = TrainGeneratorSettings(real="", generator=name, size=size)
+        classes = ["a", "b"] if architecture.conditional else []
+        arguments = architecture.arguments(wish, classes)
+        with tempfile.TemporaryDirectory() as folder:
+            generator = Generator({"architecture": name, "arguments": arguments})
+            generator.save(Path(folder) / name)
+            found[name] = generate(n, rounds, str(Path(folder) / name))
+    return found
 
 
 def scoring(n: int, rounds: int) -> dict[str, float]:
@@ -161,6 +185,7 @@ def main() -> None:
         "torch": torch.__version__,
         "startup_seconds": startup(),
         "generate": generate(1_000 if quick else 10_000, rounds),
+        "generate_by_architecture": family(64 if quick else 512, rounds),
         "scoring": scoring(8 if quick else 32, rounds),
         "training": {name: training(name, rounds) for name in ("cnn", "lite")},
     }
