@@ -50,6 +50,8 @@ IGNORED = ("out", "device", "steps", "sample_every")
 """Settings that may differ when a run is continued: it can be made longer or shorter."""
 GRID = 8
 """Sample grids are GRID x GRID fakes."""
+MOST_ROWS = 32
+"""Classes that a sample grid shows, a row each."""
 WARM_UP = 1000
 """Steps before a generator's fakes are expected to differ from each other."""
 
@@ -390,7 +392,8 @@ def tile_images(images: np.ndarray, columns: int) -> np.ndarray:
 def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> None:
     """Draw fakes, and beside them what a batch's photographs turn into if that is what it does."""
     if not generator.from_photos:
-        _save_picture(run / SAMPLES / f"{step:06d}.png", sample_grid(generator))
+        rows = min(len(generator.classes), MOST_ROWS) or GRID
+        _save_picture(run / SAMPLES / f"{step:06d}.png", sample_grid(generator, rows=rows))
     shown = generator.architecture.shown(generator.net, batch)
     if shown:
         # Two groups of columns, so that the picture is no tower.
