@@ -39,6 +39,8 @@ class Adversarial(Architecture):
     """Of the convolutional discriminator."""
     losses: tuple[str, ...] = ("minimax", "non-saturating")
     """What --loss can be."""
+    any_shape = True
+    """Its step works with any networks, on points in the plane, too."""
 
     def generator(  # type: ignore[override]  # config.json says which arguments there are
         self, size: int, latent_dim: int, width: int, classes: list[str] | None = None
@@ -188,6 +190,7 @@ class CGAN(Adversarial):
     summary = "conditional: generator and discriminator are told the class"
     paper = "Mirza & Osindero 2014, arXiv:1411.1784"
     conditional = True
+    any_shape = False
 
 
 class Unrolled(Adversarial):

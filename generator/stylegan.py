@@ -30,6 +30,7 @@ class StyleGAN(Adversarial):
     learning_rate = 2e-3
     betas = (0.0, 0.99)
     losses = ()
+    any_shape = False
     truncates = True
     R1 = 2e-4
     """Weight of R1 at 1 pixel and 1 image; grows with the area, falls with the batch, as in Karras

@@ -1,7 +1,7 @@
 """Does a kind of GAN collapse? Mixtures of Gaussians in the plane, whose modes can be counted.
 
 The published tables of the field are of these two toys. All kinds play with the same small
-networks, the same data and the same number of steps; what differs is the loss.
+networks, data, steps and learning rate; what differs is the loss.
 """
 
 import copy
@@ -21,7 +21,7 @@ from ganscope.generator.architecture import GENERATOR, Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.networks import DenseDiscriminator, DenseGenerator, average_into
 
-LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 256, 0.999
+LATENT_DIM, WIDTH, BATCH, RATE, EMA = 16, 128, 128, 1e-3, 0.999
 COUNTED = 2500
 """Samples that modes are counted in, as in the papers."""
 
@@ -77,7 +77,7 @@ def train_toy(
     toy: str,
     seed: int = 0,
     steps: int = 10_000,
-    rate: float | None = None,
+    rate: float = RATE,
     report: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> np.ndarray:
@@ -88,11 +88,11 @@ def train_toy(
     discriminator or must be told classes.
     """
     architecture = architectures[name]
-    if not isinstance(architecture, Adversarial) or architecture.conditional:
+    if not isinstance(architecture, Adversarial) or not architecture.any_shape:
         known = [
             key
             for key, a in sorted(architectures.items())
-            if isinstance(a, Adversarial) and not a.conditional
+            if isinstance(a, Adversarial) and a.any_shape
         ]
         raise GanscopeError(f"{name} does not play on toys; those that do: {', '.join(known)}")
     wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **settings)
@@ -103,10 +103,7 @@ def train_toy(
         DISCRIMINATOR: DenseDiscriminator((2,), WIDTH),
     }
     average = copy.deepcopy(networks[GENERATOR])
-    optimizers = {
-        k: architecture.optimizer(v, rate or architecture.learning_rate)
-        for k, v in networks.items()
-    }
+    optimizers = {k: architecture.optimizer(v, rate) for k, v in networks.items()}
     play = Play(
         dict(networks), optimizers, lambda x: x.backward(), wish, torch.device("cpu"), LATENT_DIM
     )
