@@ -78,10 +78,13 @@ class TimmFeatures(nn.Module):
         if state is not None:
             # As features, blocks.0 is called blocks_0, or model.blocks.0.
             flat = {key.replace(".", "_"): value for key, value in state.items()}
-            own = {
-                key: key.removeprefix("model.").replace(".", "_") for key in network.state_dict()
-            }
-            network.load_state_dict({key: flat[called] for key, called in own.items()})
+            own = network.state_dict()
+            for key in own:
+                called = key.removeprefix("model.").replace(".", "_")
+                # Older files do not count batches, and nothing here does.
+                if called in flat or not called.endswith("num_batches_tracked"):
+                    own[key] = flat[called]
+            network.load_state_dict(own)
         self.network = network
         self.mean, self.std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
 
