@@ -114,7 +114,7 @@ def _toys(settings: DiversitySettings, json: bool) -> None:
     from ganscope.generator.toys import play_toys
 
     with progress() as bar:
-        total = 2 * settings.seeds * settings.steps
+        total = 2 * settings.steps
         task = bar.add_task(f"{settings.what} plays", total=total, note="")
         found = play_toys(settings, lambda done: bar.update(task, completed=done))
     if json:

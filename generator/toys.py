@@ -1,27 +1,32 @@
 """Does a kind of GAN collapse? Mixtures of Gaussians in the plane, whose modes can be counted.
 
 The published tables of the field are of these two toys. All kinds play with the same small
-networks, data, steps and learning rate; what differs is the loss.
+networks, data, steps and learning rates; what differs is the loss.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
 
 from ganscope.config import DiversitySettings, TrainGeneratorSettings
 from ganscope.errors import GanscopeError
 from ganscope.generator.adversarial import DISCRIMINATOR, Adversarial
 from ganscope.generator.architecture import GENERATOR, Batch, Play
 from ganscope.generator.architectures import architectures
-from ganscope.generator.networks import DenseDiscriminator, DenseGenerator, average_into
+from ganscope.generator.networks import average_into
 
-LATENT_DIM, WIDTH, BATCH, RATE, EMA = 16, 128, 128, 1e-3, 0.999
+LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 128, 0.999
+RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-4}
+"""Learning rates: with a discriminator that is so slow, the plain GAN collapses on both toys."""
 COUNTED = 2500
 """Samples that modes are counted in, as in the papers."""
 
@@ -72,16 +77,39 @@ def count_modes(samples: np.ndarray, toy: Toy) -> ModeCount:
     return ModeCount(len(np.unique(distances.argmin(1)[good])), float(good.mean()))
 
 
+class Stack(nn.Module):
+    """Dense networks side by side, none of which sees another: (S * N, inputs) -> (S * N, outputs),
+    or (S * N,) if there is one output. All S trainings are done at once.
+    """
+
+    def __init__(self, count: int, sizes: Sequence[int], slope: float, before: float, after: float):
+        super().__init__()
+        self.count, self.slope, self.before, self.after = count, slope, before, after
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for inputs, outputs in pairwise(sizes):
+            reach = inputs**-0.5  # as nn.Linear begins
+            self.weights.append(torch.empty(count, inputs, outputs).uniform_(-reach, reach))
+            self.biases.append(torch.empty(count, 1, outputs).uniform_(-reach, reach))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.unflatten(0, (self.count, -1)) * self.before
+        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = leaky_relu(x, self.slope) if i else x
+            x = torch.baddbmm(bias, x, weight)
+        return (x * self.after).flatten(0, 1).squeeze(1)
+
+
 def train_toy(
     name: str,
     toy: str,
+    seeds: int = 5,
     seed: int = 0,
     steps: int = 10_000,
-    rate: float = RATE,
     report: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> np.ndarray:
-    """Train a kind of GAN on a toy; returns `COUNTED` samples (N, 2) of its averaged generator.
+    """Train a kind of GAN on a toy, `seeds` times at once; returns `COUNTED` samples of each
+    averaged generator, (seeds, N, 2).
 
     settings: of `TrainGeneratorSettings` (loss, unroll, instance_noise, ...). `report` is called
     with the steps done. Raises `GanscopeError` for a kind that does not play against a
@@ -98,24 +126,26 @@ def train_toy(
     wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **settings)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
+    hidden, far = [WIDTH, WIDTH], float(np.abs(toys[toy].centres).max())
     networks = {
-        GENERATOR: DenseGenerator((2,), LATENT_DIM, WIDTH),
-        DISCRIMINATOR: DenseDiscriminator((2,), WIDTH),
+        GENERATOR: Stack(seeds, [LATENT_DIM, *hidden, 2], 0.0, 1.0, far),
+        DISCRIMINATOR: Stack(seeds, [2, *hidden, 1], 0.2, 1 / far, 1.0),
     }
     average = copy.deepcopy(networks[GENERATOR])
-    optimizers = {k: architecture.optimizer(v, rate) for k, v in networks.items()}
+    optimizers = {k: architecture.optimizer(v, RATES[k]) for k, v in networks.items()}
     play = Play(
         dict(networks), optimizers, lambda x: x.backward(), wish, torch.device("cpu"), LATENT_DIM
     )
     for step in range(steps):
         play.step = step
-        points = [toys[toy].draw(BATCH, rng) for _ in range(architecture.draws)]
+        points = [toys[toy].draw(seeds * BATCH, rng) for _ in range(architecture.draws)]
         architecture.step(play, [Batch(torch.from_numpy(p).float()) for p in points])
         average_into(average, networks[GENERATOR], min(EMA, 1 - 10 / (10 + step)))
         if report:
             report(step + 1)
     with torch.no_grad():
-        return average(play.z(COUNTED)).numpy().astype(np.float64)
+        made = average(play.z(seeds * COUNTED))
+    return made.unflatten(0, (seeds, COUNTED)).numpy().astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -138,24 +168,22 @@ def play_toys(
 ) -> list[ToyResult]:
     """Train an architecture `seeds` times on each toy and count its modes.
 
-    `report` is called with the steps done so far of all trainings. Raises `GanscopeError` as
-    `train_toy` does.
+    `report` is called with the steps done so far on all toys. Raises `GanscopeError` as `train_toy`
+    does.
     """
     further: dict[str, Any] = {} if settings.loss is None else {"loss": settings.loss}
     found = []
     for number, (name, toy) in enumerate(toys.items()):
-        counts = []
-        for i in range(settings.seeds):
-            before = (number * settings.seeds + i) * settings.steps
-            samples = train_toy(
-                settings.what,
-                name,
-                settings.seed + i,
-                settings.steps,
-                report=report and partial(_report_after, report, before),
-                **further,
-            )
-            counts.append(count_modes(samples, toy))
+        samples = train_toy(
+            settings.what,
+            name,
+            settings.seeds,
+            settings.seed,
+            settings.steps,
+            report and partial(_report_after, report, number * settings.steps),
+            **further,
+        )
+        counts = [count_modes(one, toy) for one in samples]
         modes, good = ([getattr(c, k) for c in counts] for k in ("modes", "high_quality"))
         found.append(
             ToyResult(

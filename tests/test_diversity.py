@@ -29,7 +29,7 @@ from ganscope.generator.diversity import (
     measure_diversity,
 )
 from ganscope.generator.features import extract_features, open_extractor
-from ganscope.generator.toys import ModeCount, Toy, count_modes, toys, train_toy
+from ganscope.generator.toys import ModeCount, Stack, Toy, count_modes, toys, train_toy
 
 
 @pytest.mark.parametrize(("name", "modes"), [("ring", 8), ("grid", 25)])
@@ -59,12 +59,27 @@ def test_a_mode_counts_from_its_first_good_sample() -> None:
 def test_gans_play_on_toys() -> None:
     """200 steps bring the fakes to the ring, from the middle where they began."""
     seen: list[int] = []
-    points = train_toy("wgan-gp", "ring", steps=200, report=seen.append)
-    assert points.shape == (2500, 2)
-    assert 0.4 < np.median(np.linalg.norm(points, axis=1)) < 1.6
+    points = train_toy("wgan-gp", "ring", seeds=2, steps=200, report=seen.append)
+    assert points.shape == (2, 2500, 2)
+    for one in points:
+        assert 0.4 < np.median(np.linalg.norm(one, axis=1)) < 1.6
+    assert not np.allclose(points[0].mean(0), points[1].mean(0))
     assert seen[-1] == 200
     with pytest.raises(GanscopeError, match="vae does not play on toys; those that do: dcgan"):
         train_toy("vae", "ring")
+
+
+def test_networks_of_a_stack_do_not_see_each_other() -> None:
+    torch.manual_seed(0)
+    stack, x = Stack(3, [2, 8, 1], 0.2, 1.0, 1.0), torch.randn(15, 2)
+    before = stack(x)
+    assert before.shape == (15,)
+    with torch.no_grad():
+        stack.weights[0][1].mul_(2)
+    changed = stack(x) != before
+    assert changed[5:10].any()
+    assert not changed[:5].any()
+    assert not changed[10:].any()
 
 
 def by_definition(real: np.ndarray, fake: np.ndarray, k: int) -> tuple[float, ...]:
