@@ -57,14 +57,14 @@ def test_a_mode_counts_from_its_first_good_sample() -> None:
 
 
 def test_gans_play_on_toys() -> None:
-    """200 steps bring the fakes to the ring, from the middle where they began."""
+    """100 steps bring the fakes to the ring, from the middle where they began."""
     seen: list[int] = []
-    points = train_toy("wgan-gp", "ring", seeds=2, steps=200, report=seen.append)
+    points = train_toy("unrolled", "ring", seeds=2, steps=100, report=seen.append)
     assert points.shape == (2, 2500, 2)
     for one in points:
-        assert 0.4 < np.median(np.linalg.norm(one, axis=1)) < 1.6
+        assert 0.7 < np.median(np.linalg.norm(one, axis=1)) < 1.3
     assert not np.allclose(points[0].mean(0), points[1].mean(0))
-    assert seen[-1] == 200
+    assert seen[-1] == 100
     with pytest.raises(GanscopeError, match="vae does not play on toys; those that do: dcgan"):
         train_toy("vae", "ring")
 
