@@ -23,7 +23,7 @@ from ganscope.cli import (
     train_detector,
     train_generator,
 )
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 
 app = typer.Typer(
     name="ganscope",
@@ -68,8 +68,8 @@ def _options(
 
 
 def _say_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
-    """Our own warnings and those of libraries as a line; Python's would show code."""
-    if issubclass(category, UserWarning):
+    """Our own warnings as a line; libraries' are about code, which is no user's business."""
+    if issubclass(category, GanscopeWarning):
         print(f"ganscope: {message}", file=sys.stderr)
 
 
@@ -85,5 +85,5 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
-            print("ganscope: stopped; makers continue when called again so", file=sys.stderr)
+            print("ganscope: stopped; the same command given again goes on", file=sys.stderr)
         raise

@@ -126,9 +126,10 @@ def _toys(settings: DiversitySettings, json: bool) -> None:
     for one in found:
         table.add_row(
             one.toy,
-            f"{one.modes:.1f} ± {one.modes_deviation:.1f}",
+            f"{one.modes:.1f}" + (f" ± {one.modes_deviation:.1f}" if one.seeds > 1 else ""),
             str(one.of),
-            f"{one.high_quality:.1%} ± {one.high_quality_deviation:.1%}",
+            f"{one.high_quality:.1%}"
+            + (f" ± {one.high_quality_deviation:.1%}" if one.seeds > 1 else ""),
             str(one.seeds),
         )
     out.print(table)

@@ -124,4 +124,7 @@ def train_generator(
         run = train(settings, report)
     err.print("[green]trained[/green]; samples, losses and the generator are in")
     out.print(str(run), highlight=False, soft_wrap=True)
-    err.print(f"next: ganscope generate --generator {run} --real {real}", highlight=False)
+    reals = f"--real {real}"
+    if input is not None and Path(input).is_dir():  # that is what it has learned to start from
+        reals = f"--from {input}"
+    err.print(f"next: ganscope generate --generator {run} {reals}", highlight=False)

@@ -103,7 +103,7 @@ def random_crop(
     tries = itertools.chain(
         [] if number is None else [number],
         (int(rng.integers(len(source))) for _ in range(20)),
-        rng.permutation(len(source)).tolist(),  # few are fit: look at each
+        _shuffled(len(source), rng),  # few are fit: look at each
     )
     for number in tries:
         if number in source.unusable:
@@ -133,6 +133,11 @@ def random_crop(
     )
 
 
+def _shuffled(n: int, rng: np.random.Generator) -> Iterator[int]:
+    """0 to n - 1 in a random order, drawn only if it is come to."""
+    yield from rng.permutation(n).tolist()
+
+
 def open_source(name: str) -> Source:
     """The source that `--real NAME` means: a registered name, hf:owner/name, or a folder.
 
@@ -144,11 +149,11 @@ def open_source(name: str) -> Source:
     if name.startswith("hf:"):
         return _hugging_face(name)
     if os.path.isdir(name):
-        return _folder(name)
+        return open_folder(name)
     if os.path.exists(name) and not name.lower().endswith(".csv"):
         raise GanscopeError(f"--real {name}: is a file; name a folder of photographs")
     if os.path.exists(name):
-        return _folder(name)
+        return open_folder(name)
     if "/" in name:
         raise GanscopeError(f"--real {name}: no such folder")
     raise GanscopeError(
@@ -207,8 +212,9 @@ _PHOTOGRAPHS = {
 }
 
 
-def _folder(name: str) -> Source:
-    root = Path(name)
+def open_folder(name: str | Path) -> Source:
+    """The photographs of a folder, or the reals of a labelled corpus."""
+    root, name = Path(name), str(name)
     if root.suffix.lower() == ".csv" or _is_corpus(root):
         table = open_corpus(root).table
         table = table[table["label"] == 0]

@@ -9,6 +9,8 @@ import csv
 import errno
 import io
 import os
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.config import read_json, write_json, write_text
+from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import MANIFEST, UNFINISHED
 from ganscope.errors import GanscopeError
 
@@ -83,6 +85,8 @@ class CorpusWriter:
         self._part = self._table("part", shard[0])
         self._folders: set[Path] = set()
         if (root / MANIFEST).exists():
+            for path in root.glob(f"{UNFINISHED}.done-*"):  # killed after its last word
+                path.unlink(missing_ok=True)
             raise GanscopeError(f"{root} holds a finished corpus; name another folder with --out")
         if (root / REQUEST).exists():
             before = read_json(root / REQUEST)
@@ -92,30 +96,28 @@ class CorpusWriter:
                     f"{root} holds an unfinished corpus begun with another {', '.join(other)}; "
                     "repeat that command to continue it, or name another folder with --out"
                 )
-            if self._table("done", shard[0]).exists():
-                raise GanscopeError(
-                    f"{root}: part {shard[0]} of {shard[1]} is finished; the other parts are not"
-                )
         elif root.exists() and (not root.is_dir() or _is_taken(root)):
             raise GanscopeError(f"{root} exists and is not empty; name another folder with --out")
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             write_json(root / REQUEST, request)
-        self.next = self._whole_rows()
+        self._done = self._table("done", shard[0])
+        """Exists if this part was finished before, and perhaps killed while it joined the parts."""
+        self.next = self._whole_rows(self._done if self._done.exists() else self._part)
 
     def _table(self, state: str, part: int) -> Path:
         return self.root / f"{UNFINISHED}.{state}-{part}-of-{self._shard[1]}.csv"
 
-    def _whole_rows(self) -> int:
+    def _whole_rows(self, table: Path) -> int:
         """Cut off what a kill left half-written, a row or a pair's first; return `next`."""
-        if not self._part.exists():
+        if not table.exists():
             with disk_errors(self.root):
-                self._part.write_text(",".join(self.columns) + "\n", encoding="utf-8")
+                table.write_text(",".join(self.columns) + "\n", encoding="utf-8")
             return 0
-        text = self._part.read_bytes()
+        text = table.read_bytes()
         lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
         rows = (len(lines) - 1) // 2 * 2  # a fake and a real come together
-        with disk_errors(self.root), open(self._part, "r+b") as file:
+        with disk_errors(self.root), open(table, "r+b") as file:
             file.truncate(sum(map(len, lines[: rows + 1])))
         if not rows:
             return 0
@@ -125,6 +127,8 @@ class CorpusWriter:
     def write_image(self, file_name: str, data: bytes) -> None:
         """Put an encoded image under its final name, atomically."""
         path = self.root / file_name
+        if Path(file_name).is_absolute() or ".." in Path(file_name).parts:
+            raise ValueError(f"{file_name} lies outside of {self.root}")
         part = f"{path}.part"
         with disk_errors(self.root):
             if path.parent not in self._folders:
@@ -152,16 +156,23 @@ class CorpusWriter:
         """Turn the growing manifest into the final one, once every part is whole; returns the
         corpus' folder.
         """
-        part, parts = self._shard
-        done = [self._table("done", i + 1) for i in range(parts)]
+        done = [self._table("done", i + 1) for i in range(self._shard[1])]
+        joined = self.root / f".{MANIFEST}.{secrets.token_hex(4)}.part"
         with disk_errors(self.root):
-            os.replace(self._part, done[part - 1])
+            if not self._done.exists():
+                os.replace(self._part, self._done)
             try:
-                tables = [path.read_text(encoding="utf-8") for path in done]
+                with open(joined, "wb") as whole:
+                    for i, path in enumerate(done):
+                        with open(path, "rb") as table:
+                            if i:
+                                table.readline()  # its header
+                            shutil.copyfileobj(table, whole)
+                os.replace(joined, self.root / MANIFEST)
             except FileNotFoundError:
                 return self.root  # others are still at it, or have joined the parts already
-            header = tables[0].index("\n") + 1
-            write_text(self.root / MANIFEST, tables[0] + "".join(t[header:] for t in tables[1:]))
+            finally:
+                joined.unlink(missing_ok=True)
             for path in done:
                 path.unlink(missing_ok=True)
         return self.root

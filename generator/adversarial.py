@@ -211,8 +211,10 @@ class Unrolled(Adversarial):
         for name, weight in network.named_parameters():
             state = adam.state[weight]
             weights[name] = weight.detach().clone().requires_grad_()
-            means[name], squares[name] = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
-            count = int(state["step"])
+            # Nothing yet if fp16's first step overflowed.
+            means[name] = state.get("exp_avg", torch.zeros_like(weight)).clone()
+            squares[name] = state.get("exp_avg_sq", torch.zeros_like(weight)).clone()
+            count = int(state.get("step", 0))
 
         def ahead(*known: Tensor) -> Tensor:
             return functional_call(network, weights, known)

@@ -43,12 +43,13 @@ class Play:
         settings: TrainGeneratorSettings,
         device: torch.device,
         latent_dim: int,
+        scaler: Any = None,
     ):
         self.networks, self.optimizers = networks, optimizers
         self.settings, self.device, self.latent_dim = settings, device, latent_dim
         self.step = 0
         """Steps done so far."""
-        self._backward = backward
+        self._backward, self._scaler = backward, scaler
 
     def bare(self, name: str) -> nn.Module:
         """A network inside DDP's wrapper, whose hooks would wait for gradients that never come."""
@@ -76,8 +77,16 @@ class Play:
         for name in names:
             self.optimizers[name].zero_grad()
         self._backward(loss)
+        if self._scaler is None:
+            for name in names:
+                self.optimizers[name].step()
+            return
+        # Accelerate's optimizers move fp16's scale on at each step; the gradients of one backward
+        # pass must all be unscaled by the same.
         for name in names:
-            self.optimizers[name].step()
+            optimizer = self.optimizers[name]
+            self._scaler.step(getattr(optimizer, "optimizer", optimizer))
+        self._scaler.update()
 
 
 class Architecture:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -222,6 +223,8 @@ def map_tiles(
 ) -> np.ndarray:
     """A photograph (H, W, 3) uint8 of any size through a network that wants multiples of `factor`.
 
+    A grey one comes back grey: colours would give the fake away without a look at its traces.
+
     work: (tile (1, 3, h, w) in [0, 1], y, x of its corner) -> the same shape. The edges are
     reflected outwards and cut off again. Photographs above `LARGE` pixels go in overlapping tiles
     that fade into each other.
@@ -230,20 +233,29 @@ def map_tiles(
     padding = [(0, -height % factor), (0, -width % factor), (0, 0)]
     padded = np.pad(photo, padding, mode="reflect")
     if height * width <= LARGE:
-        return to_pixels(work(from_pixels(padded, device), 0, 0))[0, :height, :width]
+        made = to_pixels(work(from_pixels(padded, device), 0, 0))[0, :height, :width]
+        return _grey_again(photo, made)
     side, overlap = TILE // factor * factor, -(-OVERLAP // factor) * factor
     total = np.zeros(padded.shape, np.float32)
     weights = np.zeros((*padded.shape[:2], 1), np.float32)
     for y in _corners(padded.shape[0], side, overlap):
         for x in _corners(padded.shape[1], side, overlap):
             tile = padded[y : y + side, x : x + side]
-            made = work(from_pixels(tile, device), y, x)[0].permute(1, 2, 0).float().cpu().numpy()
+            through = (
+                work(from_pixels(tile, device), y, x)[0].permute(1, 2, 0).float().cpu().numpy()
+            )
             fades = [_fade(length, overlap) for length in tile.shape[:2]]
             fade = np.outer(*fades)[..., None]
-            total[y : y + side, x : x + side] += made * fade
+            total[y : y + side, x : x + side] += through * fade
             weights[y : y + side, x : x + side] += fade
     mean = np.clip(total / weights, 0, 1)[:height, :width]
-    return np.rint(mean * 255).astype(np.uint8)
+    return _grey_again(photo, np.rint(mean * 255).astype(np.uint8))
+
+
+def _grey_again(photo: np.ndarray, made: np.ndarray) -> np.ndarray:
+    if not (photo == photo[..., :1]).all():
+        return made
+    return cv2.cvtColor(cv2.cvtColor(made, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
 def _corners(length: int, side: int, overlap: int) -> list[int]:

@@ -5,6 +5,7 @@ would have to wait, layer by layer, for those that are busy with a file. Memory 
 the number of fakes.
 """
 
+import hashlib
 import os
 import warnings
 from collections import Counter, deque
@@ -24,11 +25,11 @@ import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
 from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.degradations import estimate_quality
-from ganscope.datasets.sources import Crop, Source, open_source, random_crop
+from ganscope.datasets.sources import Crop, Source, open_folder, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image
-from ganscope.devices import one_thread, pick_device
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.devices import one_thread, pick_device, repeatable
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.generator.model import AnyGenerator
 from ganscope.generator.opening import open_generator
 from ganscope.images import open_image
@@ -65,11 +66,18 @@ def generate_corpus(
             f"--from: the generator {settings.generator!r} makes images out of noise; "
             "leave it out; the photographs to put beside its fakes are named by --real"
         )
-    source = open_source(str(settings.from_)) if settings.from_ else open_source(settings.real)
+    if settings.from_ and not settings.from_.is_dir():
+        raise GanscopeError(f"--from {settings.from_}: name a folder of photographs")
+    source = open_folder(settings.from_) if settings.from_ else open_source(settings.real)
     size = settings.size or generator.size or SIZE
     if settings.from_ is None:  # photographs too small: say so before writing
         random_crop(source, size, np.random.default_rng(0))
-    n = min(settings.n or DEFAULT_N, len(source)) if settings.from_ else settings.n or DEFAULT_N
+    n = settings.n or DEFAULT_N
+    if settings.from_:
+        n = min(settings.n or len(source), len(source))
+    if settings.from_:
+        _see_one(source)
+    names = _names(source.paths, settings.from_) if settings.from_ else []
     out = settings.out or next_free(Path("corpus"), lambda p: (p / MANIFEST).exists())
     request = plain(settings) | {
         "n": n,
@@ -80,6 +88,8 @@ def generate_corpus(
         "weights": generator.weights,
         "ganscope": ganscope.__version__,
     }
+    if settings.prompts:
+        request["prompts"] = hashlib.sha256(settings.prompts.read_bytes()).hexdigest()
     columns = [*COLUMNS, *(c for c in generator.columns(0) if c not in COLUMNS)]
     writer = CorpusWriter(out, request, columns, (part, parts))
     making = _Making(
@@ -88,14 +98,15 @@ def generate_corpus(
         source,
         size,
         assign_splits(sorted(set(source.groups)), SHARES, settings.seed),
-        np.random.default_rng(settings.seed).permutation(len(source)),
-        _names(source.paths, settings.from_) if settings.from_ else [],
+        _order(source, settings),
+        names,
     )
     first, last = n * (part - 1) // parts, n * part // parts
+    step = 1 if settings.from_ else generator.batch  # whole photographs may be large
     waiting: deque[Future[list[dict[str, Any]]]] = deque()
 
     def make(start: int) -> list[dict[str, Any]]:
-        pairs = making.pairs(range(start, min(start + generator.batch, last)))
+        pairs = making.pairs(range(start, min(start + step, last)))
         for row, data in pairs:
             writer.write_image(row["file_name"], data)
         return [row for row, _ in pairs]
@@ -107,9 +118,15 @@ def generate_corpus(
                 report(writer.next - first)
 
     cores = torch.get_num_threads() if generator.parallel else 1
-    with one_thread() if generator.parallel else nullcontext(), ThreadPoolExecutor(cores) as pool:
+    if device.type != "cpu":
+        cores = min(cores, 2)  # one computes while the other writes
+    with (
+        repeatable(),
+        one_thread() if generator.parallel else nullcontext(),
+        ThreadPoolExecutor(cores) as pool,
+    ):
         try:
-            for start in range(max(writer.next, first), last, generator.batch):
+            for start in range(max(writer.next, first), last, step):
                 waiting.append(pool.submit(make, start))
                 enter(cores * AHEAD)
             enter(0)
@@ -126,7 +143,8 @@ def make_fake(
 
     For generators that start from noise; a conditional one must have been told the class.
     """
-    return _fit(generator.make(seed, [index])[0], size or generator.size)
+    with repeatable(), one_thread():
+        return _fit(generator.make(seed, [index])[0], size or generator.size)
 
 
 def _shard(settings: GenerateSettings) -> tuple[int, int]:
@@ -147,11 +165,36 @@ def _device(settings: GenerateSettings, parts: int) -> torch.device:
 def _names(paths: Sequence[str], root: Path) -> list[str]:
     """Where each photograph lies below `root`, without its suffix, unless two would be alike."""
     below = [Path(os.path.relpath(path, root)) for path in paths]
+    if any(os.pardir in path.parts for path in below):
+        raise GanscopeError(f"--from {root}: lists images elsewhere; name the folder they lie in")
     count = Counter(path.with_suffix("") for path in below)
-    return [
-        (path.with_suffix("") if count[path.with_suffix("")] == 1 else path).as_posix()
-        for path in below
-    ]
+    names: dict[str, None] = {}
+    for path in below:
+        name = (path.with_suffix("") if count[path.with_suffix("")] == 1 else path).as_posix()
+        while name in names:
+            name += "_"
+        names[name] = None
+    return list(names)
+
+
+def _see_one(source: Source) -> None:
+    """Say before anything is written that no photograph can be read."""
+    error: ImageError | None = None
+    for number in range(len(source)):
+        try:
+            source.photo(number)
+            return
+        except ImageError as found:
+            error = found
+    raise GanscopeError(f"--from {source.name}: no photograph can be read ({error})")
+
+
+def _order(source: Source, settings: GenerateSettings) -> np.ndarray:
+    """In which the photographs come; if one class is asked for and the source has it, its only."""
+    order = np.random.default_rng(settings.seed).permutation(len(source))
+    if settings.class_ and source.classes and settings.class_ in source.classes:
+        return order[[source.classes[i] == settings.class_ for i in order]]
+    return order
 
 
 @dataclass(frozen=True)
@@ -224,7 +267,7 @@ class _Making:
             try:
                 photo = open_image(self.source.paths[index])
             except ImageError as error:
-                warnings.warn(f"{error}; left out", stacklevel=2)
+                warnings.warn(f"{error}; left out", GanscopeWarning, stacklevel=2)
                 continue
             (pixels,) = self.generator.make(self.settings.seed, [index], [photo.pixels])
             format, quality = self.settings.format, self.settings.quality
@@ -282,7 +325,14 @@ class _Making:
             "photo_x": crop.x,
             "photo_y": crop.y,
             "photo_side": crop.side,
+            **self._class_of(crop),
         }
+
+    def _class_of(self, crop: Crop) -> dict[str, str]:
+        """What a real shows, where the source knows and the manifest has a column for it."""
+        if self.source.classes is None or "class" not in self.generator.columns(0):
+            return {}
+        return {"class": self.source.classes[crop.number]}
 
 
 def _fit(pixels: np.ndarray, size: int | None) -> np.ndarray:

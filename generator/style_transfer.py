@@ -35,7 +35,7 @@ from ganscope.generator.specs import (
 from ganscope.images import open_image
 
 SMALLEST = 32
-"""Photographs must have this many pixels a side: the deepest layers see little enough of them."""
+"""Photographs of fewer pixels a side are enlarged to it, and their fakes shrunk again."""
 LARGE = 1_000_000
 """Photographs of more pixels than this are shrunk to it, and their fakes enlarged again."""
 RATE = 0.02
@@ -133,18 +133,14 @@ class StyleTransfer(AnyGenerator):
 
     def _paint(self, photo: np.ndarray) -> np.ndarray:
         height, width = photo.shape[:2]
-        if min(height, width) < SMALLEST:
-            raise GanscopeError(
-                f"--generator {self.name}: {width}x{height} pixels are too few; take photographs, "
-                f"and a --size, of at least {SMALLEST}"
-            )
-        shrink = min(1.0, (LARGE / (height * width)) ** 0.5)
-        small = _scaled(photo, shrink)
+        scale = min(1.0, (LARGE / (height * width)) ** 0.5)
+        scale = max(scale, SMALLEST / min(height, width))
+        small = _scaled(photo, scale)
         painting = _scaled(self.painting, min(small.shape[:2]) / min(self.painting.shape[:2]))
         with torch.backends.cudnn.flags(deterministic=True):
             made = self._optimise(from_pixels(small, self.device), painting)
         return (
-            made if shrink == 1 else cv2.resize(made, (width, height), None, 0, 0, cv2.INTER_CUBIC)
+            made if scale == 1 else cv2.resize(made, (width, height), None, 0, 0, cv2.INTER_CUBIC)
         )
 
     def _optimise(self, image: Tensor, painting: np.ndarray) -> np.ndarray:

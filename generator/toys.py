@@ -123,6 +123,8 @@ def train_toy(
             if isinstance(a, Adversarial) and a.any_shape
         ]
         raise GanscopeError(f"{name} does not play on toys; those that do: {', '.join(known)}")
+    if settings.get("loss") and not architecture.losses:
+        raise GanscopeError(f"--loss: {name} has a loss of its own; leave it out")
     wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **settings)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)

@@ -34,8 +34,9 @@ from ganscope.config import (
 )
 from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
+from ganscope.generator.adversarial import Adversarial
 from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.diversity import diversity_warning
@@ -107,6 +108,7 @@ def train_generator(
         settings,
         accelerator.device,
         architecture.latent_dim,
+        accelerator.scaler,
     )
     average.to(accelerator.device).eval()
     parts: dict[str, Any] = {
@@ -176,6 +178,18 @@ def _check(settings: TrainGeneratorSettings, architecture: Architecture) -> None
         )
     if settings.loss and settings.loss not in getattr(architecture, "losses", ()):
         raise GanscopeError(f"--loss: {settings.generator} has a loss of its own; leave it out")
+    if settings.label_smoothing and not getattr(architecture, "losses", ()):
+        raise GanscopeError(
+            f"--label-smoothing: {settings.generator} has no labels to smooth; leave it out"
+        )
+    if settings.instance_noise and not isinstance(architecture, Adversarial):
+        raise GanscopeError(
+            f"--instance-noise: {settings.generator} does not know it; leave it out"
+        )
+    if settings.batch_size < 2 and not architecture.from_photos:
+        raise GanscopeError(
+            f"--batch-size must be at least 2 for {settings.generator}, not {settings.batch_size}"
+        )
 
 
 def _classes(
@@ -232,7 +246,8 @@ class _Food:
         """Name of the way in which photographs are turned into inputs, if they are."""
         self.others: Source | None = None
         """Unpaired photographs to start from."""
-        self.pairs: list[tuple[Path, Path]] = []
+        self.pairs: tuple[Source, Source] | None = None
+        """What to start from and what to come to, by the same numbers."""
         if not architecture.from_photos:
             if settings.input is not None:
                 raise GanscopeError(
@@ -256,13 +271,14 @@ class _Food:
                 f"--real {settings.real}: with --input FOLDER, name the folder of its partners"
             )
         else:
-            self.pairs = pair_folders(Path(wanted), Path(settings.real))
+            found = pair_folders(Path(wanted), Path(settings.real))
+            self.pairs = (_files([a for a, _ in found]), _files([b for _, b in found]))
 
     def batch(self, number: int) -> Batch:
         """Batch `number` of this process; the same whenever it is asked for."""
         rng = np.random.default_rng((self.settings.seed, number, self.process))
         if self.pairs:
-            both = [self._pair(rng) for _ in range(self.settings.batch_size)]
+            both = [self._pair(*self.pairs, rng) for _ in range(self.settings.batch_size)]
             return Batch(
                 _images([target for _, target in both]), inputs=_images([made for made, _ in both])
             )
@@ -285,18 +301,20 @@ class _Food:
         pixels = crop.pixels[:, :: self._turn(rng)]
         return replace(crop, pixels=np.ascontiguousarray(pixels))
 
-    def _pair(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        start, target = self.pairs[rng.integers(len(self.pairs))]
+    def _pair(
+        self, start: Source, target: Source, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        number = int(rng.integers(len(target)))
         try:
             both = paired_crop(
-                open_image(start).pixels,
-                open_image(target).pixels,
+                start.photo(number),
+                target.photo(number),
                 self.settings.size,
                 rng,
                 self.settings.zoom,
             )
         except GanscopeError as error:
-            raise GanscopeError(f"{target}: {error}") from None
+            raise GanscopeError(f"{target.paths[number]}: {error}") from None
         turn = self._turn(rng)
         return both[0][:, ::turn], both[1][:, ::turn]
 
@@ -310,6 +328,11 @@ class _Food:
             for number in itertools.count(first + 3):
                 yield waiting.popleft().result()
                 waiting.append(pool.submit(self.batch, number))
+
+
+def _files(paths: list[Path]) -> Source:
+    names = [str(path) for path in paths]
+    return Source(str(paths[0].parent), names, lambda i: open_image(paths[i]).pixels, paths=names)
 
 
 def _images(pixels: list[np.ndarray]) -> torch.Tensor:
@@ -412,7 +435,7 @@ def _watch_diversity(generator: Generator, batch: Batch, step: int) -> None:
     fakes = np.asarray(generator.make(0, range(GRID * GRID)))
     warning = diversity_warning(fakes, _pixels(batch.images))
     if warning:
-        warnings.warn(f"step {step}: {warning}", stacklevel=2)
+        warnings.warn(f"step {step}: {warning}", GanscopeWarning, stacklevel=2)
 
 
 def _pixels(images: torch.Tensor) -> np.ndarray:
@@ -480,6 +503,9 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
 
 def _card(settings: TrainGeneratorSettings, source: Source, steps: int) -> str:
     batch = settings.batch_size
+    further = ""
+    if settings.input or architectures[settings.generator].from_photos:
+        further = f" It starts from {settings.input or 'edges'}; name photographs with `--from`."
     return f"""---
 library_name: ganscope
 tags: [ganscope, {settings.generator}]
@@ -487,9 +513,9 @@ tags: [ganscope, {settings.generator}]
 # A {settings.generator} of {settings.size}x{settings.size} pixels
 
 Trained by ganscope {ganscope.__version__} on {len(source):,} photographs for {steps:,}
-steps of {batch} images ({steps * batch:,} in all), width {settings.width}, crops of 1 to
-{settings.zoom:g} times the size shrunk to it, mirrored at random; the weights are an exponential
-average (decay {settings.ema:g}).
+steps of {batch} images, width {settings.width}, crops of 1 to {settings.zoom:g} times the size
+shrunk to it, {"mirrored at random" if settings.mirror else "not mirrored"}; the weights are an
+exponential average (decay {settings.ema:g}).{further}
 
     ganscope generate --generator FOLDER --n 1000
 

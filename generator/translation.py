@@ -546,7 +546,7 @@ def translate(net: nn.Module, pixels: np.ndarray, device: torch.device) -> np.nd
 
 def _run(net: nn.Module, pixels: np.ndarray, device: torch.device) -> np.ndarray:
     """(N, H, W, 3) uint8 -> (N, H, W, 3) float32 from 0 to 255."""
-    images = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2)
+    images = torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2)
     made = net(images.float() / 127.5 - 1).float()
     return ((made + 1) * 127.5).clamp_(0, 255).permute(0, 2, 3, 1).cpu().numpy()
 

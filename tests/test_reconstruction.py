@@ -366,10 +366,20 @@ def test_mistakes_in_style_transfer(
         opened(f"style:{rest}")
 
 
-def test_photographs_too_small_to_paint(painting: Path, backbone: Path) -> None:
+def test_small_photographs_are_painted_too(painting: Path, backbone: Path) -> None:
     generator = opened(f"style:{painting}?features=timm:test_resnet&weights={backbone}&steps=1")
-    with pytest.raises(GanscopeError, match="40x16 pixels are too few"):
-        generator.make(0, [0], [np.zeros((16, 40, 3), np.uint8)])
+    photo = np.random.default_rng(0).integers(0, 256, (16, 40, 3), np.uint8)
+    (made,) = generator.make(0, [0], [photo])
+    assert made.shape == photo.shape
+
+
+def test_grey_photographs_come_back_grey(pair: str) -> None:
+    generator = opened(f"reconstruct:{pair}")
+    photo = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    grey = np.ascontiguousarray(photo[..., :1].repeat(3, axis=2))
+    coloured, plain = (generator.make(0, [0], [p])[0] for p in (photo, grey))
+    assert (coloured != coloured[..., :1]).any()
+    assert (plain == plain[..., :1]).all()
 
 
 def test_a_corpus_of_crops_and_their_reconstructions(pair: str, tmp_path: Path) -> None:

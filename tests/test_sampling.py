@@ -5,6 +5,7 @@ origin.
 import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from ganscope.datasets.audit import audit_corpus
 from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
 from ganscope.errors import GanscopeError
 from ganscope.folders import shipped
+from ganscope.generator import sampling
 from ganscope.generator.model import Generator, load_generator
 from ganscope.generator.sampling import generate_corpus, make_fake
 from ganscope.images import open_image
@@ -38,11 +40,10 @@ def digest(root: Path) -> dict[str, str]:
     }
 
 
-def test_two_generators_ship_within_their_size() -> None:
+def test_generators_ship_within_their_size() -> None:
     folders = shipped("generators")
-    assert {"photos", "faces"} <= set(folders)
-    size = sum((folders[n] / "model.safetensors").stat().st_size for n in ("photos", "faces"))
-    assert size <= 15e6
+    assert {"photos", "photos-upsample", "faces", "faces-vae"} <= set(folders)
+    assert sum((f / "model.safetensors").stat().st_size for f in folders.values()) <= 40e6
 
 
 def test_same_seed_same_bytes_and_other_seed_other_fakes(tmp_path: Path) -> None:
@@ -119,8 +120,9 @@ def test_shards_join_to_the_unsharded_corpus(tmp_path: Path) -> None:
 
 def test_a_finished_shard_is_not_begun_again_and_counts_must_agree(tmp_path: Path) -> None:
     generate_corpus(settings(tmp_path / "parts", n=6, shard="1/2"))
-    with pytest.raises(GanscopeError, match="part 1 of 2 is finished"):
-        generate_corpus(settings(tmp_path / "parts", n=6, shard="1/2"))
+    before = digest(tmp_path / "parts")
+    generate_corpus(settings(tmp_path / "parts", n=6, shard="1/2"))  # nothing is left to do
+    assert digest(tmp_path / "parts") == before
     with pytest.raises(GanscopeError, match="another shard"):
         generate_corpus(settings(tmp_path / "parts", n=6, shard="1/3"))
     with pytest.raises(GanscopeError, match="unfinished"):
@@ -174,6 +176,73 @@ def test_truncation_brings_fakes_nearer_to_each_other() -> None:
     ]
     assert spread[0] > 1.3 * spread[1]
     assert spread[2] == 0
+
+
+def test_the_reals_of_a_class_are_of_that_class(tmp_path: Path) -> None:
+    arguments = {"size": 8, "latent_dim": 4, "width": 4, "classes": ["6", "7"]}
+    Generator({"architecture": "cgan", "arguments": arguments}).save(tmp_path / "run")
+    wish = {"generator": str(tmp_path / "run"), "real": "digits", "n": 20}
+    one = pd.read_csv(generate_corpus(settings(tmp_path / "one", class_="7", **wish)) / MANIFEST)
+    assert set(one["class"].astype(str)) == {"7"}
+    both = pd.read_csv(generate_corpus(settings(tmp_path / "both", **wish)) / MANIFEST)
+    assert len(set(both.loc[both["label"] == 0, "class"])) > 3
+
+
+def test_a_corpus_killed_while_it_was_joined_is_finished_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = digest(generate_corpus(settings(tmp_path / "whole", n=20)))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", full)
+        with pytest.raises(GanscopeError, match="run the same command again"):
+            generate_corpus(settings(tmp_path / "parts", n=20))
+    assert digest(generate_corpus(settings(tmp_path / "parts", n=20))) == whole
+    # Killed between the last two words: nothing but a left-over table.
+    (tmp_path / "parts" / ".metadata.done-1-of-1.csv").write_text("file_name\n")
+    with pytest.raises(GanscopeError, match="holds a finished corpus"):
+        generate_corpus(settings(tmp_path / "parts", n=20))
+    assert digest(open_corpus(tmp_path / "parts").root) == whole
+
+
+def test_whole_photographs_stay_what_and_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if names collide, and none is taken that lies elsewhere."""
+    monkeypatch.setattr(sampling, "DEFAULT_N", 2)
+    torch.manual_seed(0)
+    pix2pix = {"architecture": "pix2pix", "arguments": {"size": 32, "width": 4}}
+    Generator(pix2pix).save(tmp_path / "run")
+    wish = {"generator": str(tmp_path / "run"), "n": None, "format": "png"}
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    for name in ("a.jpg", "a.png", "a.jpg.png", "deep/b.jpg"):
+        (tmp_path / "photographs" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "photographs" / name), pixels)
+    monkeypatch.chdir(tmp_path)  # a folder by a source's name
+    table = open_corpus(
+        generate_corpus(settings(tmp_path / "c", from_=Path("photographs"), **wish))
+    ).table
+    reals = table[table["label"] == 0]["file_name"]
+    assert len(set(reals)) == 4
+    assert "0_real/deep/b.png" in set(reals)
+
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "metadata.csv").write_text(
+        "file_name,label\n../photographs/a.jpg,0\n../photographs/a.png,1\n"
+    )
+    before = digest(tmp_path / "photographs")
+    for chosen, said in (
+        ("lists", "lists images elsewhere"),
+        ("lists/metadata.csv", "name a folder"),
+        ("nowhere", "name a folder"),
+    ):
+        with pytest.raises(GanscopeError, match=said):
+            generate_corpus(settings(tmp_path / "d", from_=Path(chosen), **wish))
+    assert not (tmp_path / "d").exists()
+    assert digest(tmp_path / "photographs") == before
 
 
 def test_a_folder_of_a_shipped_name_does_not_hide_it(

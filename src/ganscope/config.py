@@ -7,6 +7,7 @@ the same name; `tests/test_cli.py` compares them. Nothing here imports torch.
 import json
 import os
 import re
+import secrets
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,10 @@ class GenerateSettings:
         if self.quality > 100:
             raise GanscopeError(f"--quality must be at most 100, not {self.quality}")
         _truncation(self.truncation)
+        if self.from_ is not None and self.size is not None:
+            raise GanscopeError("--size: with --from photographs stay whole; leave it out")
+        if self.from_ is not None and self.real != "photographs":
+            raise GanscopeError("--real: with --from the reals are its photographs; leave it out")
         if self.shard is not None:
             part, _, parts = self.shard.partition("/")
             if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
@@ -164,7 +169,7 @@ class TrainGeneratorSettings:
     def __post_init__(self) -> None:
         _paths(self, "out")
         _at_least(
-            self, steps=1, batch_size=2, width=4, discriminator_width=4, zoom=1, sample_every=1
+            self, steps=1, batch_size=1, width=4, discriminator_width=4, zoom=1, sample_every=1
         )
         _at_least(self, seed=0, learning_rate=1e-9, ema=0, unroll=1, instance_noise=0)
         _at_least(self, label_smoothing=0, size=4)
@@ -455,7 +460,8 @@ def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically: a killed run leaves the old file or the new one, never half."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Several machines may write into a folder; in containers they share their process number, too.
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 

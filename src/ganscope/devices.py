@@ -66,6 +66,18 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """cuDNN chooses among its algorithms only those that give the same bits every time."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
 @dataclass(frozen=True)
 class Speed:
     """How to run a network: precision name ("fp32", "bf16", "fp16") and memory layout."""

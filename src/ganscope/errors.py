@@ -12,6 +12,10 @@ class GanscopeError(Exception):
     """A mistake or a circumstance that the user can mend; the message says how."""
 
 
+class GanscopeWarning(UserWarning):
+    """Something that a user should know and that stops nothing; the command line prints a line."""
+
+
 class ImageError(GanscopeError):
     """A file that cannot be read as an image.
 
