@@ -13,7 +13,13 @@ from torch.func import functional_call
 from torch.optim import Adam, Optimizer, RMSprop
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
+from ganscope.generator.architecture import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Architecture,
+    Batch,
+    Play,
+)
 from ganscope.generator.losses import (
     bce_discriminator,
     bce_generator,
@@ -23,8 +29,6 @@ from ganscope.generator.losses import (
     wasserstein_generator,
 )
 from ganscope.generator.networks import Conditional, from_images, from_noise
-
-DISCRIMINATOR = "discriminator"
 
 
 class Adversarial(Architecture):

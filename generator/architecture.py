@@ -16,8 +16,9 @@ from torch.optim import Adam, Optimizer
 
 from ganscope.config import TrainGeneratorSettings
 
-GENERATOR = "generator"
-"""The network that is averaged and saved; all others are its opponents or helpers."""
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+"""Names of networks. The generator is averaged and saved; all others are its opponents or
+helpers."""
 
 
 @dataclass

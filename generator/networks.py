@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 
-def _init(module: nn.Module) -> None:
+def init_weights(module: nn.Module) -> None:
     """DCGAN's initialisation: convolutions N(0, 0.02), norms N(1, 0.02) and 0."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
@@ -46,7 +46,7 @@ class DCGANGenerator(nn.Module):
                 nn.ReLU(True),
             ]
         layers += [*_double(channels[-1], 3, upsample, bias=True), nn.Tanh()]
-        self.layers = nn.Sequential(*layers).apply(_init)
+        self.layers = nn.Sequential(*layers).apply(init_weights)
 
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z[:, :, None, None])
@@ -88,7 +88,7 @@ class DCGANDiscriminator(nn.Module):
             layers.append(nn.LeakyReLU(0.2, True))
             before = after
         layers.append(nn.Conv2d(before, outputs, 4))
-        self.layers = nn.Sequential(*layers).apply(_init)
+        self.layers = nn.Sequential(*layers).apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return _logits(self.layers(images))

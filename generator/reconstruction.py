@@ -29,11 +29,10 @@ from ganscope.generator.specs import (
     to_pixels,
     whole,
 )
+from ganscope.generator.tiles import LARGE, in_tiles
 
 TAESD = "madebyollin/taesd"
 """What the bare name `taesd` means."""
-LARGE = 2_000_000
-"""Photographs of more pixels than this go through in tiles."""
 TILE, OVERLAP = 1024, 64
 """Pixels; rounded down and up to the network's factor."""
 
@@ -233,41 +232,22 @@ def map_tiles(
     padding = [(0, -height % factor), (0, -width % factor), (0, 0)]
     padded = np.pad(photo, padding, mode="reflect")
     if height * width <= LARGE:
-        made = to_pixels(work(from_pixels(padded, device), 0, 0))[0, :height, :width]
-        return _grey_again(photo, made)
-    side, overlap = TILE // factor * factor, -(-OVERLAP // factor) * factor
-    total = np.zeros(padded.shape, np.float32)
-    weights = np.zeros((*padded.shape[:2], 1), np.float32)
-    for y in _corners(padded.shape[0], side, overlap):
-        for x in _corners(padded.shape[1], side, overlap):
-            tile = padded[y : y + side, x : x + side]
-            through = (
-                work(from_pixels(tile, device), y, x)[0].permute(1, 2, 0).float().cpu().numpy()
-            )
-            fades = [_fade(length, overlap) for length in tile.shape[:2]]
-            fade = np.outer(*fades)[..., None]
-            total[y : y + side, x : x + side] += through * fade
-            weights[y : y + side, x : x + side] += fade
-    mean = np.clip(total / weights, 0, 1)[:height, :width]
-    return _grey_again(photo, np.rint(mean * 255).astype(np.uint8))
+        made = to_pixels(work(from_pixels(padded, device), 0, 0))[0]
+    else:
+        tile, overlap = TILE // factor * factor, -(-OVERLAP // factor) * factor
+
+        def through(piece: np.ndarray, y: int, x: int) -> np.ndarray:
+            image = work(from_pixels(piece, device), y, x)[0]
+            return image.permute(1, 2, 0).float().clamp(0, 1).mul(255).cpu().numpy()
+
+        made = in_tiles(padded, through, tile, overlap)
+    return _grey_again(photo, made[:height, :width])
 
 
 def _grey_again(photo: np.ndarray, made: np.ndarray) -> np.ndarray:
     if not (photo == photo[..., :1]).all():
         return made
     return cv2.cvtColor(cv2.cvtColor(made, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-
-
-def _corners(length: int, side: int, overlap: int) -> list[int]:
-    """Starts of tiles that cover `length`, each overlapping the next by at least `overlap`."""
-    last = max(length - side, 0)
-    return [*range(0, last, side - overlap), last]
-
-
-def _fade(length: int, overlap: int) -> np.ndarray:
-    """A tile's weight along one side: full in the middle, falling to both ends."""
-    distance = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1))
-    return np.minimum(distance / overlap, 1).astype(np.float32)
 
 
 def reconstruction_generator(spec: str) -> Reconstruction:

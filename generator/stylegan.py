@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.generator.adversarial import DISCRIMINATOR, Adversarial
-from ganscope.generator.architecture import GENERATOR, Batch, Play
+from ganscope.generator.adversarial import Adversarial
+from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
 from ganscope.generator.augment import augment
 from ganscope.generator.losses import bce_discriminator, bce_generator
 

@@ -19,8 +19,8 @@ from torch.nn.functional import leaky_relu
 
 from ganscope.config import DiversitySettings, TrainGeneratorSettings
 from ganscope.errors import GanscopeError
-from ganscope.generator.adversarial import DISCRIMINATOR, Adversarial
-from ganscope.generator.architecture import GENERATOR, Batch, Play
+from ganscope.generator.adversarial import Adversarial
+from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.networks import average_into
 

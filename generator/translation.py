@@ -20,29 +20,25 @@ from torch.nn import functional
 
 from ganscope.config import TrainGeneratorSettings
 from ganscope.errors import GanscopeError
-from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
+from ganscope.generator.architecture import (
+    DISCRIMINATOR,
+    GENERATOR,
+    Architecture,
+    Batch,
+    Play,
+)
 from ganscope.generator.losses import bce_discriminator, bce_generator
+from ganscope.generator.networks import init_weights
+from ganscope.generator.tiles import LARGE, in_tiles
 from ganscope.images import find_images, open_image, read_facts
 from ganscope.registry import Registry
 
-DISCRIMINATOR = "discriminator"
 BACKWARD, BACKWARD_DISCRIMINATOR = "backward", "backward_discriminator"
-WHOLE = 2_000_000
-"""Photographs with more pixels than this are translated in tiles."""
 TILE, OVERLAP = 1280, 256
 """Sides in pixels. Tiles begin at multiples of their difference, which is a multiple of the deepest
 U-Net's 2**depth: its strides must fall on the same pixels whatever the tile."""
 NAMED = 5
 """An error about many files names so many of them."""
-
-
-def _init(module: nn.Module) -> None:
-    """Both papers' initialisation: convolutions N(0, 0.02), norms N(1, 0.02) and 0."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
-        nn.init.normal_(module.weight, 1.0, 0.02)
-        nn.init.zeros_(module.bias)
 
 
 def _reflect(images: Tensor, multiple: int, least: int = 1) -> Tensor:
@@ -116,7 +112,7 @@ class UNet(nn.Module):
             if level >= self.depth - dropped:
                 up.append(nn.Dropout(0.5))
             self.up.append(nn.Sequential(*up))
-        self.apply(_init)
+        self.apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -158,7 +154,7 @@ class ResNetTranslator(nn.Module):
                 nn.ReLU(True),
             ]
         layers += [nn.ReflectionPad2d(3), nn.Conv2d(width, 3, 7), nn.Tanh()]
-        self.layers = nn.Sequential(*layers).apply(_init)
+        self.layers = nn.Sequential(*layers).apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -206,7 +202,7 @@ class PatchDiscriminator(nn.Module):
                 nn.LeakyReLU(0.2, True),
             ]
         layers.append(nn.Conv2d(width * 2**halvings, 1, 4, 1, 1))
-        self.layers = nn.Sequential(*layers).apply(_init)
+        self.layers = nn.Sequential(*layers).apply(init_weights)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.layers(images)
@@ -528,18 +524,20 @@ def paired_crop(
 def translate(net: nn.Module, pixels: np.ndarray, device: torch.device) -> np.ndarray:
     """Turn a photograph (H, W, 3) uint8 RGB of any size into a fake of the same size.
 
-    `net` is a trained generator, on `device` and in evaluation mode. More than `WHOLE` pixels are
+    `net` is a trained generator, on `device` and in evaluation mode. More than `LARGE` pixels are
     translated in overlapping tiles that are blended: memory beyond the two images grows with the
     photograph's width only.
     """
     height, width = pixels.shape[:2]
-    if height * width <= WHOLE:
-        return _to_bytes(_run(net, pixels[None], device)[0])
+    if height * width <= LARGE:
+        return np.rint(_run(net, pixels[None], device)[0]).astype(np.uint8)
     before = _statistics.set({})  # else every tile would be normed to a brightness of its own
     try:
         if any(isinstance(module, InstanceNorm) for module in net.modules()):
             _run(net, _samples(pixels), device)
-        return _in_tiles(net, pixels, device)
+        return in_tiles(
+            pixels, lambda piece, y, x: _run(net, piece[None], device)[0], TILE, OVERLAP
+        )
     finally:
         _statistics.reset(before)
 
@@ -551,49 +549,12 @@ def _run(net: nn.Module, pixels: np.ndarray, device: torch.device) -> np.ndarray
     return ((made + 1) * 127.5).clamp_(0, 255).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _to_bytes(values: np.ndarray) -> np.ndarray:
-    return np.rint(values).astype(np.uint8)
-
-
 def _samples(pixels: np.ndarray) -> np.ndarray:
-    """(9, h, w, 3): native crops spread evenly over a photograph, at most `WHOLE` pixels in all,
+    """(9, h, w, 3): native crops spread evenly over a photograph, at most `LARGE` pixels in all,
     for the norms to take their statistics from.
     """
-    side = math.isqrt(WHOLE // 9)
+    side = math.isqrt(LARGE // 9)
     height, width = (min(side, full) for full in pixels.shape[:2])
     tops = np.linspace(0, pixels.shape[0] - height, 3).astype(int)
     lefts = np.linspace(0, pixels.shape[1] - width, 3).astype(int)
     return np.stack([pixels[y : y + height, x : x + width] for y in tops for x in lefts])
-
-
-def _in_tiles(net: nn.Module, pixels: np.ndarray, device: torch.device) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    made = np.empty_like(pixels)
-    # One row of tiles; its lower margin stays to be blended with the next row.
-    total = np.zeros((min(TILE, height), width, 3), np.float32)
-    weights = np.zeros((min(TILE, height), width, 1), np.float32)
-    tops = _starts(height)
-    for top, below in zip(tops, [*tops[1:], height], strict=True):
-        for left in _starts(width):
-            tile = _run(net, pixels[None, top : top + TILE, left : left + TILE], device)[0]
-            h, w = tile.shape[:2]
-            weight = _ramp(h)[:, None, None] * _ramp(w)[None, :, None]
-            total[:h, left : left + w] += weight * tile
-            weights[:h, left : left + w] += weight
-        done = below - top
-        made[top:below] = _to_bytes(total[:done] / weights[:done])
-        for kept in (total, weights):
-            kept[:-done] = kept[done:].copy()
-            kept[-done:] = 0
-    return made
-
-
-def _starts(side: int) -> list[int]:
-    """Where tiles begin along a side; the last one is what is left of it."""
-    return list(range(0, max(side - OVERLAP, 1), TILE - OVERLAP))
-
-
-def _ramp(side: int) -> np.ndarray:
-    """(side,) float32: how much a tile's pixels count, rising from its edges over `OVERLAP`."""
-    from_edge = np.minimum(np.arange(side), np.arange(side)[::-1]) + 1
-    return np.minimum(from_edge / OVERLAP, 1).astype(np.float32)

@@ -258,7 +258,7 @@ def test_a_pool_fills_up_in_the_middle_of_a_batch() -> None:
 
 
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(translation, "WHOLE", 60 * 60)
+    monkeypatch.setattr(translation, "LARGE", 60 * 60)
     monkeypatch.setattr(translation, "TILE", 96)
     monkeypatch.setattr(translation, "OVERLAP", 32)
 
