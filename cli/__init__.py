@@ -5,6 +5,7 @@ Nothing here imports torch until a command really runs: `--help` and mistyped op
 once.
 """
 
+import os
 import sys
 import warnings
 
@@ -77,6 +78,7 @@ def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
     files.
     """
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning  # type: ignore[assignment]
     try:
         app()

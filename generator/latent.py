@@ -68,6 +68,10 @@ def make_arithmetic(settings: LatentArithmeticSettings) -> Path:
     (Radford et al. 2016, arXiv:1511.06434).
     """
     parts = re.split("([+-])", settings.expression)
+    if not all(part.strip() for part in parts):
+        raise GanscopeError(
+            f"{settings.expression!r}: groups of fakes stand between single + and -, as in 1,5 - 2"
+        )
     groups = [[parse_fake(name, settings.seed) for name in p.split(",")] for p in parts[::2]]
     generator = open_latent(settings)
     z = [np.stack([latent(*fake, generator.latent_dim) for fake in group]) for group in groups]

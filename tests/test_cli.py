@@ -92,7 +92,7 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
         (["latent", "walk", "faces", "3"], "name at least two fakes"),
         (["latent", "walk", "faces", "3", "x"], "'x' is no fake"),
         (["latent", "walk", "faces", "3", "4", "--out", "w.jpg"], "--out must end in .png or .gif"),
-        (["latent", "arithmetic", "faces", "1 - "], "'' is no fake"),
+        (["latent", "arithmetic", "faces", "1 - - 2"], "between single + and -"),
         (["latent", "direction", "faces", "a", "b", "--corpus", "nowhere"], "nowhere"),
         (["latent", "apply", "faces", "nowhere.json", "1"], "nowhere.json"),
         (["list", "detector"], "did you mean 'detectors'"),

@@ -119,9 +119,11 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         try:
             state = load_file(folder / WEIGHTS)
         except FileNotFoundError:
-            raise GanscopeError(f"{name}: {WEIGHTS} is missing") from None
+            raise GanscopeError(f"{name}: {WEIGHTS} is missing; fetch or train it again") from None
         except (SafetensorError, OSError) as error:
-            raise GanscopeError(f"{name}: {WEIGHTS} is damaged ({error})") from None
+            raise GanscopeError(
+                f"{name}: {WEIGHTS} is damaged ({error}); fetch or train it again"
+            ) from None
         for key, value in state.items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise GanscopeError(f"{name}: {WEIGHTS} holds NaN or infinity in {key!r}")
@@ -131,8 +133,10 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
                 {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             )
         except (KeyError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise GanscopeError(f"{name}: {CONFIG} and {WEIGHTS} disagree ({reason})") from None
+            reason = " ".join(str(error).split())[:120]
+            raise GanscopeError(
+                f"{name}: {CONFIG} and {WEIGHTS} disagree ({reason}...); take both from one run"
+            ) from None
         model.name = os.fspath(name)
         model.weights = weights_hash(folder)
         card = folder / CARD
