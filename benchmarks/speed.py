@@ -185,7 +185,7 @@ def main() -> None:
         "torch": torch.__version__,
         "startup_seconds": startup(),
         "generate": generate(1_000 if quick else 10_000, rounds),
-        "generate_by_architecture": family(64 if quick else 512, rounds),
+        "generate_by_architecture": family(200 if quick else 4_000, 1),
         "scoring": scoring(8 if quick else 32, rounds),
         "training": {name: training(name, rounds) for name in ("cnn", "lite")},
     }
