@@ -8,6 +8,7 @@ once.
 import os
 import sys
 import warnings
+from typing import TextIO
 
 import typer
 
@@ -68,7 +69,14 @@ def _options(
     """Make fakes with GANs, train detectors on them, check photos, benchmark detectors."""
 
 
-def _say_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _say_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Our own warnings as a line; libraries' are about code, which is no user's business."""
     if issubclass(category, GanscopeWarning):
         print(f"ganscope: {message}", file=sys.stderr)
@@ -79,7 +87,7 @@ def main() -> None:
     files.
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
-    warnings.showwarning = _say_warning  # type: ignore[assignment]
+    warnings.showwarning = _say_warning
     try:
         app()
     except GanscopeError as error:
