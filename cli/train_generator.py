@@ -54,9 +54,13 @@ def train_generator(
     instance_noise: Annotated[
         float, typer.Option(help="Noise on all that the discriminator sees; fades to 0.")
     ] = 0.0,
+    gradient_penalty: Annotated[
+        float | None, typer.Option(help="Weight of the penalty of `wgan-gp`. [default: 10]")
+    ] = None,
     unroll: Annotated[
-        int, typer.Option(help="Discriminator steps that `unrolled` looks ahead.")
-    ] = 5,
+        int | None,
+        typer.Option(help="Discriminator steps that `unrolled` looks ahead. [default: 5]"),
+    ] = None,
     mirror: Annotated[
         bool, typer.Option(help="Mirror half of the images; not for digits and letters.")
     ] = True,
@@ -102,6 +106,7 @@ def train_generator(
         loss=loss,
         label_smoothing=label_smoothing,
         instance_noise=instance_noise,
+        gradient_penalty=gradient_penalty,
         unroll=unroll,
         mirror=mirror,
         ema=ema,

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
 
@@ -291,7 +291,7 @@ def _torchvision(name: str) -> Source:
             root.mkdir(parents=True, exist_ok=True)
             images = build(root, download=True, **arguments)
     except Exception as error:  # any of urllib's, tarfile's, gdown's, torchvision's own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise GanscopeError(
             f"--real {name}: torchvision could not provide it ({reason}). Offline, put its files "
             f"into {root} as torchvision.datasets.{class_name} expects them, or name a folder "
@@ -328,7 +328,7 @@ def _hugging_face(name: str) -> Source:
     try:
         rows = hugging_face.load_dataset(identity, split=split or "train")
     except Exception as error:  # the library raises a dozen kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise GanscopeError(
             f"--real {name}: could not be loaded ({reason}); see --help for other sources"
         ) from None

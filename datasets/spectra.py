@@ -4,7 +4,6 @@ Upsampling leaves a lattice of bright points, too little or too much at high fre
 detector may learn, made visible.
 """
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.config import SpectraSettings, next_free
+from ganscope.config import SpectraSettings, next_free, replacing
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.writing import disk_errors
 from ganscope.errors import GanscopeError, ImageError
@@ -129,8 +128,7 @@ def _draw(out: Path, spectra: dict[str, np.ndarray], counts: dict[str, int]) -> 
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
-    part = out.with_name(f".{out.name}.part.png")
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, dpi=110)
-        os.replace(part, out)
+        with replacing(out) as part:
+            figure.savefig(part, dpi=110, format="png")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganscope.detector.networks import CNN, NPR, Patch, TimmNet
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.registry import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -156,7 +156,7 @@ def _load_from_hub(net: nn.Module) -> None:
     try:
         source = timm.create_model(net.name, pretrained=True, num_classes=1, **net.options)
     except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise GanscopeError(
             f"--pretrained hub: the weights of {net.name} are not to be had ({reason}); "
             "offline, name a weights file"

@@ -5,7 +5,6 @@ they can be compared between images; `gradcam` shows, for any network, which pla
 (relative to the most important one). To add a method, register it.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ganscope.config import replacing
 from ganscope.detector.model import Detector
 from ganscope.detector.scoring import tile_positions
 from ganscope.errors import GanscopeError
@@ -227,11 +227,10 @@ def _colour_bar(height: int, width: int = 64) -> np.ndarray:
 def write_overlay(path: str | Path, pixels: np.ndarray, heat: np.ndarray) -> None:
     """Write `overlay` as PNG, atomically; raises `GanscopeError` if it cannot be written."""
     path = Path(path)
-    part = path.with_name(f".{path.stem}.part.png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         done, data = cv2.imencode(".png", overlay(pixels, heat)[..., ::-1])
-        part.write_bytes(data.tobytes() if done else b"")
-        os.replace(part, path)
+        with replacing(path) as part:
+            part.write_bytes(data.tobytes() if done else b"")
     except OSError as error:
         raise GanscopeError(f"{path}: the heatmap cannot be written ({error.strerror})") from None

@@ -1,6 +1,5 @@
 """Pictures of measurements, written atomically as PNG."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from ganscope.config import replacing
+
 
 def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
-    part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=130)
-    os.replace(part, path)
+    with replacing(path) as part:
+        figure.savefig(part, dpi=130, format="png")
 
 
 def _plain(axes: Any) -> None:

@@ -22,6 +22,7 @@ from accelerate.utils import broadcast, gather_object
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from ganscope.averaging import average_into
 from ganscope.config import (
     TrainDetectorSettings,
     changed,
@@ -150,7 +151,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
                 optimizer.step()
                 optimizer.zero_grad()
 
-                _average_into(average, detector, min(EMA, (1 + done) / (10 + done)))
+                average_into(average, detector, min(EMA, (1 + done) / (10 + done)))
                 seen.append(losses.detach())
                 if progress and task is not None:
                     progress.update(task, advance=1, note=_note(log))
@@ -322,14 +323,6 @@ def _batches(
 def _to_images(pixels: Tensor, device: torch.device, speed: Speed) -> Tensor:
     """(N, 3, H, W) uint8 -> float in [0, 1] on the device, in the network's memory layout."""
     return pixels.to(device).float().div_(255).contiguous(memory_format=speed.layout)
-
-
-def _average_into(average: nn.Module, net: nn.Module, decay: float) -> None:
-    """Move the weights of `average` towards those of `net` by 1 - decay; buffers are copied."""
-    with torch.no_grad():
-        torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), 1 - decay)
-        for a, b in zip(average.buffers(), net.buffers(), strict=True):
-            a.copy_(b)
 
 
 def _gather(order: list[list[Key]], values: Tensor) -> pd.DataFrame:

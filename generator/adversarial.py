@@ -41,8 +41,7 @@ class Adversarial(Architecture):
     upsample = False
     norm = "batch"
     """Of the convolutional discriminator."""
-    losses: tuple[str, ...] = ("minimax", "non-saturating")
-    """What --loss can be."""
+    knows: tuple[str, ...] = ("loss", "label_smoothing", "instance_noise")
     any_shape = True
     """Its step works with any networks, on points in the plane, too."""
 
@@ -149,7 +148,7 @@ class WGAN(Adversarial):
     summary = "Wasserstein critic with clipped weights, RMSprop, 5 critic steps"
     paper = "Arjovsky et al. 2017, arXiv:1701.07875"
     norm = "group"
-    losses = ()
+    knows: tuple[str, ...] = ("instance_noise",)
     draws = 5
     learning_rate = 5e-5
     CLIP = 0.01
@@ -176,7 +175,7 @@ class WGANGP(WGAN):
     paper = "Gulrajani et al. 2017, arXiv:1704.00028"
     learning_rate = 2e-4
     betas = (0.0, 0.9)
-    WEIGHT = 10.0
+    knows = ("instance_noise", "gradient_penalty")
 
     def optimizer(self, network: nn.Module, rate: float) -> Optimizer:
         return Adam(network.parameters(), rate, self.betas)
@@ -184,7 +183,8 @@ class WGANGP(WGAN):
     def penalty(
         self, play: Play, judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor
     ) -> Tensor:
-        return self.WEIGHT * gradient_penalty(judge, real, fake)
+        weight = play.settings.gradient_penalty
+        return (10.0 if weight is None else weight) * gradient_penalty(judge, real, fake)
 
     def constrain(self, discriminator: nn.Module) -> None:
         """The penalty does it."""
@@ -200,6 +200,7 @@ class CGAN(Adversarial):
 class Unrolled(Adversarial):
     summary = "the generator looks --unroll steps of the discriminator ahead"
     paper = "Metz et al. 2017, arXiv:1611.02163"
+    knows = (*Adversarial.knows, "unroll")
 
     def verdict(self, play: Play, batch: Batch, fake: Tensor) -> Tensor:
         """What a discriminator that has learned from these fakes for some more steps says of them.
@@ -224,7 +225,7 @@ class Unrolled(Adversarial):
             return functional_call(network, weights, known)
 
         look = partial(self.judge, play, ahead, batch)
-        for _ in range(play.settings.unroll):
+        for _ in range(play.settings.unroll or 5):
             loss = self.discriminator_loss(play.settings, look(batch.images), look(fake))
             gradients = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
             count += 1

@@ -15,10 +15,15 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
 
 from ganscope.config import TrainGeneratorSettings
+from ganscope.errors import GanscopeError
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 """Names of networks. The generator is averaged and saved; all others are its opponents or
 helpers."""
+
+
+FURTHER = ("loss", "label_smoothing", "instance_noise", "gradient_penalty", "unroll")
+"""Settings that only some kinds know."""
 
 
 @dataclass
@@ -109,8 +114,19 @@ class Architecture:
     """True: a batch's inputs show the same scenes as its images."""
     conditional = False
     """True: forward takes (z, labels), and the source must have classes."""
+    knows: tuple[str, ...] = ()
+    """Those of `FURTHER` that its step heeds."""
     truncates = False
     """True: forward takes a truncation psi; else z itself is scaled by it."""
+
+    def check(self, settings: TrainGeneratorSettings) -> None:
+        """Raise `GanscopeError` for settings that this kind cannot heed."""
+        for name in FURTHER:
+            if getattr(settings, name) and name not in self.knows:
+                raise GanscopeError(
+                    f"--{name.replace('_', '-')}: {settings.generator} has no use for it; leave "
+                    "it out"
+                )
 
     def arguments(self, settings: TrainGeneratorSettings, classes: list[str]) -> dict[str, Any]:
         """What `generator` is built from; it goes into config.json."""

@@ -5,7 +5,6 @@ that is printed with every figure made from it.
 """
 
 import difflib
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,7 +18,8 @@ import timm
 import torch
 from torch import Tensor
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.folders import hash_files
 
 SHRUNK = 8
 """Side in pixels of the images that `pixels` compares."""
@@ -176,7 +176,7 @@ def _weights_errors(features: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # urllib's, the hub's, safetensors', pickle's own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise GanscopeError(
             f"--features {features}: its weights are not to be had ({reason}); name a fitting "
             "weights file with --weights, or use --features pixels"
@@ -207,6 +207,5 @@ def _told(weights: str | Path | None) -> str:
     """A named weights file as a figure's label tells it."""
     if weights is None:
         return ""
-    with open(weights, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    digest = hash_files(weights)
     return f" ({Path(weights).name}, {digest})"

@@ -26,6 +26,7 @@ from ganscope.config import (
     LatentWalkSettings,
     next_free,
     read_json,
+    replacing,
     write_json,
 )
 from ganscope.datasets.corpus import Corpus, open_corpus
@@ -307,9 +308,8 @@ def _write(path: Path, pictures: Sequence[np.ndarray]) -> Path:
     """Write one picture, or several as a GIF without end, atomically."""
     first, *others = map(Image.fromarray, pictures)
     film = {"save_all": True, "append_images": others, "duration": FRAME, "loop": 0}
-    part = path.with_name(f".{path.name}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        first.save(part, path.suffix[1:].upper(), **(film if others else {}))
-        os.replace(part, path)
+        with replacing(path) as part:
+            first.save(part, path.suffix[1:].upper(), **(film if others else {}))
     return path

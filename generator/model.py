@@ -11,6 +11,7 @@ from torch import Tensor
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 from ganscope.generator.architectures import architectures
+from ganscope.generator.pixels import to_pixels
 from ganscope.generator.translation import inputs, translate
 from ganscope.registry import unknown
 
@@ -149,8 +150,7 @@ class Generator(FolderModel, AnyGenerator):
                 known[: len(rows)] = torch.tensor(labels[start : start + batch])
                 known = known.to(device)
             images = self(torch.from_numpy(part).to(device), known)
-            images = images.clamp_(0, 1).mul_(255).round_()
-            made.append(images.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()[: len(rows)])
+            made.append(to_pixels(images)[: len(rows)])
         return np.concatenate(made)
 
     def make(

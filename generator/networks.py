@@ -1,5 +1,5 @@
 """Networks that several kinds of generator share: DCGAN's two (Radford et al. 2016,
-arXiv:1511.06434), the dense ones of the first GAN, and the average of a generator's weights.
+arXiv:1511.06434), and the dense ones of the first GAN.
 """
 
 import math
@@ -95,9 +95,7 @@ class DCGANDiscriminator(nn.Module):
 
 
 class DenseGenerator(nn.Module):
-    """z (N, latent_dim) -> (N, *shape) by three dense layers; in [-1, 1], or unbounded for points
-    in the plane.
-    """
+    """z (N, latent_dim) -> (N, *shape) in [-1, 1] by three dense layers."""
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int):
         super().__init__()
@@ -106,7 +104,7 @@ class DenseGenerator(nn.Module):
             *(nn.Linear(latent_dim, width), nn.ReLU(True)),
             *(nn.Linear(width, width), nn.ReLU(True)),
             nn.Linear(width, math.prod(shape)),
-            *([nn.Tanh()] if len(shape) > 1 else []),
+            nn.Tanh(),
         )
 
     def forward(self, z: Tensor) -> Tensor:
@@ -173,12 +171,3 @@ class Conditional(nn.Module):
         known = one_hot(labels, self.classes).to(x.dtype)
         known = known.reshape(*known.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
         return self.network(torch.cat([x, known], dim=1))
-
-
-def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the weights of `average` towards `model`'s by 1 - decay; buffers are copied."""
-    with torch.no_grad():
-        for a, p in zip(average.parameters(), model.parameters(), strict=True):
-            a.lerp_(p.to(a.dtype), 1 - decay)
-        for old, new in zip(average.buffers(), model.buffers(), strict=True):
-            old.copy_(new)

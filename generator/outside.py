@@ -23,19 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.folders import hash_files
 from ganscope.generator.model import AnyGenerator, latent
-from ganscope.generator.specs import (
-    as_label,
-    choice,
-    hash_files,
-    hash_networks,
-    reason_of,
-    seed_of,
-    split_options,
-    to_pixels,
-    whole,
-)
+from ganscope.generator.pixels import to_pixels
+from ganscope.generator.specs import as_label, choice, hash_networks, seed_of, split_options, whole
 from ganscope.registry import unknown
 
 GROUP = "ganscope.generators"

@@ -14,22 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.folders import hash_files
 from ganscope.generator.model import AnyGenerator
 from ganscope.generator.outside import import_diffusers
+from ganscope.generator.pixels import LARGE, from_pixels, in_tiles, to_pixels
 from ganscope.generator.specs import (
     as_label,
-    from_pixels,
-    hash_files,
     hash_networks,
     number,
     read_state,
-    reason_of,
     split_options,
-    to_pixels,
     whole,
 )
-from ganscope.generator.tiles import LARGE, in_tiles
 
 TAESD = "madebyollin/taesd"
 """What the bare name `taesd` means."""

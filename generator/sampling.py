@@ -5,7 +5,6 @@ would have to wait, layer by layer, for those that are busy with a file. Memory 
 the number of fakes.
 """
 
-import hashlib
 import os
 import warnings
 from collections import Counter, deque
@@ -30,6 +29,7 @@ from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image
 from ganscope.devices import one_thread, pick_device, repeatable
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
+from ganscope.folders import hash_files
 from ganscope.generator.model import AnyGenerator
 from ganscope.generator.opening import open_generator
 from ganscope.images import open_image
@@ -89,7 +89,7 @@ def generate_corpus(
         "ganscope": ganscope.__version__,
     }
     if settings.prompts:
-        request["prompts"] = hashlib.sha256(settings.prompts.read_bytes()).hexdigest()
+        request["prompts"] = hash_files(settings.prompts)
     columns = [*COLUMNS, *(c for c in generator.columns(0) if c not in COLUMNS)]
     writer = CorpusWriter(out, request, columns, (part, parts))
     making = _Making(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.registry import unknown
 
 Reader = Callable[[str], Any]
@@ -104,16 +104,6 @@ def as_label(*parts: str, **options: Any) -> str:
     return label.strip("-.") or "generator"
 
 
-def hash_files(*paths: str | Path) -> str:
-    """12 hexadecimal digits of the SHA-256 of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:12]
-
-
 def hash_networks(*networks: nn.Module) -> str:
     """12 hexadecimal digits of the SHA-256 of networks' names and weights."""
     digest = hashlib.sha256()
@@ -142,24 +132,6 @@ def read_state(name: str, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise GanscopeError(f"--generator {name}: {path} holds no state dict")
     return state
-
-
-def to_pixels(images: Tensor) -> np.ndarray:
-    """(N, 3, H, W) float RGB in [0, 1] -> (N, H, W, 3) uint8; what lies outside is cut off."""
-    scaled = images.detach().float().clamp(0, 1).mul(255).round()
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-def from_pixels(pixels: np.ndarray, device: torch.device) -> Tensor:
-    """(H, W, 3) uint8 RGB -> (1, 3, H, W) float in [0, 1]."""
-    image = torch.tensor(np.ascontiguousarray(pixels), device=device)
-    return image.permute(2, 0, 1)[None].float() / 255
-
-
-def reason_of(error: BaseException) -> str:
-    """An error's kind and the first line of what it says."""
-    said = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {said[0][:300]}" if said else type(error).__name__
 
 
 def seed_of(*numbers: int) -> int:

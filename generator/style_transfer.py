@@ -18,18 +18,16 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torchvision.models import VGG19_Weights, vgg
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.generator.model import AnyGenerator
+from ganscope.generator.pixels import from_pixels, to_pixels
 from ganscope.generator.specs import (
     Reader,
     as_label,
-    from_pixels,
     hash_networks,
     number,
     read_state,
-    reason_of,
     split_options,
-    to_pixels,
     whole,
 )
 from ganscope.images import open_image

@@ -29,7 +29,7 @@ class StyleGAN(Adversarial):
     sizes = (16, 32, 64, 128, 256)
     learning_rate = 2e-3
     betas = (0.0, 0.99)
-    losses = ()
+    knows = ("instance_noise",)
     any_shape = False
     truncates = True
     R1 = 2e-4

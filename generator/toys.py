@@ -17,16 +17,21 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
+from ganscope.averaging import average_into
 from ganscope.config import DiversitySettings, TrainGeneratorSettings
 from ganscope.errors import GanscopeError
 from ganscope.generator.adversarial import Adversarial
 from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
 from ganscope.generator.architectures import architectures
-from ganscope.generator.networks import average_into
 
 LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 128, 0.999
 RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-4}
-"""Learning rates: with a discriminator that is so slow, the plain GAN collapses on both toys."""
+"""Learning rates of kinds that play against a classifier: it is so slow that the plain GAN
+collapses."""
+CRITIC_RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-3}
+"""Of kinds whose critic must be near its best at every step."""
+TUNED: dict[str, dict[str, Any]] = {"wgan-gp": {"gradient_penalty": 1.0}}
+"""Settings of a kind where images ask for others than points."""
 COUNTED = 2500
 """Samples that modes are counted in, as in the papers."""
 
@@ -123,9 +128,9 @@ def train_toy(
             if isinstance(a, Adversarial) and a.any_shape
         ]
         raise GanscopeError(f"{name} does not play on toys; those that do: {', '.join(known)}")
-    if settings.get("loss") and not architecture.losses:
-        raise GanscopeError(f"--loss: {name} has a loss of its own; leave it out")
-    wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **settings)
+    tuned = {**TUNED.get(name, {}), **settings}
+    wish = TrainGeneratorSettings(real=toy, generator=name, steps=steps, **tuned)
+    architecture.check(wish)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     hidden, far = [WIDTH, WIDTH], float(np.abs(toys[toy].centres).max())
@@ -134,12 +139,16 @@ def train_toy(
         DISCRIMINATOR: Stack(seeds, [2, *hidden, 1], 0.2, 1 / far, 1.0),
     }
     average = copy.deepcopy(networks[GENERATOR])
-    optimizers = {k: architecture.optimizer(v, RATES[k]) for k, v in networks.items()}
+    rates = CRITIC_RATES if architecture.draws > 1 else RATES
+    optimizers = {k: architecture.optimizer(v, rates[k]) for k, v in networks.items()}
     play = Play(
         dict(networks), optimizers, lambda x: x.backward(), wish, torch.device("cpu"), LATENT_DIM
     )
     for step in range(steps):
         play.step = step
+        for key, optimizer in optimizers.items():
+            for group in optimizer.param_groups:
+                group["lr"] = rates[key] * min(1, 2 * (1 - step / steps))
         points = [toys[toy].draw(seeds * BATCH, rng) for _ in range(architecture.draws)]
         architecture.step(play, [Batch(torch.from_numpy(p).float()) for p in points])
         average_into(average, networks[GENERATOR], min(EMA, 1 - 10 / (10 + step)))

@@ -6,7 +6,6 @@ same weights as one that was not.
 
 import copy
 import itertools
-import os
 import time
 import warnings
 from collections import deque
@@ -23,12 +22,14 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
 import ganscope
+from ganscope.averaging import average_into
 from ganscope.config import (
     TrainGeneratorSettings,
     changed,
     next_free,
     plain,
     read_json,
+    replacing,
     write_json,
     write_text,
 )
@@ -36,12 +37,11 @@ from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
-from ganscope.generator.adversarial import Adversarial
 from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.diversity import diversity_warning
 from ganscope.generator.model import Generator
-from ganscope.generator.networks import average_into
+from ganscope.generator.pixels import to_pixels
 from ganscope.generator.translation import inputs, pair_folders, paired_crop
 from ganscope.images import open_image
 from ganscope.registry import unknown
@@ -176,16 +176,7 @@ def _check(settings: TrainGeneratorSettings, architecture: Architecture) -> None
         raise GanscopeError(
             f"--size {settings.size}: {settings.generator} makes images of {known} pixels a side"
         )
-    if settings.loss and settings.loss not in getattr(architecture, "losses", ()):
-        raise GanscopeError(f"--loss: {settings.generator} has a loss of its own; leave it out")
-    if settings.label_smoothing and not getattr(architecture, "losses", ()):
-        raise GanscopeError(
-            f"--label-smoothing: {settings.generator} has no labels to smooth; leave it out"
-        )
-    if settings.instance_noise and not isinstance(architecture, Adversarial):
-        raise GanscopeError(
-            f"--instance-noise: {settings.generator} does not know it; leave it out"
-        )
+    architecture.check(settings)
     if settings.batch_size < 2 and not architecture.from_photos:
         raise GanscopeError(
             f"--batch-size must be at least 2 for {settings.generator}, not {settings.batch_size}"
@@ -425,7 +416,9 @@ def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> N
             : 16 * len(shown)
         ]
         name = f"{step:06d}.png" if generator.from_photos else f"{step:06d}-reconstructions.png"
-        _save_picture(run / SAMPLES / name, tile_images(_pixels(images), 2 * len(shown)))
+        _save_picture(
+            run / SAMPLES / name, tile_images(to_pixels((images + 1) / 2), 2 * len(shown))
+        )
 
 
 def _watch_diversity(generator: Generator, batch: Batch, step: int) -> None:
@@ -433,21 +426,14 @@ def _watch_diversity(generator: Generator, batch: Batch, step: int) -> None:
     if generator.from_photos or step < WARM_UP:
         return
     fakes = np.asarray(generator.make(0, range(GRID * GRID)))
-    warning = diversity_warning(fakes, _pixels(batch.images))
+    warning = diversity_warning(fakes, to_pixels((batch.images + 1) / 2))
     if warning:
         warnings.warn(f"step {step}: {warning}", GanscopeWarning, stacklevel=2)
 
 
-def _pixels(images: torch.Tensor) -> np.ndarray:
-    """(N, 3, H, W) in [-1, 1] -> (N, H, W, 3) uint8."""
-    scaled = ((images.float() + 1) * 127.5).clamp(0, 255).round().byte()
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
-
-
 def _save_picture(path: Path, pixels: np.ndarray) -> None:
-    part = path.with_name(".part.png")
-    cv2.imwrite(str(part), pixels[..., ::-1])
-    os.replace(part, path)
+    with replacing(path) as part:
+        cv2.imwrite(str(part), pixels[..., ::-1])
 
 
 def _finish(
@@ -496,9 +482,8 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
     for axes in figure.axes:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    part = run / ".losses.part.png"
-    figure.savefig(part, dpi=120)
-    os.replace(part, run / "losses.png")
+    with replacing(run / "losses.png") as part:
+        figure.savefig(part, dpi=120)
 
 
 def _card(settings: TrainGeneratorSettings, source: Source, steps: int) -> str:

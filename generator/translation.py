@@ -29,7 +29,7 @@ from ganscope.generator.architecture import (
 )
 from ganscope.generator.losses import bce_discriminator, bce_generator
 from ganscope.generator.networks import init_weights
-from ganscope.generator.tiles import LARGE, in_tiles
+from ganscope.generator.pixels import LARGE, in_tiles
 from ganscope.images import find_images, open_image, read_facts
 from ganscope.registry import Registry
 

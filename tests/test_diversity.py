@@ -376,7 +376,7 @@ def test_features_that_cannot_be_had_say_what_to_do(
     monkeypatch.setattr(
         timm, "create_model", lambda *_, **__: (_ for _ in ()).throw(OSError("offline"))
     )
-    with pytest.raises(GanscopeError, match=r"not to be had \(offline\).*--features pixels"):
+    with pytest.raises(GanscopeError, match=r"not to be had \(OSError: offline\).*--features"):
         open_extractor("timm:test_resnet")
     monkeypatch.setattr(features, "_inception", refuse)
     assert open_extractor("auto").name == "pixels 8x8"  # what is left

@@ -23,7 +23,7 @@ from ganscope.generator.architecture import Batch, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.autoencoders import divergence
 from ganscope.generator.model import Generator, latent
-from ganscope.generator.networks import DenseDiscriminator, DenseGenerator
+from ganscope.generator.toys import Stack
 from ganscope.generator.training import train_generator
 from ganscope.generator.translation import inputs
 
@@ -209,11 +209,23 @@ def play_points(name: str, **changes: object) -> Play:
     architecture = architectures[name]
     settings = TrainGeneratorSettings(real="", generator=name, **changes)  # type: ignore[arg-type]
     networks = {
-        "generator": DenseGenerator((2,), 4, 16),
-        "discriminator": DenseDiscriminator((2,), 16),
+        "generator": Stack(1, [4, 16, 2], 0.0, 1.0, 1.0),
+        "discriminator": Stack(1, [2, 16, 1], 0.2, 1.0, 1.0),
     }
     optimizers = {k: architecture.optimizer(v, 1e-2) for k, v in networks.items()}
     return Play(networks, optimizers, lambda x: x.backward(), settings, torch.device("cpu"), 4)
+
+
+def test_the_penalty_weighs_what_it_is_told_to() -> None:
+    found = []
+    for weight in (0.0, None, 20.0):
+        play = play_points("wgan-gp", gradient_penalty=weight)
+        torch.manual_seed(1)
+        real, fake = torch.randn(8, 2), torch.randn(8, 2)
+        critic = play.networks["discriminator"]
+        found.append(architectures["wgan-gp"].penalty(play, critic, real, fake).item())
+    assert found[0] == 0 < found[1]
+    assert found[2] == pytest.approx(2 * found[1])
 
 
 def test_clipping_keeps_the_critic_small() -> None:
@@ -299,10 +311,14 @@ def test_mistakes_are_named_before_anything_is_written(tmp_path: Path) -> None:
         ({"generator": "dcgam"}, "did you mean 'dcgan'"),
         ({"size": 48}, "makes images of 8, 16, 28, 32, 64, 128 pixels"),
         ({"generator": "cgan"}, "needs labelled photographs"),
-        ({"generator": "wgan-gp", "loss": "minimax"}, "has a loss of its own"),
+        ({"generator": "wgan-gp", "loss": "minimax"}, "--loss: wgan-gp has no use for it"),
         ({"input": "edges"}, "dcgan starts from noise"),
-        ({"generator": "wgan", "label_smoothing": 0.1}, "has no labels to smooth"),
-        ({"generator": "vae", "instance_noise": 0.1}, "vae does not know it"),
+        (
+            {"generator": "wgan", "label_smoothing": 0.1},
+            "--label-smoothing: wgan has no use",
+        ),
+        ({"generator": "vae", "instance_noise": 0.1}, "--instance-noise: vae has no use"),
+        ({"unroll": 3}, "--unroll: dcgan has no use for it"),
         ({"batch_size": 1}, "at least 2 for dcgan"),
         ({"generator": "cyclegan"}, "Name a folder of images, or blur, edges, grey, small"),
         ({"generator": "pix2pix", "input": "edge"}, "did you mean 'edges'"),

@@ -19,6 +19,7 @@ from ganscope.errors import GanscopeError
 from ganscope.generator import reconstruction, style_transfer
 from ganscope.generator.model import AnyGenerator
 from ganscope.generator.opening import open_generator
+from ganscope.generator.pixels import from_pixels
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image, read_facts
 
@@ -292,7 +293,7 @@ def test_style_transfer_brings_the_painting_s_grams_nearer(
 
     def distance(pixels: np.ndarray) -> float:
         def grams(image: np.ndarray) -> list[Tensor]:
-            seen = style_transfer.from_pixels(image, torch.device("cpu"))
+            seen = from_pixels(image, torch.device("cpu"))
             return [style_transfer._gram(f) for f in generator._look(seen)[0]]
 
         pairs = zip(grams(pixels), grams(generator.painting), strict=True)

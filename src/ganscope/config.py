@@ -8,6 +8,8 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -151,8 +153,10 @@ class TrainGeneratorSettings:
     """The discriminator is told 1 - this for reals (one-sided), so that it never grows too sure."""
     instance_noise: float = 0.0
     """Noise on all that the discriminator sees, in [-1, 1] units, fading to 0 until the end."""
-    unroll: int = 5
-    """Steps of the discriminator that `unrolled` looks ahead."""
+    gradient_penalty: float | None = None
+    """Weight of `wgan-gp`'s penalty (the paper's lambda); None: 10."""
+    unroll: int | None = None
+    """Steps of the discriminator that `unrolled` looks ahead; None: 5."""
     mirror: bool = True
     """Mirror half of the images; not for digits and letters."""
     ema: float = 0.999
@@ -172,7 +176,7 @@ class TrainGeneratorSettings:
             self, steps=1, batch_size=1, width=4, discriminator_width=4, zoom=1, sample_every=1
         )
         _at_least(self, seed=0, learning_rate=1e-9, ema=0, unroll=1, instance_noise=0)
-        _at_least(self, label_smoothing=0, size=4)
+        _at_least(self, label_smoothing=0, size=4, gradient_penalty=0)
         _one_of(self, precision=PRECISIONS, loss=LOSSES)
         _device(self.device)
         if self.label_smoothing >= 0.5:
@@ -459,11 +463,23 @@ def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically: a killed run leaves the old file or the new one, never half."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A name to write to in the same folder, with the same suffix; at the end of the block that
+    file takes the place of `path`, unless an error ended it.
+    """
     path = Path(path)
     # Several machines may write into a folder; in containers they share their process number, too.
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, data: Any) -> None:

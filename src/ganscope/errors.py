@@ -29,3 +29,9 @@ class ImageError(GanscopeError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path, self.reason)
+
+
+def reason_of(error: BaseException) -> str:
+    """An error's kind and the first line of what it says."""
+    said = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {said[0][:300]}" if said else type(error).__name__

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from ganscope.config import read_json, write_json, write_text
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -56,9 +56,7 @@ def find_folder(name: str, kind: str) -> Path:
         try:
             return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
+            reason = reason_of(error)
             raise GanscopeError(
                 f"{name}: no such folder here, and not to be had from the hub ({reason}); "
                 "offline, download the folder elsewhere and name its path"
@@ -68,10 +66,19 @@ def find_folder(name: str, kind: str) -> Path:
     )
 
 
+def hash_files(*paths: str | Path) -> str:
+    """12 hexadecimal digits of the SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
 def weights_hash(folder: str | Path) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a folder's weights file."""
-    with open(Path(folder) / WEIGHTS, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return hash_files(Path(folder) / WEIGHTS)
 
 
 class FolderModel(torch.nn.Module, ModelHubMixin):

@@ -1,13 +1,29 @@
-"""Large photographs through a network a tile at a time: tiles overlap and fade into each other, and
-memory beyond the two images grows with the photograph's width only.
+"""Pixels to tensors and back, and large photographs through a network a tile at a time.
+
+Tiles overlap and fade into each other; memory beyond the two images grows with the photograph's
+width only.
 """
 
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
 LARGE = 2_000_000
 """Photographs of more pixels than this are worth it."""
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """(N, 3, H, W) float RGB in [0, 1] -> (N, H, W, 3) uint8; what lies outside is cut off."""
+    scaled = images.detach().float().clamp(0, 1).mul(255).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def from_pixels(pixels: np.ndarray, device: torch.device) -> Tensor:
+    """(H, W, 3) uint8 RGB -> (1, 3, H, W) float in [0, 1]."""
+    image = torch.tensor(np.ascontiguousarray(pixels), device=device)
+    return image.permute(2, 0, 1)[None].float() / 255
 
 
 def in_tiles(
