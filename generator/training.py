@@ -476,6 +476,9 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
         axes = left if name.endswith("_loss") else right
         axes.plot(table["step"], smooth[name], label=_LEGEND.get(name, name.removesuffix("_loss")))
     left.set(title="loss (running mean)", xlabel="step")
+    usual = smooth.filter(like="_loss").median()
+    if usual.min() > 0 and usual.max() > 10 * usual.min():
+        left.set_yscale("log")  # a sum of ten losses dwarfs a single one
     right.set(title="discriminator's mean logit", xlabel="step")
     if not right.lines:
         right.remove()

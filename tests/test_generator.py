@@ -442,14 +442,32 @@ def test_saved_and_loaded_generators_make_the_same_fakes(tmp_path: Path) -> None
 
 
 def test_two_processes_train_together(tmp_path: Path) -> None:
+    """Each learns from images of its own, and both have the same weights afterwards."""
     script = tmp_path / "train.py"
     script.write_text(
-        "import torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from ganscope.config import TrainGeneratorSettings as S\n"
-        "from ganscope.generator.training import train_generator as train\n"
-        f"train(S(real='photographs', out=Path({str(tmp_path / 'run')!r}), size=32, steps=2,"
-        " batch_size=4, width=4, sample_every=2, precision='fp32', device='cpu'))\n"
+        f"""
+import os, torch
+from pathlib import Path
+from ganscope.config import TrainGeneratorSettings
+from ganscope.generator import training
+
+torch.set_num_threads(1)
+seen = Path(os.environ["RANK"] + ".txt")
+dcgan = training.architectures["dcgan"]
+step, average = dcgan.step, training.average_into
+def watched(*args):
+    scalars = step(*args)
+    seen.write_text(f"{{scalars['d_loss'].item()}} ")
+    return scalars
+def noted(averaged, network, decay):
+    average(averaged, network, decay)
+    with seen.open("a") as file:
+        file.write(f"{{sum(p.double().abs().sum().item() for p in network.parameters())}}")
+dcgan.step, training.average_into = watched, noted
+training.train_generator(TrainGeneratorSettings(
+    real="photographs", out=Path({str(tmp_path / "run")!r}), size=32, steps=2, batch_size=4,
+    width=4, sample_every=2, precision="fp32", device="cpu"))
+"""
     )
     command = [
         sys.executable,
@@ -462,3 +480,8 @@ def test_two_processes_train_together(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model.safetensors").exists()
+    losses, weights = zip(
+        *((tmp_path / f"{rank}.txt").read_text().split() for rank in (0, 1)), strict=True
+    )
+    assert losses[0] != losses[1]
+    assert float(weights[0]) == pytest.approx(float(weights[1]), rel=1e-6)
