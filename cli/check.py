@@ -37,6 +37,13 @@ def check(
     fail_on: Annotated[
         str | None, typer.Option(help="fake or unsure: exit with status 1 if an image is that.")
     ] = None,
+    reencode: Annotated[
+        bool,
+        typer.Option(
+            help="Look again after JPEG 85 and after shrinking to 0.75; a verdict that changes is "
+            "unsure. Without, large folders go faster."
+        ),
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
     device: Device = "auto",
 ) -> None:
@@ -60,6 +67,7 @@ def check(
         heatmap_method=heatmap_method,
         csv=csv,
         json=json,
+        reencode=reencode,
         fail_on=fail_on,
         batch_size=batch_size,
         device=device,
@@ -98,6 +106,12 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     total = counts.total()
     rows = checks if total <= SHOWN else _most_suspect(checks)
     out.print(_table(rows))
+    judged = [one for one in rows if one.meaning]
+    if total == 1 and judged:
+        out.print(f"{(judged[0].meaning or '').capitalize()}.")
+    if judged:
+        fake, real = (judged[0].thresholds[name] for name in ("fake", "real"))
+        err.print(f"fake: a score of {fake:.3f} or more; real: below {real:.3f}")
     if total > len(rows):
         err.print(f"the {len(rows)} most suspect of {total:,}; --csv FILE writes all")
     if total > 1:

@@ -23,6 +23,7 @@ FIELDS = (
     "score",
     "verdict",
     "probability",
+    "meaning",
     "thresholds",
     "detector",
     "width",
@@ -32,6 +33,11 @@ FIELDS = (
 )
 SMALLEST = 32
 """An image with a shorter side than this, or of one colour, is never judged with confidence."""
+FEW_COLOURS = 5.0
+"""With fewer colours in effect an image is no photograph: below are 92 % of drawings in line and of
+pages of text after JPEG and a resize, and 1 % of photographs."""
+STRONG = 40
+"""JPEG quality below which no training has seen images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +51,8 @@ class Check:
     """fake, real or unsure."""
     probability: float | None
     """Calibrated probability of being fake, if fakes were as common as reals."""
+    meaning: str | None
+    """The probability in words."""
     thresholds: dict[str, float]
     """On the score: fake from here on, real below there."""
     detector: str
@@ -59,12 +67,17 @@ class Check:
 
 
 def check_image(
-    path: str | Path, detector: str | Path | Detector = "default", device: str = "auto"
+    path: str | Path,
+    detector: str | Path | Detector = "default",
+    device: str = "auto",
+    reencode: bool = True,
 ) -> Check:
-    """Judge one image file. Raises `ImageError` if it cannot be read."""
+    """Judge one image file; reencode: as in `CheckSettings`. Raises `ImageError` if it cannot be
+    read.
+    """
     loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
     open_image(path)  # raises what score_images would only note
-    (scored,) = score_images(loaded, [path], device=device)
+    (scored,) = score_images(loaded, [path], device=device, reencode=reencode)
     return _judge(loaded, scored)
 
 
@@ -89,7 +102,13 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     names = _heatmap_names(settings.heatmap) if settings.heatmap else None
     paths = (image for path in settings.paths for image in find_images(path))
     with _Table(settings.csv) as table:
-        for scored in score_images(detector, paths, settings.batch_size, settings.device):
+        for scored in score_images(
+            detector,
+            paths,
+            settings.batch_size,
+            settings.device,
+            reencode=settings.reencode,
+        ):
             check = _judge(detector, scored)
             table.add(check)
             if names and check.error is None:
@@ -100,20 +119,30 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             yield check
 
 
+def explain_probability(probability: float) -> str:
+    """A calibrated probability in words, for people who have never met one."""
+    share = round(100 * probability)
+    number = "all" if share == 100 else "none" if share == 0 else f"about {share}"
+    return f"of 100 images with this score {number} are generated, if fakes are as common as photos"
+
+
 def _judge(detector: Detector, scored: Scored) -> Check:
     verdict, probability, said = None, None, list(scored.warnings)
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
         probability = float(detector.probability(scored.logit))
-        blank = scored.contrast < 1.0
-        if verdict != "unsure" and (blank or min(scored.width, scored.height) < SMALLEST):
+        if scored.quality is not None and scored.quality < STRONG:
+            said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
+        doubts = _doubts(detector, scored, verdict)
+        if verdict != "unsure" and doubts:
             verdict = "unsure"
-            said.append("too little to judge by, so unsure")
+            said += [f"{doubt}, so unsure" for doubt in doubts]
     return Check(
         path=scored.path,
         score=scored.score,
         verdict=verdict,
         probability=probability,
+        meaning=None if probability is None else explain_probability(probability),
         thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
         detector=detector.name,
         width=scored.width,
@@ -121,6 +150,21 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         warnings=tuple(said),
         error=scored.error,
     )
+
+
+def _doubts(detector: Detector, scored: Scored, verdict: str) -> list[str]:
+    """Why a verdict should not be given, whatever the score says."""
+    found = []
+    if scored.contrast < 1.0 or min(scored.width, scored.height) < SMALLEST:
+        found.append("too little to judge by")
+    elif scored.colours < FEW_COLOURS:
+        found.append("few colours: text or a drawing, which the detector was not measured on")
+    changed = [
+        name for name, score in scored.reencoded.items() if detector.verdict(score) != verdict
+    ]
+    if changed:
+        found.append(f"the verdict does not outlast {' or '.join(changed)}")
+    return found
 
 
 def _heatmap_names(folder: Path) -> Any:

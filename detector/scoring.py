@@ -5,6 +5,7 @@ network runs; tiles of many images share a batch; memory depends on neither the 
 of images.
 """
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 import torch
 
+from ganscope.datasets.degradations import Degradation, estimate_quality
 from ganscope.detector.model import Detector
 from ganscope.devices import pick_device
 from ganscope.errors import ImageError
@@ -28,6 +30,10 @@ DECODERS = min(os.cpu_count() or 1, 8)
 """Threads that open images."""
 AHEAD = 16
 """Images that may be open and waiting."""
+REENCODED = (Degradation("jpeg", 85), Degradation("resize-area", 0.75))
+"""How an image is changed to see whether its verdict holds."""
+REENCODED_TILES = 16
+"""Tiles looked at in an image for each of them, spread evenly."""
 
 
 @dataclass
@@ -42,14 +48,22 @@ class Scored:
     """(T,)"""
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
     """(T, 2): top and left of each tile in pixels."""
+    reencoded: dict[str, float] = field(default_factory=dict)
+    """Label of each of `REENCODED` -> score of the image so changed, if that was asked for."""
     width: int = 0
     height: int = 0
     contrast: float = 0.0
     """Standard deviation of the liveliest colour channel in the tiles, 0 to 255: near 0 there is
     nothing to see.
     """
+    colours: float = 0.0
+    """How many colours the tiles have in effect, see `count_colours`."""
+    quality: int | None = None
+    """JPEG quality of the file, 1 to 100; None: it is no JPEG."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
+    expected: int = 0
+    """Logits that this image waits for, those of its re-encoded tiles included."""
 
 
 def tile_positions(height: int, width: int, size: int, most: int = MAX_TILES) -> np.ndarray:
@@ -83,17 +97,42 @@ def tiles(pixels: np.ndarray, size: int, most: int = MAX_TILES) -> tuple[np.ndar
     return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
 
 
+def reencoded_tiles(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Tiles (T, size, size, 3) uint8 of an image after each of `REENCODED`, as many of each.
+
+    Only the surroundings of the tiles are encoded anew: a large image costs no more than a small
+    one.
+    """
+    shrinks = [d.value for d in REENCODED if d.name.startswith("resize")]
+    around, _ = tiles(pixels, math.ceil(size / min(shrinks)), REENCODED_TILES)
+    rng = np.random.default_rng(0)  # neither of them draws
+    return np.stack([change(one, rng)[:size, :size] for change in REENCODED for one in around])
+
+
+def count_colours(pixels: np.ndarray) -> float:
+    """How many colours there are in effect: exp of the entropy of their 4-bit histogram, 1 to 4096.
+
+    Of every second row and column of (..., H, W, 3) uint8.
+    """
+    r, g, b = np.moveaxis(pixels[..., ::2, ::2, :] >> 4, -1, 0).astype(np.int64)
+    counts = np.bincount((r << 8 | g << 4 | b).ravel())
+    share = counts[counts > 0] / counts.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
 def score_images(
     detector: Detector,
     images: Iterable[str | Path | np.ndarray],
     batch_size: int = 32,
     device: str = "auto",
     max_tiles: int = MAX_TILES,
+    reencode: bool = False,
 ) -> Iterator[Scored]:
     """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
 
-    batch_size: tiles given to the network at a time; the scores do not depend on it. A file that
-    cannot be read gives a `Scored` with its `error`.
+    batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
+    score each image after each of `REENCODED`, too. A file that cannot be read gives a `Scored`
+    with its `error`.
     """
     where = pick_device(device)
     detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -119,7 +158,7 @@ def score_images(
             owner.tile_logits = np.concatenate([owner.tile_logits, logits[:number]])
             logits = logits[number:]
 
-    for scored, cut in _opened(images, detector.size, max_tiles):
+    for scored, cut in _opened(images, detector.size, max_tiles, reencode):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -135,14 +174,22 @@ def score_images(
 
 
 def _complete(scored: Scored) -> bool:
-    return scored.error is not None or len(scored.tile_logits) == len(scored.positions)
+    return scored.error is not None or len(scored.tile_logits) == scored.expected
 
 
 def _pooled(detector: Detector, scored: Scored) -> Scored:
     if scored.error is None:
-        scored.logit = float(scored.tile_logits.astype(np.float64).mean())
+        found = scored.tile_logits.astype(np.float64)
+        scored.tile_logits, again = np.split(scored.tile_logits, [len(scored.positions)])
+        scored.logit = float(found[: len(scored.positions)].mean())
         scored.score = float(detector.score(scored.logit))
-        if not np.isfinite(scored.logit):
+        if len(again):
+            parts = np.split(found[len(scored.positions) :], len(REENCODED))
+            scored.reencoded = {
+                change.label: float(detector.score(part.mean()))
+                for change, part in zip(REENCODED, parts, strict=True)
+            }
+        if not np.isfinite(found).all():
             scored.logit = scored.score = None
             scored.error = "the detector gave no finite number for this image"
     return scored
@@ -156,7 +203,7 @@ def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.n
 
 
 def _opened(
-    images: Iterable[str | Path | np.ndarray], size: int, most: int
+    images: Iterable[str | Path | np.ndarray], size: int, most: int, reencode: bool
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order."""
 
@@ -164,12 +211,14 @@ def _opened(
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(f"pixels must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-            return _tiled("", image, (), size, most)
+            return _tiled(Scored(""), image, size, most, reencode)
         try:
             opened = open_image(image)
         except ImageError as error:
             return Scored(str(image), error=error.reason), None
-        return _tiled(str(image), opened.pixels, opened.warnings, size, most)
+        quality = estimate_quality(opened.quantization) if opened.quantization else None
+        known = Scored(str(image), quality=quality, warnings=opened.warnings)
+        return _tiled(known, opened.pixels, size, most, reencode)
 
     source = iter(images)
     with ThreadPoolExecutor(DECODERS) as pool:
@@ -183,25 +232,23 @@ def _opened(
 
 
 def _tiled(
-    path: str, pixels: np.ndarray, warnings: tuple[str, ...], size: int, most: int
+    scored: Scored, pixels: np.ndarray, size: int, most: int, reencode: bool
 ) -> tuple[Scored, np.ndarray]:
     cut, positions = tiles(pixels, size, most)
     height, width = pixels.shape[:2]
-    said = list(warnings)
+    said = list(scored.warnings)
     if min(height, width) < size:
         said.append(f"smaller than the detector's {size}-pixel tile: little evidence")
     whole = max(1, -(-height // size)) * max(1, -(-width // size))
     if len(cut) < whole:
         said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
-    contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
-    if contrast < 1.0:
+    scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
+    if scored.contrast < 1.0:
         said.append("almost constant: no texture to judge by")
-    scored = Scored(
-        path,
-        positions=positions,
-        width=width,
-        height=height,
-        contrast=contrast,
-        warnings=tuple(said),
-    )
+    scored.colours = count_colours(cut)
+    scored.positions, scored.width, scored.height = positions, width, height
+    scored.warnings = tuple(said)
+    if reencode:
+        cut = np.concatenate([cut, reencoded_tiles(pixels, size)])
+    scored.expected = len(cut)
     return scored, cut

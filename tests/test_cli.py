@@ -142,6 +142,7 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
         "score",
         "verdict",
         "probability",
+        "meaning",
         "thresholds",
         "detector",
         "width",

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.config import CheckSettings
-from ganscope.detector.checking import FIELDS, check_image, check_images
+from ganscope.detector.checking import FIELDS, check_image, check_images, explain_probability
 from ganscope.detector.heatmaps import heatmap, heatmap_methods, overlay, write_overlay
 from ganscope.detector.model import Detector
-from ganscope.detector.scoring import MAX_TILES, score_images, tile_positions, tiles
+from ganscope.detector.scoring import (
+    MAX_TILES,
+    count_colours,
+    reencoded_tiles,
+    score_images,
+    tile_positions,
+    tiles,
+)
 from ganscope.errors import GanscopeError, ImageError
 
 
@@ -223,6 +230,78 @@ def board_detector(cnn: Detector) -> Detector:
     detector = Detector(cnn.config)
     detector.net = Checkerboard()
     return detector.eval()
+
+
+def test_reencoded_tiles_are_tiles_of_the_reencoded_image() -> None:
+    """Of an image whose surroundings of a tile, 64 / 0.75 pixels a side, are all of it."""
+    (image,) = (i[:86, :86] for i in random_images(1, seed=9) if min(i.shape[:2]) >= 86)
+    jpeg, shrunk = reencoded_tiles(image, 64)
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+    assert np.array_equal(jpeg, cv2.imdecode(data, 1)[:64, :64, ::-1])
+    half = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(shrunk, half)
+
+
+def test_a_verdict_that_reencoding_flips_is_unsure(
+    board_detector: Detector, tmp_path: Path
+) -> None:
+    """A board of single pixels makes the image fake, and a resize wipes it out."""
+    board = np.where(np.indices((256, 256)).sum(0) % 2, 40, -40)[..., None]
+    smooth = cv2.resize(
+        np.random.default_rng(0).integers(60, 190, (8, 8, 3)).astype(np.uint8), (256, 256)
+    )
+    cv2.imwrite(str(tmp_path / "board.png"), np.clip(smooth + board, 0, 255).astype(np.uint8))
+    board_detector.config["thresholds"] = {"fake": 0.5, "real": 0.5, "fpr_1": 0.5, "fpr_5": 0.5}
+    check = check_image(tmp_path / "board.png", board_detector, "cpu")
+    assert check.verdict == "unsure"
+    assert any("resize-area:0.75) it would be judged otherwise" in s for s in check.warnings)
+    assert (
+        check_image(tmp_path / "board.png", board_detector, "cpu", reencode=False).verdict == "fake"
+    )
+    cv2.imwrite(str(tmp_path / "smooth.png"), smooth)
+    assert check_image(tmp_path / "smooth.png", board_detector, "cpu").verdict == "real"
+
+
+def test_reencoded_scores_do_not_depend_on_batch_size_or_company(cnn: Detector) -> None:
+    images = random_images(4, seed=2)
+    alone = [next(score_images(cnn, [i], device="cpu", reencode=True)) for i in images]
+    for batch_size in (1, 7, 64):
+        found = list(score_images(cnn, images, batch_size, "cpu", reencode=True))
+        for one, other in zip(found, alone, strict=True):
+            assert one.reencoded == pytest.approx(other.reencoded, abs=1e-5)
+            assert one.logit == pytest.approx(other.logit, abs=1e-4)
+            assert len(one.tile_logits) == len(one.positions)
+    assert next(score_images(cnn, images, device="cpu")).reencoded == {}
+
+
+def test_colours_are_counted_by_their_entropy() -> None:
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    assert count_colours(pixels) == pytest.approx(1)
+    pixels[:32] = 255
+    assert count_colours(pixels) == pytest.approx(2)
+    every = np.arange(4096)
+    colours = np.stack([every >> 8, every >> 4 & 15, every & 15], -1).astype(np.uint8) * 16
+    assert count_colours(colours.reshape(64, 64, 3).repeat(2, 0).repeat(2, 1)) == pytest.approx(
+        4096
+    )
+
+
+def test_a_page_of_text_is_never_judged(board_detector: Detector, tmp_path: Path) -> None:
+    page = np.full((300, 400, 3), 255, np.uint8)
+    for row in range(20, 300, 20):
+        cv2.putText(page, "The quick brown fox jumps", (10, row), 0, 0.6, (0, 0, 0), 1)
+    cv2.imwrite(str(tmp_path / "page.jpg"), page, [cv2.IMWRITE_JPEG_QUALITY, 30])
+    board_detector.config["thresholds"] = dict.fromkeys(("fake", "real", "fpr_1", "fpr_5"), 0.0)
+    check = check_image(tmp_path / "page.jpg", board_detector, "cpu")
+    assert check.verdict == "unsure"
+    assert any("text or a drawing" in said for said in check.warnings)
+    assert any("JPEG quality 30" in said for said in check.warnings)
+
+
+def test_a_probability_in_words() -> None:
+    assert explain_probability(0.8349).startswith("of 100 images with this score about 83 are")
+    assert " none " in explain_probability(0.001)
+    assert " all " in explain_probability(0.9999)
 
 
 @pytest.mark.parametrize("method", sorted(heatmap_methods))

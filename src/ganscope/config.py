@@ -283,6 +283,8 @@ class CheckSettings:
     """Write the verdicts as CSV."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
+    reencode: bool = True
+    """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
     batch_size: int = 32
