@@ -1,5 +1,7 @@
 """DiffAugment: what the discriminator sees is altered at random, reals and fakes alike, so that it
-cannot learn a small training set by heart (Zhao et al. 2020, arXiv:2006.10738).
+cannot learn a small training set by heart (Zhao et al. 2020, arXiv:2006.10738). How much of it is
+altered follows from how sure the discriminator is of reals (ADA, Karras et al. 2020b,
+arXiv:2006.06676): one that has much to learn yet is not held up.
 
 Everything is differentiable: the generator learns through it.
 """
@@ -8,12 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+SURE = 0.6
+"""Mean sign of the discriminator's logits of reals above which it begins to know them by heart."""
+IMAGES = 100_000
+"""Images that it must be sure of for all to be altered."""
 
-def augment(images: Tensor) -> Tensor:
-    """Alter images (N, 3, H, W) in [-1, 1]: each in its own colours, its own place, with its own
-    square cut out.
+
+def augment(images: Tensor, share: Tensor | float = 1.0) -> Tensor:
+    """Alter this share of images (N, 3, H, W) in [-1, 1]: each in its own colours, its own place,
+    with its own square cut out.
     """
-    return cut_out(translate(recolour(images)))
+    altered = cut_out(translate(recolour(images)))
+    chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < share
+    return torch.where(chosen, altered, images)
+
+
+def adapt(share: Tensor, on_real: Tensor) -> None:
+    """Move the share () of altered images on, by the logits (N,) of reals in a step."""
+    sure = on_real.detach().sign().mean() - SURE
+    share.add_(sure.sign() * len(on_real) / IMAGES).clamp_(0, 1)
 
 
 def recolour(images: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A small StyleGAN2 (Karras et al. 2020, arXiv:1912.04958) that two cores can train.
 
 z becomes a style w, and w scales the channels of every convolution that turns a learned constant
-into an image. With DiffAugment, for training sets are small.
+into an image. With DiffAugment, as much as the discriminator bears, for training sets are small.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ganscope.config import TrainGeneratorSettings
 from ganscope.generator.adversarial import Adversarial
 from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
-from ganscope.generator.augment import augment
+from ganscope.generator.augment import adapt, augment
 from ganscope.generator.losses import bce_discriminator, bce_generator
 
 ROOT2 = math.sqrt(2)
@@ -53,7 +53,8 @@ class StyleGAN(Adversarial):
         return {DISCRIMINATOR: StyleDiscriminator(settings.size, width)}
 
     def judge(self, play: Play, network: Any, batch: Batch, images: Tensor) -> Tensor:
-        return super().judge(play, network, batch, augment(images))
+        altered = augment(images, play.bare(DISCRIMINATOR).altered)  # type: ignore[arg-type]
+        return super().judge(play, network, batch, altered)
 
     def step(self, play: Play, batches: list[Batch]) -> dict[str, Tensor]:
         # Penalties join the loss of a step, as many times as strong as they are rare. They run
@@ -69,10 +70,11 @@ class StyleGAN(Adversarial):
         d_loss = bce_discriminator(on_real, on_fake, play.settings.label_smoothing)
         penalty: Tensor | float = 0.0
         if _due(self.R1_EVERY, play):
-            scalars["r1"] = r1(bare[DISCRIMINATOR], augment(real))
+            scalars["r1"] = r1(bare[DISCRIMINATOR], augment(real, bare[DISCRIMINATOR].altered))
             weight = self.R1 * play.settings.size**2 / play.settings.batch_size
             penalty = self.R1_EVERY * weight * scalars["r1"] / 2
         play.update(DISCRIMINATOR, d_loss + penalty)
+        adapt(bare[DISCRIMINATOR].altered, on_real)
 
         with play.frozen(DISCRIMINATOR):
             g_loss = bce_generator(self.verdict(play, batch, fake))
@@ -219,8 +221,12 @@ class StyleDiscriminator(nn.Module):
     wide as the generator's.
     """
 
+    altered: Tensor
+    """Share of the images that are altered before they come here."""
+
     def __init__(self, size: int = 64, width: int = 32):
         super().__init__()
+        self.register_buffer("altered", torch.zeros(()))
         halvings = int(math.log2(size)) - 2
         channels = [width * min(2**i, 8) for i in range(halvings + 1)]
         last = channels[-1]

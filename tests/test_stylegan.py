@@ -15,7 +15,7 @@ from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu
 from ganscope.config import TrainGeneratorSettings
 from ganscope.generator.architecture import Batch, Play
 from ganscope.generator.architectures import architectures
-from ganscope.generator.augment import augment, cut_out, recolour, translate
+from ganscope.generator.augment import adapt, augment, cut_out, recolour, translate
 from ganscope.generator.model import Generator, latent
 from ganscope.generator.stylegan import (
     Spread,
@@ -220,12 +220,28 @@ def test_generator_learns_through_the_augmentation() -> None:
     assert set(slope.unique().tolist()) == {0.0, 1.0}
 
 
+def test_only_the_share_is_augmented_and_it_follows_the_discriminator() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(400, 3, 8, 8)
+    assert torch.equal(augment(images, 0.0), images)
+    altered = (augment(images, 0.25) != images).flatten(1).any(1).float().mean()
+    assert 0.18 < altered < 0.32
+    share, sure, unsure = torch.tensor(0.5), torch.full((1000,), 3.0), torch.randn(1000)
+    adapt(share, sure)
+    assert share.item() == pytest.approx(0.51)
+    adapt(share, unsure)
+    assert share.item() == pytest.approx(0.5)
+    for _ in range(60):
+        adapt(share, sure)
+    assert share == 1
+
+
 def test_reals_fakes_and_the_generators_fakes_are_augmented(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "ganscope.generator.stylegan.augment", lambda x: seen.append(x.requires_grad) or x
+        "ganscope.generator.stylegan.augment", lambda x, _: seen.append(x.requires_grad) or x
     )
     train_generator(tiny(tmp_path / "run", steps=1))
     assert seen == [False, False, True]
