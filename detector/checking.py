@@ -142,7 +142,7 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         score=scored.score,
         verdict=verdict,
         probability=probability,
-        meaning=None if probability is None else explain_probability(probability),
+        meaning=None if probability is None else _meaning(detector, probability, verdict),
         thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
         detector=detector.name,
         width=scored.width,
@@ -150,6 +150,17 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         warnings=tuple(said),
         error=scored.error,
     )
+
+
+def _meaning(detector: Detector, probability: float, verdict: str | None) -> str:
+    said = explain_probability(probability)
+    known = detector.config.get("false_alarms")
+    if verdict == "fake" and known and known["photographs"]:
+        said += (
+            f"; of {known['photographs']:,} photographs that it did not learn from, the detector "
+            f"called {known['called_fake']:,} fake (at most {known['at_most']:.1%} of such)"
+        )
+    return said
 
 
 def _doubts(detector: Detector, scored: Scored, verdict: str) -> list[str]:

@@ -13,7 +13,12 @@ import torch
 import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
 from ganscope.detector import plots
-from ganscope.detector.calibration import calibrate, choose_thresholds
+from ganscope.detector.calibration import (
+    FEWEST,
+    calibrate,
+    choose_thresholds,
+    false_alarm_bound,
+)
 from ganscope.detector.data import Views
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.model import Detector
@@ -46,17 +51,23 @@ def finish_run(
     val = scores[scores["split"] == "val"]
     detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
     detector.config["thresholds"] = choose_thresholds(
-        val["score"].to_numpy(), val["label"].to_numpy()
+        val["score"].to_numpy(),
+        val["label"].to_numpy(),
+        val["source"].to_numpy(str),
+        np.where(val["group"] == "", val["file_name"], val["group"]),
     )
     scores["probability"] = detector.probability(scores["logit"])
     scores["verdict"] = [detector.verdict(score) for score in scores["score"]]
     splits = [name for name in ("val", "test") if (scores["split"] == name).any()]
+    reals = scores[(scores["split"] == splits[-1]) & (scores["label"] == 0)]
+    detector.config["false_alarms"] = count_false_alarms(reals)
     images = _counts(table)
     metrics: dict[str, Any] = {
         "epochs": len(log),
         "best_epoch": detector.config["training"]["best_epoch"],
         "calibration": detector.config["calibration"],
         "thresholds": detector.thresholds,
+        "false_alarms": detector.config["false_alarms"],
         "images": images,
         "dropped": table.attrs["dropped"],
         "compressed_alike": any(views.qualities.values()),
@@ -79,6 +90,27 @@ def finish_run(
     }
     plots.draw_roc(run / "roc.png", curves)
     detector.cpu().save(run)
+
+
+def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
+    """How many reals were called fake, the share that is not exceeded with 95 % confidence, and the
+    same for each source with at least `FEWEST` of them.
+    """
+
+    def count(rows: pd.DataFrame) -> dict[str, Any]:
+        called = int((rows["verdict"] == "fake").sum())
+        return {
+            "photographs": len(rows),
+            "called_fake": called,
+            "at_most": round(false_alarm_bound(called, len(rows)), 4),
+        }
+
+    sources = {str(name): count(rows) for name, rows in reals.groupby("source")}
+    return {
+        **count(reals),
+        "split": str(reals["split"].iloc[0]) if len(reals) else "",
+        "by_source": {k: v for k, v in sources.items() if v["photographs"] >= FEWEST},
+    }
 
 
 def _score(detector: Detector, views: Views, table: pd.DataFrame, batch_size: int) -> pd.DataFrame:
@@ -190,8 +222,13 @@ test split, where there is one, do not.
 
 A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"]:.4f} is *real*,
 and what lies between is *unsure*. Of the validation reals at most 1 % score
-{thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more. The probability is
-calibrated on the val split for equally many reals and fakes.
+{thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more; the threshold of
+*fake* is set with a margin for how few they are. The probability is calibrated on the val split for
+equally many reals and fakes.
+
+| reals of the {metrics["false_alarms"]["split"]} split | images | called fake | at most (95 %) |
+|---|---|---|---|
+{_false_alarms(metrics["false_alarms"])}
 
 ## How to use it
 
@@ -226,6 +263,14 @@ def _figures(metrics: dict[str, Any]) -> str:
                 )
                 rows.append(f"| {split} | {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _false_alarms(found: dict[str, Any]) -> str:
+    """The rows of the card's second table."""
+    return "\n".join(
+        f"| {name} | {row['photographs']:,} | {row['called_fake']:,} | {row['at_most']:.1%} |"
+        for name, row in {"all": found, **found["by_source"]}.items()
+    )
 
 
 def _command(settings: TrainDetectorSettings) -> str:

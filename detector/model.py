@@ -21,7 +21,8 @@ class Detector(FolderModel):
 
     config: `architecture` ("cnn", "timm:resnet18"), `arguments` (for its builder), `input` (size,
     mean, std, rule), `calibration` (scale, shift), `thresholds` (fake, real, fpr_1, fpr_5; on the
-    score), `training`, `versions`.
+    score), `training`, `versions`; trained ones also `false_alarms` (of photographs that it did not
+    learn from: how many there were, how many it called fake, and at most which share it does).
     """
 
     kind = "detectors"

@@ -175,12 +175,14 @@ def test_thresholds_keep_their_promises() -> None:
     assert (reals >= found["fpr_1"]).mean() <= 0.01
     assert (reals >= found["fpr_5"]).mean() <= 0.05
     assert (fakes < found["real"]).mean() <= 0.05
-    assert found["real"] <= found["fake"] == found["fpr_1"]
+    assert found["real"] <= found["fpr_1"] <= found["fake"]
+    assert (reals >= found["fake"]).mean() > 0.002  # the margin is one of chance, no more
     lower = np.unique(scores)[np.unique(scores) < found["fpr_1"]][-1]
     assert (reals >= lower).mean() > 0.01  # and no higher than they need be
 
 
 def test_thresholds_of_separate_classes_lie_between_them() -> None:
-    found = choose_thresholds([0.1, 0.2, 0.8, 0.9], [0, 0, 1, 1])
+    scores = [*np.linspace(0.19, 0.2, 40), 0.8, 0.9]
+    found = choose_thresholds(scores, [0] * 40 + [1] * 2)
     assert found["fake"] == pytest.approx(0.6)
     assert found["real"] == pytest.approx(0.4)  # where no image was seen, it is unsure
