@@ -49,6 +49,12 @@ def train_detector(
         float,
         typer.Option(help="Probability that a training image is degraded, both classes alike."),
     ] = 0.8,
+    mix: Annotated[
+        float,
+        typer.Option(
+            help="Probability that a fake is mixed with the photograph that it was made from."
+        ),
+    ] = 0.4,
     hard_examples: Annotated[
         float,
         typer.Option(help="How much more often images it gets wrong are drawn; 0: all alike."),
@@ -91,6 +97,7 @@ def train_detector(
         val_generator=tuple(val_generator or ()),
         test_generator=tuple(test_generator or ()),
         degrade=degrade,
+        mix=mix,
         hard_examples=hard_examples,
         patience=patience,
         seed=seed,

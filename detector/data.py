@@ -1,14 +1,18 @@
 """Training images: which are drawn, and how each is cropped and degraded.
 
-All randomness of a draw comes from (seed, key of the draw), so neither the number of workers nor a
-resume changes a pixel. Work is done on a region not much larger than the crop that is learned from,
-and decoded images stay in memory, so that reading is cheap beside learning.
+A fake that was made from a photograph is drawn together with it, and both go through the same crop
+and degradations: nothing but the generator's traces tells them apart (Rajan et al. 2024,
+arXiv:2410.11835). All randomness of a draw comes from (seed, key of the draw), so neither the
+number of workers nor a resume changes a pixel. Work is done on a region not much larger than the
+crop that is learned from, and decoded images stay in memory, so that reading is cheap beside
+learning.
 """
 
 import math
 import os
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import cv2
@@ -41,17 +45,44 @@ class Key(NamedTuple):
 
     epoch: int
     draw: int
+    """Number of the draw; a fake and the photograph that it was made from share one."""
     row: int
     """Of the corpus' table."""
     learn: bool
     """True: degraded and mirrored at random; False: clean, for validation."""
 
 
+def find_twins(table: pd.DataFrame) -> np.ndarray:
+    """For each row (rows,) of a corpus' table the row of the photograph that it was made from, -1
+    for none: the real of the same group, and the same name without its ending, that lies nearest
+    in the tree of folders.
+    """
+    keys = list(zip(table["group"], map(_stem, table["path"]), strict=True))
+    reals: dict[tuple[str, str], list[int]] = {}
+    for row in np.flatnonzero((table["label"] == 0) & (table["group"] != "")):
+        reals.setdefault(keys[row], []).append(int(row))
+    twins = np.full(len(table), -1)
+    paths = table["path"].tolist()
+    for row in np.flatnonzero(table["label"] == 1):
+        near: dict[int, list[int]] = {}
+        for real in reals.get(keys[row], []):
+            shared = os.path.commonpath([os.path.abspath(paths[r]) for r in (row, real)])
+            near.setdefault(len(shared), []).append(real)
+        if near and len(near[max(near)]) == 1:  # of two that are as near, which one is not known
+            (twins[row],) = near[max(near)]
+    return twins
+
+
+def _stem(path: str) -> str:
+    return Path(path).stem
+
+
 class Sampler:
     """Draws rows: both classes alike, the generators among the fakes alike, hard images more often.
 
-    An image's hardness is a running mean of its losses beside its generator's mean. Reals are one
-    group. Hard examples change the odds only within a group, so they never upset the balance.
+    Each fake comes beside a real: its twin (see `find_twins`), else any. An image's hardness is a
+    running mean of its losses beside its generator's mean. Reals are one group. Hard examples
+    change the odds only within a group, so they never upset the balance.
     """
 
     MEMORY = 0.7
@@ -59,8 +90,9 @@ class Sampler:
     MOST = 4.0
     """An image is drawn at most so many times as often as its group's average, or as rarely."""
 
-    def __init__(self, table: pd.DataFrame, hard_examples: float):
+    def __init__(self, table: pd.DataFrame, hard_examples: float, twins: np.ndarray | None = None):
         fake = table["label"].to_numpy() == 1
+        self.twins = np.full(len(table), -1) if twins is None else twins
         names = sorted(table["generator"][fake].unique())
         number = {name: i + 1 for i, name in enumerate(names)}
         self.groups = np.where(fake, table["generator"].map(number).fillna(0), 0).astype(int)
@@ -82,10 +114,22 @@ class Sampler:
         return odds
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """n rows in random order; each comes as often as its odds say, to within one draw."""
+        """n rows, fake and real in turn, else in random order; each comes as often as its odds say,
+        to within one draw, if it is not drawn as a twin.
+        """
+        odds, fake = self.weights(), self.groups > 0
+        fakes = self._some(n // 2, np.where(fake, odds, 0), rng)
+        beside = self.twins[fakes]
+        alone = beside < 0
+        others = self._some(int(alone.sum()) + n % 2, np.where(fake, 0, odds), rng)
+        beside[alone] = others[: alone.sum()]
+        return np.append(np.stack([fakes, beside], 1).ravel(), others[alone.sum() :])
+
+    def _some(self, n: int, odds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """n rows in random order, each as often as its odds say, to within one draw."""
         order = np.argsort(self.groups, kind="stable")
-        edges = np.cumsum(self.weights()[order])
-        places = (rng.random() + np.arange(n)) / n * edges[-1]
+        edges = np.cumsum(odds[order])
+        places = (rng.random() + np.arange(n)) / max(n, 1) * edges[-1]
         picked = np.searchsorted(edges, places, side="right").clip(max=len(order) - 1)
         return rng.permutation(order[picked])
 
@@ -102,6 +146,7 @@ class Views(Dataset):
 
     degrade: probability that a view to learn from is degraded. qualities: label -> JPEG qualities
     of that class' files (`jpeg_qualities`); lossless files of the other class are compressed alike.
+    mix: probability that a fake to learn from is mixed with its twin (`find_twins`).
     """
 
     def __init__(
@@ -112,11 +157,15 @@ class Views(Dataset):
         degrade: float,
         qualities: dict[int, list[int]],
         seed: int,
+        mix: float = 0.0,
+        twins: np.ndarray | None = None,
         cache_bytes: int = CACHE_BYTES,
     ):
         self.paths = table["path"].tolist()
         self.labels = [int(label) for label in table["label"]]
         self.size, self.degrade, self.qualities, self.seed = size, degrade, qualities, seed
+        self.mix = mix
+        self.twins = np.full(len(table), -1) if twins is None else twins
         self.cache_bytes = cache_bytes
         self._cache: dict[int, OpenedImage] = {}
         self._cached_bytes = 0
@@ -149,16 +198,29 @@ class Views(Dataset):
 
     def cut(self, opened: OpenedImage, key: Key) -> np.ndarray:
         """The view of an image that has been opened."""
-        rng = np.random.default_rng((self.seed, *key))
+        # Not from the row: twins are cut and degraded alike. What only one of them goes through
+        # draws from a source of its own.
+        rng = np.random.default_rng((self.seed, key.epoch, key.draw, key.learn))
+        own = np.random.default_rng((self.seed, *key))
         degrade = key.learn and rng.random() < self.degrade
         factor = random_factor(rng) if degrade else 1.0
         region = math.ceil((self.size + MARGIN) / factor)
-        pixels = random_crop(opened.pixels, region, rng)
-        pixels = self.neutral(pixels, opened.format, key.row, rng)
+        pixels = random_crop(self._mixed(opened, key, own), region, rng)
+        pixels = self.neutral(pixels, opened.format, key.row, own)
         if degrade:
             pixels = random_degradation(pixels, rng, factor)
         pixels = random_crop(pad(pixels, self.size), self.size, rng)
         return pixels[:, ::-1] if key.learn and rng.random() < 0.5 else pixels
+
+    def _mixed(self, opened: OpenedImage, key: Key, rng: np.random.Generator) -> np.ndarray:
+        """A fake's pixels, by chance mixed with its twin's: all frequencies, or the low ones."""
+        twin = int(self.twins[key.row])
+        if not key.learn or twin < 0 or rng.random() >= self.mix:
+            return opened.pixels
+        real = self.open(twin).pixels
+        if real.shape != opened.pixels.shape:
+            return opened.pixels
+        return mix_pair(opened.pixels, real, rng)
 
     def __getitems__(self, keys: Sequence[Key]) -> np.ndarray | ImageError:
         """A batch, for a worker process; an error is handed over whole, to be raised over there."""
@@ -234,6 +296,18 @@ def _as_it_is(batch: Any) -> Any:
 
 def _one_thread_each(worker: int) -> None:
     cv2.setNumThreads(1)
+
+
+def mix_pair(fake: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A weaker fake (H, W, 3) uint8: half to all of it laid over its photograph, or its high
+    frequencies on the photograph's low ones.
+    """
+    if rng.random() < 0.5:
+        share = rng.uniform(0.5, 1.0)
+        return cv2.addWeighted(fake, share, real, 1 - share, 0)
+    sigma = rng.uniform(0.5, 3.0)
+    low = [cv2.GaussianBlur(image, (0, 0), sigma).astype(np.int16) for image in (real, fake)]
+    return np.clip(fake + low[0] - low[1], 0, 255).astype(np.uint8)
 
 
 def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:

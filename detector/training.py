@@ -34,7 +34,7 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.splits import split_corpus
-from ganscope.detector.data import Key, Loader, Sampler, Views, jpeg_qualities
+from ganscope.detector.data import Key, Loader, Sampler, Views, find_twins, jpeg_qualities
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.model import Detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
@@ -98,13 +98,16 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         detector, torch.optim.AdamW(_parameter_groups(detector), peak)
     )
 
-    sampler = Sampler(train, settings.hard_examples)
+    twins = find_twins(table)
+    sampler = Sampler(train, settings.hard_examples, twins[: len(train)])
     views = Views(
         table,
         size=average.size,
         degrade=settings.degrade,
         qualities=jpeg_qualities(table),
         seed=settings.seed,
+        mix=settings.mix,
+        twins=twins,
     )
     batch = settings.batch_size * accelerator.num_processes
     steps = max(round(len(train) / batch), 1)
@@ -135,7 +138,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             epoch, started = len(log), time.perf_counter()
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
-            order = _batches(rows, epoch, True, settings.batch_size, accelerator)
+            order = _batches(rows, epoch, True, settings.batch_size, accelerator, twins)
             seen = []
             for step, (keys, pixels) in enumerate(zip(order, loader.batches(order), strict=True)):
                 done = epoch * steps + step
@@ -312,10 +315,18 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _batches(
-    rows: np.ndarray, epoch: int, learn: bool, size: int, accelerator: Accelerator
+    rows: np.ndarray,
+    epoch: int,
+    learn: bool,
+    size: int,
+    accelerator: Accelerator,
+    twins: np.ndarray | None = None,
 ) -> list[list[Key]]:
     """This process' batches of the rows that all processes go through together."""
-    keys = [Key(epoch, draw, int(row), learn) for draw, row in enumerate(rows)]
+    draws = np.arange(len(rows))
+    if twins is not None:
+        draws[1:] -= twins[rows[:-1]] == rows[1:]
+    keys = [Key(epoch, int(draw), int(row), learn) for draw, row in zip(draws, rows, strict=True)]
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     return batches[accelerator.process_index :: accelerator.num_processes]
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ import pytest
 import torch
 
 from ganscope.config import TrainDetectorSettings
-from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.corpus import open_corpora, open_corpus
 from ganscope.detector import training
-from ganscope.detector.data import Key, Loader, Sampler, Views, jpeg_qualities, pad
+from ganscope.detector.data import (
+    Key,
+    Loader,
+    Sampler,
+    Views,
+    find_twins,
+    jpeg_qualities,
+    mix_pair,
+    pad,
+)
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.scoring import score_images
 from ganscope.detector.training import train_detector
@@ -140,13 +150,91 @@ def test_hardness_is_a_running_mean() -> None:
     assert np.isnan(sampler.losses[0])
 
 
-# How they are shown
-
-
 def views_of(corpus: Path, **changes: Any) -> Views:
     table = open_corpus(corpus).table
-    qualities = jpeg_qualities(table)
-    return Views(table, **{"size": 32, "degrade": 1.0, "qualities": qualities, "seed": 3} | changes)
+    usual = {"size": 32, "degrade": 1.0, "qualities": jpeg_qualities(table), "seed": 3}
+    return Views(table, **usual | {"twins": find_twins(table)} | changes)
+
+
+def pairs_of(root: Path, count: int = 6) -> Path:
+    """Photographs and copies of them that are called fakes, and two fakes of nothing."""
+    make_corpus(root, {"real": count, "fake": count, "other": 2})
+    for i in range(count):
+        (root / "fake" / f"{i}.png").write_bytes((root / "real" / f"{i}.png").read_bytes())
+    table = pd.read_csv(root / "metadata.csv")
+    scene = "scene " + table["file_name"].str.extract(r"/(\d+)\.")[0]
+    table.assign(group=scene.where(table["generator"] != "other", "")).to_csv(
+        root / "metadata.csv", index=False
+    )
+    return root
+
+
+def test_a_fake_is_drawn_with_the_photograph_it_was_made_from(tmp_path: Path) -> None:
+    table = open_corpus(pairs_of(tmp_path / "pairs")).table
+    twins = find_twins(table)
+    assert twins.tolist() == [-1] * 6 + [0, 1, 2, 3, 4, 5] + [-1] * 2
+    drawn = Sampler(table, 1.0, twins).draw(40, np.random.default_rng(0))
+    fakes, beside = drawn[::2], drawn[1::2]
+    assert (table["label"][fakes] == 1).all()
+    assert (table["label"][beside] == 0).all()
+    made = twins[fakes] >= 0
+    assert made.sum() == 10  # generators alike
+    assert (twins[fakes][made] == beside[made]).all()
+    doubled = pd.concat([table, table.iloc[:1]], ignore_index=True)
+    assert find_twins(doubled)[6] == -1  # two photographs of one name
+    for name in ("a", "b"):
+        pairs_of(tmp_path / name)
+    both = open_corpora([tmp_path / "a", tmp_path / "b"]).table
+    assert find_twins(both)[14 + 6 : 14 + 12].tolist() == [14, 15, 16, 17, 18, 19]
+
+
+def test_twins_go_through_the_same(tmp_path: Path) -> None:
+    views = views_of(pairs_of(tmp_path / "pairs"), mix=1.0)
+    for draw in range(8):
+        real, fake = (views[Key(2, draw, row, True)] for row in (3, 9))
+        np.testing.assert_array_equal(real, fake)
+        assert not np.array_equal(real, views[Key(2, draw + 1, 3, True)])
+
+
+def test_a_mixed_fake_lies_between_it_and_its_photograph(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    real = cv2.GaussianBlur(rng.integers(60, 190, (64, 64, 3)).astype(np.uint8), (0, 0), 3)
+    fake = real.copy()
+    fake[::2, ::2] += 12  # a trace in the highest frequencies
+    fake[..., 0] += 20  # and another colour
+    kinds = set()
+    for seed in range(30):
+        mixed = mix_pair(fake, real, np.random.default_rng(seed)).astype(float)
+        kept = np.abs(mixed[::2, ::2] - mixed[1::2, 1::2])[..., 1].mean()
+        assert 5 < kept < 14
+        colour = (mixed - real)[1::2, 1::2, 0].mean()
+        kinds.add("low" if colour < 6 else "all")
+        assert colour < 21
+    assert kinds == {"low", "all"}
+
+
+def test_an_epoch_of_a_run_draws_twins_side_by_side(tmp_path: Path) -> None:
+    seen: list[Key] = []
+
+    class Watched(Views):
+        def cut(self, opened: Any, key: Key) -> np.ndarray:
+            seen.append(key)
+            return super().cut(opened, key)
+
+    pairs_of(tmp_path / "pairs", 40)
+    table = pd.read_csv(tmp_path / "pairs" / "metadata.csv")
+    table[table["generator"] != "other"].to_csv(tmp_path / "pairs" / "metadata.csv", index=False)
+    corpus = tmp_path / "pairs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "Views", Watched)
+        run = train_detector(settings(corpus, tmp_path / "run", epochs=1))
+    learned = [key for key in seen if key.learn]
+    together = [k for a, b in pairwise(learned) if a.draw == b.draw for k in (a, b)]
+    assert len(together) > len(learned) / 4
+    assert (run / "model.safetensors").exists()
+
+
+# How they are shown
 
 
 def test_workers_change_no_pixel(corpus: Path) -> None:

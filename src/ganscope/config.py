@@ -244,6 +244,9 @@ class TrainDetectorSettings:
     """Generators kept out of training and validation: the detector never meets them."""
     degrade: float = 0.8
     """Probability that an image is degraded (both classes alike) before it is learned from."""
+    mix: float = 0.4
+    """Probability that a fake is mixed with the photograph that it was made from, where there is
+    one, before it is learned from."""
     hard_examples: float = 1.0
     """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
     patience: int = 5
@@ -263,8 +266,9 @@ class TrainDetectorSettings:
         _at_least(self, patience=0, seed=0, workers=0)
         _one_of(self, precision=PRECISIONS)
         _device(self.device)
-        if self.degrade > 1:
-            raise GanscopeError(f"--degrade must be at most 1, not {self.degrade:g}")
+        for name in ("degrade", "mix"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
 
 
 @dataclass(frozen=True, kw_only=True)
