@@ -289,7 +289,7 @@ class StyledConvolution(nn.Module):
     """
 
     noise: Tensor
-    NOISE_RATE = 0.1
+    NOISE_RATE = 0.01
     """Noise is learned this much slower than all else, or it comes before there is a picture."""
 
     def __init__(self, before: int, after: int, w_dim: int, side: int, enlarge: bool = False):

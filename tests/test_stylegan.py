@@ -49,7 +49,7 @@ def tiny(out: Path, **changes: object) -> TrainGeneratorSettings:
 def noisy(net: StyleGenerator) -> StyleGenerator:
     """A generator whose noise, which it learns, is there from the start."""
     for convolution in net.convolutions:
-        torch.nn.init.constant_(convolution.strength, 5.0)
+        torch.nn.init.constant_(convolution.strength, 50.0)
     return net
 
 
@@ -58,7 +58,7 @@ def test_scaling_inputs_and_outputs_equals_weights_of_each_image(enlarge: bool) 
     torch.manual_seed(0)
     layer = StyledConvolution(5, 7, 6, 16 if enlarge else 8, enlarge).eval()
     torch.nn.init.normal_(layer.bias)
-    torch.nn.init.constant_(layer.strength, 0.3)
+    torch.nn.init.constant_(layer.strength, 3.0)
     x, w = torch.randn(3, 5, 8, 8), torch.randn(3, 6)
     weights = layer.weight * layer.style(w)[:, None, :, None, None]  # (3, 7, 5, 3, 3)
     weights = weights / (weights.square().sum((2, 3, 4), keepdim=True) + 1e-8).sqrt()
