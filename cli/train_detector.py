@@ -19,6 +19,17 @@ def train_detector(
     detector: Annotated[
         str, typer.Option(help="Architecture: cnn, npr, patch, lite, or timm:NAME.")
     ] = "cnn",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="full: all weights learn; frozen-linear: a classifier on the features of a large "
+            "timm:NAME, computed once."
+        ),
+    ] = "full",
+    fuse: Annotated[
+        str | None,
+        typer.Option(help="Join another detector's logits: its name, run folder or hub id."),
+    ] = None,
     out_: Annotated[
         Path | None, typer.Option("--out", help="Run folder. [default: runs/DETECTOR, numbered on]")
     ] = None,
@@ -84,10 +95,15 @@ def train_detector(
       ganscope train-detector my_corpus/ --detector npr --epochs 20
 
       ganscope train-detector a/ b/ --detector timm:resnet18 --pretrained hub --test-generator sd-v1
+
+      ganscope train-detector --recipe frozen-linear --pretrained hub --epochs 3
+      --detector timm:vit_large_patch14_clip_224.openai
     """
     settings = TrainDetectorSettings(
         corpora=tuple(corpora or ()),
         detector=detector,
+        recipe=recipe,
+        fuse=fuse,
         out=out_,
         epochs=epochs,
         batch_size=batch_size,

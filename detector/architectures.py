@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ganscope.detector.networks import CNN, NPR, Patch, TimmNet
+from ganscope.detector.networks import CNN, NPR, Fused, Patch, TimmNet
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.registry import Registry
 
@@ -94,14 +94,24 @@ def timm_model(name: str, *, size: int | None = None) -> tuple[nn.Module, Defaul
     return net, Defaults(size or own_size, tuple(about["mean"]), tuple(about["std"]), rate)
 
 
+def fused(*, parts: list[dict[str, Any]]) -> tuple[nn.Module, Defaults]:
+    """Several networks, each given by its `architecture`, `arguments` and `input`, as one."""
+    networks = [build(part["architecture"], **part["arguments"])[0] for part in parts]
+    inputs = [part["input"] for part in parts]
+    size = max(one["size"] for one in inputs)
+    return Fused(networks, inputs), Defaults(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
 def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
-    """Build an architecture, untrained: a registered name, or timm:<name>.
+    """Build an architecture, untrained: a registered name, timm:<name>, or "fused".
 
     Raises `GanscopeError` for an unknown name or for arguments that the architecture does not take.
     """
     try:
         if name.startswith("timm:"):
             return timm_model(name.removeprefix("timm:"), **arguments)
+        if name == "fused":
+            return fused(**arguments)
         return detectors[name](**arguments)
     except TypeError as error:
         raise GanscopeError(f"detector {name}: {error}") from None

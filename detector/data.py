@@ -77,6 +77,18 @@ def _stem(path: str) -> str:
     return Path(path).stem
 
 
+def to_keys(
+    rows: np.ndarray, epoch: int, learn: bool, twins: np.ndarray | None = None
+) -> list[Key]:
+    """A key for each drawn row (n,); a photograph after a fake that was made from it shares its
+    draw.
+    """
+    draws = np.arange(len(rows))
+    if twins is not None:
+        draws[1:] -= twins[rows[:-1]] == rows[1:]
+    return [Key(epoch, int(draw), int(row), learn) for draw, row in zip(draws, rows, strict=True)]
+
+
 class Sampler:
     """Draws rows: both classes alike, the generators among the fakes alike, hard images more often.
 

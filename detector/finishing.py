@@ -47,7 +47,7 @@ def finish_run(
             for k, v in detector.state_dict().items()
         }
     )
-    scores = _score(detector, views, table[table["split"] != "train"], settings.batch_size)
+    scores = score_table(detector, views, table[table["split"] != "train"], settings.batch_size)
     val = scores[scores["split"] == "val"]
     detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
     detector.config["thresholds"] = choose_thresholds(
@@ -113,7 +113,9 @@ def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _score(detector: Detector, views: Views, table: pd.DataFrame, batch_size: int) -> pd.DataFrame:
+def score_table(
+    detector: Detector, views: Views, table: pd.DataFrame, batch_size: int
+) -> pd.DataFrame:
     """`table` with logit and score of each whole image, scored as `check` does: by native tiles.
 
     Images that cannot be read are left out. Where one class is compressed and the other is not, the

@@ -32,11 +32,12 @@ def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.
     """The evidence in an image: (H, W) float32 in [0, 1], high = evidence for fake.
 
     pixels: (H, W, 3) uint8 RGB. method: patches, tiles or gradcam; auto: patches where the network
-    has a map of logits of its own, else gradcam. Raises `GanscopeError` for a method that does not
-    fit.
+    has a map of logits of its own, else gradcam where it has layers for that, else tiles. Raises
+    `GanscopeError` for a method that does not fit.
     """
     if method == "auto":
-        method = "patches" if hasattr(detector.net, "patch_logits") else "gradcam"
+        own = {"patches": "patch_logits", "gradcam": "gradcam_layers"}
+        method = next((name for name, has in own.items() if hasattr(detector.net, has)), "tiles")
     return heatmap_methods[method](detector, pixels)
 
 

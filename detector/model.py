@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.architectures import build, load_pretrained
+from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 
 RULE = "native tiles, small images padded by reflection"
@@ -106,7 +107,9 @@ class Detector(FolderModel):
         return self.net.patch_logits(self.normalised(images))  # type: ignore[operator]
 
     def gradcam_layers(self) -> list[nn.Module]:
-        """The layers whose activations Grad-CAM looks at."""
+        """The layers whose activations Grad-CAM looks at; `GanscopeError` if there are none."""
+        if not hasattr(self.net, "gradcam_layers"):
+            raise GanscopeError(f"{self.config['architecture']} has no Grad-CAM; use tiles")
         return self.net.gradcam_layers()  # type: ignore[operator]
 
     def score(self, logit: Any) -> Any:

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -163,3 +164,29 @@ class TimmNet(nn.Module):
         if blocks is not None and hasattr(blocks[-1], "norm1"):
             return [blocks[-1].norm1]  # in a transformer only the class token outlives this layer
         return [self.backbone.get_submodule(self.backbone.feature_info[-1]["module"])]
+
+
+class Fused(nn.Module):
+    """A weighted sum of several networks' logits. Images are in [0, 1]: each network has its own
+    normalisation, and one for smaller images sees tiles that cover the large ones.
+    """
+
+    def __init__(self, networks: list[nn.Module], inputs: list[dict[str, Any]]):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.inputs = inputs
+        """size, mean and std of each network's images."""
+        self.weights = nn.Parameter(torch.ones(len(networks)) / len(networks))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [self._logits(*part, x) for part in zip(self.networks, self.inputs, strict=True)]
+        return torch.stack(found, 1) @ self.weights + self.bias
+
+    def _logits(self, network: nn.Module, about: dict[str, Any], x: Tensor) -> Tensor:
+        mean, std = (x.new_tensor(about[name])[:, None, None] for name in ("mean", "std"))
+        places = [torch.linspace(0, n - about["size"], -(-n // about["size"])) for n in x.shape[2:]]
+        corners = torch.cartesian_prod(*places).round().long().tolist()
+        side = about["size"]
+        tiles = torch.cat([x[:, :, top : top + side, left : left + side] for top, left in corners])
+        return network((tiles - mean) / std).unflatten(0, (len(corners), -1)).mean(0)

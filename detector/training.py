@@ -34,9 +34,18 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.splits import split_corpus
-from ganscope.detector.data import Key, Loader, Sampler, Views, find_twins, jpeg_qualities
+from ganscope.detector.data import (
+    Key,
+    Loader,
+    Sampler,
+    Views,
+    find_twins,
+    jpeg_qualities,
+    to_keys,
+)
 from ganscope.detector.finishing import finish_run
-from ganscope.detector.model import Detector
+from ganscope.detector.fusion import fuse_detectors
+from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
@@ -69,16 +78,21 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     an unknown architecture or generator, pretrained weights that do not fit, and a folder that
     holds a finished run or one with other settings.
     """
+    if settings.recipe == "frozen-linear":
+        from ganscope.detector.frozen import train_frozen
+
+        return train_frozen(settings, progress)
     device = pick_device(settings.device)
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     state = processes(device)
-    table = _split(settings)
+    table = split_table(settings)
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
     average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
-    run, saved = _open_run(settings, state)
+    other = load_detector(settings.fuse) if settings.fuse else None
+    run, saved = open_run(settings, state)
     checked = _checked(table, state.num_processes)
     if saved and saved["checked"] != checked:
         raise GanscopeError(
@@ -133,7 +147,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         )
     )
 
-    with Loader(views, _workers(settings, device, accelerator.num_processes)) as loader:
+    with Loader(views, reading_processes(settings, device, accelerator.num_processes)) as loader:
         while len(log) < settings.epochs and not _stale(log, settings.patience):
             epoch, started = len(log), time.perf_counter()
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
@@ -196,13 +210,15 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             "epochs_run": len(log),
             "best_epoch": _best_epoch(log),
         }
+        if other:
+            average = fuse_detectors([average, other], table, views, settings.batch_size)
         finish_run(run, settings, average, views, table, log)
         for name in (CHECKPOINT, SPEED):
             (run / name).unlink(missing_ok=True)
     return run
 
 
-def _split(settings: TrainDetectorSettings) -> pd.DataFrame:
+def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
     """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
     corpus = open_corpora(settings.corpora)
     named = ", ".join(map(str, settings.corpora))
@@ -234,7 +250,7 @@ def _split(settings: TrainDetectorSettings) -> pd.DataFrame:
     return table
 
 
-def _open_run(
+def open_run(
     settings: TrainDetectorSettings, state: PartialState
 ) -> tuple[Path, dict[str, Any] | None]:
     """Make or re-enter the run folder; returns it and its checkpoint, if there is one.
@@ -290,7 +306,7 @@ def _choose_speed(
     return fastest(step, device, settings.precision)
 
 
-def _workers(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:
+def reading_processes(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:
     """Reading processes: on a CPU no core is spare, the network uses them all."""
     if settings.workers is not None:
         return settings.workers
@@ -323,10 +339,7 @@ def _batches(
     twins: np.ndarray | None = None,
 ) -> list[list[Key]]:
     """This process' batches of the rows that all processes go through together."""
-    draws = np.arange(len(rows))
-    if twins is not None:
-        draws[1:] -= twins[rows[:-1]] == rows[1:]
-    keys = [Key(epoch, int(draw), int(row), learn) for draw, row in zip(draws, rows, strict=True)]
+    keys = to_keys(rows, epoch, learn, twins)
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     return batches[accelerator.process_index :: accelerator.num_processes]
 

@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("png", "jpeg", "webp")
 LOSSES = ("minimax", "non-saturating")
+RECIPES = ("full", "frozen-linear")
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
 
 
@@ -227,6 +228,11 @@ class TrainDetectorSettings:
     """Corpus folders; empty: the newest one here."""
     detector: str = "cnn"
     """An architecture: see `ganscope list detectors`, or timm:<name>."""
+    recipe: str = "full"
+    """full: all weights learn; frozen-linear: a classifier on a backbone's features."""
+    fuse: str | None = None
+    """Another detector (shipped name, run folder, hub id) whose logits are joined to this one's, in
+    the proportion that validation asks for; it should not have learned from those images."""
     out: Path | None = None
     """Run folder; None: runs/<detector>, numbered on if that is finished already."""
     epochs: int = 10
@@ -264,7 +270,7 @@ class TrainDetectorSettings:
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
         _at_least(self, patience=0, seed=0, workers=0)
-        _one_of(self, precision=PRECISIONS)
+        _one_of(self, precision=PRECISIONS, recipe=RECIPES)
         _device(self.device)
         for name in ("degrade", "mix"):
             if not 0 <= getattr(self, name) <= 1:

@@ -1,0 +1,145 @@
+"""The frozen-linear recipe: nothing but the classifier learns, features are computed once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_training import make_corpus
+
+from ganscope.config import TrainDetectorSettings
+from ganscope.detector import frozen
+from ganscope.detector.fusion import fuse_detectors
+from ganscope.detector.heatmaps import heatmap
+from ganscope.detector.model import Detector
+from ganscope.detector.training import train_detector
+from ganscope.errors import GanscopeError
+
+
+def settings(corpus: Path, out: Path, **changes: Any) -> TrainDetectorSettings:
+    plain = TrainDetectorSettings(
+        corpora=(corpus,),
+        detector="timm:test_vit",
+        recipe="frozen-linear",
+        out=out,
+        size=32,
+        epochs=2,
+        batch_size=16,
+        degrade=0.0,
+        device="cpu",
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("corpus") / "c"
+    return make_corpus(root, {"real": 60, "a": 40, "b": 40}, trace=60.0)
+
+
+def test_a_classifier_is_fitted_to_frozen_features(corpus: Path, tmp_path: Path) -> None:
+    run = train_detector(settings(corpus, tmp_path / "run"))
+    trained = Detector.load(run)
+    torch.manual_seed(0)
+    before = Detector.create("timm:test_vit", size=32)
+    names = before.net.head_names()
+    for name, weight in before.net.backbone.state_dict().items():
+        same = torch.allclose(weight, trained.net.backbone.state_dict()[name], atol=1e-3)
+        assert same != name.startswith(names), name
+    assert trained.config["training"]["recipe"] == "frozen-linear"
+    assert trained.config["training"]["penalty"] in frozen.STRENGTHS
+    assert trained.config["false_alarms"]["photographs"] == 12
+    metrics = (run / "metrics.json").read_text()
+    assert '"auroc"' in metrics
+    assert not list(run.glob("features*"))
+    assert (run / "loss.png").exists()
+
+
+def test_the_classifier_separates_what_the_features_do(corpus: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(200) % 2
+    x = rng.normal(5, 3, (200, 8)).astype(np.float32)
+    x[:, 3] += 9 * y
+    (weights, bias), penalty = frozen._fit(x[:100], y[:100], x[100:], y[100:])
+    assert (((x[100:] @ weights + bias) > 0) == y[100:]).mean() > 0.9
+    assert np.abs(weights).argmax() == 3
+    assert penalty in frozen.STRENGTHS
+
+
+def test_a_killed_run_does_not_compute_features_again(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, calls = frozen.compute_features, []
+
+    def counted(*args: Any) -> np.ndarray:
+        calls.append(args[2][0].epoch)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(frozen, "compute_features", counted)
+    with pytest.raises(KeyboardInterrupt):
+        train_detector(settings(corpus, tmp_path / "run"))
+    train_detector(settings(corpus, tmp_path / "run"))
+    assert calls == [0, 0, 1, 1]  # validation, two looks of which the second was broken off
+    monkeypatch.setattr(frozen, "compute_features", compute)
+    train_detector(settings(corpus, tmp_path / "whole"))
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_what_does_not_go_with_it_is_said(corpus: Path, tmp_path: Path) -> None:
+    for change, message in (
+        ({"detector": "cnn"}, "no linear classifier"),
+        ({"learning_rate": 1e-3}, "no use for it"),
+    ):
+        with pytest.raises(GanscopeError, match=message):
+            train_detector(settings(corpus, tmp_path / "run", **change))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(GanscopeError, match="--recipe must be one of full, frozen-linear"):
+        TrainDetectorSettings(recipe="linear")
+
+
+def test_a_fused_detector_is_the_weighted_sum_of_its_parts(corpus: Path, tmp_path: Path) -> None:
+    """A part for larger images and one for smaller ones, of which one knows something."""
+    plain = settings(corpus, tmp_path / "cnn", detector="cnn", recipe="full", size=16, epochs=3)
+    low = Detector.load(train_detector(plain))
+    run = train_detector(settings(corpus, tmp_path / "run", fuse=str(tmp_path / "cnn")))
+    fused = Detector.load(run)
+    assert fused.size == 32
+    assert (fused.net.weights >= 0).all()
+    assert fused.net.weights.max() > 0
+    images = torch.rand(3, 3, 32, 32)
+    vit = Detector.create("timm:test_vit", size=32).eval()
+    vit.net.load_state_dict(fused.net.networks[0].state_dict())
+    with torch.inference_mode():
+        whole = vit(images)
+        quarters = [
+            low.eval()(images[:, :, y : y + 16, x : x + 16]) for y in (0, 16) for x in (0, 16)
+        ]
+        weights, bias = fused.net.weights, fused.net.bias
+        expected = weights[0] * whole + weights[1] * torch.stack(quarters).mean(0) + bias
+        torch.testing.assert_close(fused.eval()(images), expected, rtol=2e-3, atol=2e-3)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    assert heatmap(fused, pixels).shape == (50, 70)
+    with pytest.raises(GanscopeError, match="no Grad-CAM"):
+        heatmap(fused, pixels, "gradcam")
+
+
+def test_a_part_that_knows_nothing_gets_no_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"label": np.arange(100) % 2, "split": "val"})
+    good = rng.normal(size=100) + 3 * table["label"]
+    said = iter([good, -good + 0.1 * rng.normal(size=100)])
+    monkeypatch.setattr(
+        "ganscope.detector.fusion.score_table", lambda *_: table.assign(logit=next(said))
+    )
+    parts = [Detector.create("cnn", width=8, depth=3) for _ in range(2)]
+    weights = fuse_detectors(parts, table, None, 1).net.weights  # type: ignore[arg-type]
+    assert weights[0] > 0
+    assert weights[1] == 0
