@@ -9,6 +9,7 @@ from rich.text import Text
 
 from ganscope.cli.console import Device, Seed, err, out, progress
 from ganscope.config import BenchmarkSettings
+from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
     import pandas
@@ -22,6 +23,20 @@ def benchmark(
     detector: Annotated[
         list[str] | None,
         typer.Option(help="Detector to compare; may be repeated. [default: default]"),
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Architecture to train anew for each generator, on all others, and to measure on "
+            "that one; may be repeated."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Of each training of --train.")] = 10,
+    pretrained: Annotated[
+        str | None, typer.Option(help="What each training of --train starts from: a file, or hub.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
     degrade: Annotated[
         list[str] | None,
@@ -48,10 +63,16 @@ def benchmark(
 
       ganscope benchmark a/ b/ --detector default --detector runs/npr --degrade jpeg:75 --degrade
       resize:0.5
+
+      ganscope benchmark corpus/ --train npr --train timm:resnet18 --out leave-one-out
     """
     settings = BenchmarkSettings(
         corpora=tuple(corpora),
         detector=tuple(detector or ("default",)),
+        train=tuple(train or ()),
+        epochs=epochs,
+        pretrained=pretrained,
+        size=size,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,
@@ -60,10 +81,13 @@ def benchmark(
         seed=seed,
         device=device,
     )
+    if train and detector:
+        raise GanscopeError("--train and --detector do not go together; run two benchmarks")
     from ganscope.detector.benchmark import benchmark_detectors
+    from ganscope.detector.holdout import leave_one_out
 
     with progress() as bar:
-        results = benchmark_detectors(settings, bar)
+        results = (leave_one_out if train else benchmark_detectors)(settings, bar)
     show_results(results)
     err.print("scores, tables and pictures are in")
     out.print(str(results.attrs["out"]), highlight=False, soft_wrap=True)

@@ -54,10 +54,26 @@ def benchmark_detectors(
     Raises `GanscopeError` for an unknown detector, corpus or degradation, for corpora without
     images of both classes in the split, and for an output folder that holds another benchmark.
     """
-    degradations = [CLEAN, *(parse_degradation(d) for d in settings.degrade)]
-    degradations = list({d.label: d for d in degradations}.values())
+    degradations = parse_degradations(settings)
     detectors = _load_all(settings.detector)
     table = _images(settings)
+    out = open_folder(settings)
+    scores, unreadable = score_all(settings, table, detectors, degradations, progress)
+    if scores.empty:
+        raise GanscopeError("none of the images could be read")
+    results = evaluate_all(scores, detectors, settings)
+    write_results(settings, out, scores, results, detectors, unreadable)
+    return results
+
+
+def parse_degradations(settings: BenchmarkSettings) -> list[Degradation]:
+    """The degradations to test under, clean first, each once."""
+    found = [CLEAN, *(parse_degradation(d) for d in settings.degrade)]
+    return list({d.label: d for d in found}.values())
+
+
+def open_folder(settings: BenchmarkSettings) -> Path:
+    """Make the folder for the results; refuses one that holds another benchmark."""
     out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
     if any((out / name).exists() for name in MADE_OF):
         raise GanscopeError(f"{out} holds a benchmark already; name another folder with --out")
@@ -65,12 +81,19 @@ def benchmark_detectors(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GanscopeError(f"{out}: cannot be made ({error.strerror})") from None
+    return out
 
-    scores, unreadable = _score_all(settings, table, detectors, degradations, progress)
-    if scores.empty:
-        raise GanscopeError("none of the images could be read")
+
+def write_results(
+    settings: BenchmarkSettings,
+    out: Path,
+    scores: pd.DataFrame,
+    results: pd.DataFrame,
+    detectors: dict[str, Detector],
+    unreadable: dict[str, str],
+) -> None:
+    """Write scores, results and pictures, and note in the results' attributes where."""
     write_text(out / "scores.csv", _wide(scores).to_csv(index=False, float_format="%.6g"))
-    results = _evaluate(scores, detectors, settings)
     write_text(out / "results.csv", results.to_csv(index=False, float_format="%.6g"))
     about = {
         "settings": plain(settings),
@@ -91,7 +114,6 @@ def benchmark_detectors(
     )
     plots.draw_matrix(out / "matrix.png", results)
     results.attrs |= {"out": str(out), "unreadable": unreadable}
-    return results
 
 
 def _load_all(names: tuple[str, ...]) -> dict[str, Detector]:
@@ -112,7 +134,7 @@ def _images(settings: BenchmarkSettings) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def _score_all(
+def score_all(
     settings: BenchmarkSettings,
     table: pd.DataFrame,
     detectors: dict[str, Detector],
@@ -200,9 +222,10 @@ def _wide(scores: pd.DataFrame) -> pd.DataFrame:
     return wide[order].reset_index().drop(columns="image").rename_axis(columns=None)
 
 
-def _evaluate(
+def evaluate_all(
     scores: pd.DataFrame, detectors: dict[str, Detector], settings: BenchmarkSettings
 ) -> pd.DataFrame:
+    """The results: a row for each detector, generator and degradation."""
     parts = []
     for (name, degradation), part in scores.groupby(["detector", "degradation"], sort=False):
         threshold = detectors[str(name)].thresholds["fake"]
@@ -224,7 +247,7 @@ def _columns() -> list[str]:
 
 def _trained_here(detector: Detector, settings: BenchmarkSettings) -> bool:
     """Whether training images of a detector may be among those that it is measured on."""
-    if settings.split in ("val", "test"):
+    if settings.split in ("val", "test") or settings.train:
         return False
     trained_on = {Path(c).resolve() for c in detector.config["training"].get("corpora", ())}
     return bool(trained_on & {Path(c).resolve() for c in settings.corpora})

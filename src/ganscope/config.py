@@ -317,6 +317,14 @@ class BenchmarkSettings:
     corpora: tuple[Path, ...]
     detector: tuple[str, ...] = ("default",)
     """Detectors to compare: names, run folders, hub ids."""
+    train: tuple[str, ...] = ()
+    """Architectures to train instead: for each generator on all others, to be measured on it."""
+    epochs: int = 10
+    """Of each of those trainings."""
+    pretrained: str | None = None
+    """What each of those trainings starts from, as for `train-detector`."""
+    size: int | None = None
+    """Side of the crops in those trainings; None: the architecture's own."""
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images."""
     out: Path | None = None
@@ -331,7 +339,7 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
-        _at_least(self, batch_size=1, bootstrap=0, seed=0)
+        _at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16)
         _one_of(self, split=("all", "train", "val", "test"))
         _device(self.device)
         if not self.corpora:
