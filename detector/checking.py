@@ -127,22 +127,26 @@ def explain_probability(probability: float) -> str:
 
 
 def _judge(detector: Detector, scored: Scored) -> Check:
-    verdict, probability, said = None, None, list(scored.warnings)
+    verdict, probability, meaning, said = None, None, None, list(scored.warnings)
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
         probability = float(detector.probability(scored.logit))
         if scored.quality is not None and scored.quality < STRONG:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
-        doubts = _doubts(detector, scored, verdict)
-        if verdict != "unsure" and doubts:
+        unlike = _unlike_photographs(scored)
+        changed = _changed_by_reencoding(detector, scored)
+        if verdict != "unsure" and (unlike or changed):
+            said.append(f"{unlike or changed}, so unsure")
             verdict = "unsure"
-            said += [f"{doubt}, so unsure" for doubt in doubts]
+        meaning = (
+            f"nothing can be said: {unlike}" if unlike else _meaning(detector, probability, verdict)
+        )
     return Check(
         path=scored.path,
         score=scored.score,
         verdict=verdict,
         probability=probability,
-        meaning=None if probability is None else _meaning(detector, probability, verdict),
+        meaning=meaning,
         thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
         detector=detector.name,
         width=scored.width,
@@ -152,30 +156,31 @@ def _judge(detector: Detector, scored: Scored) -> Check:
     )
 
 
-def _meaning(detector: Detector, probability: float, verdict: str | None) -> str:
+def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
     known = detector.config.get("false_alarms")
     if verdict == "fake" and known and known["photographs"]:
         said += (
-            f"; of {known['photographs']:,} photographs that it did not learn from, the detector "
+            f"; of {known['photographs']:,} photographs of the {known['split']} split the detector "
             f"called {known['called_fake']:,} fake (at most {known['at_most']:.1%} of such)"
         )
     return said
 
 
-def _doubts(detector: Detector, scored: Scored, verdict: str) -> list[str]:
-    """Why a verdict should not be given, whatever the score says."""
-    found = []
+def _unlike_photographs(scored: Scored) -> str:
+    """Why no detector should judge this image; "" if it looks like a photograph."""
     if scored.contrast < 1.0 or min(scored.width, scored.height) < SMALLEST:
-        found.append("too little to judge by")
-    elif scored.colours < FEW_COLOURS:
-        found.append("few colours: text or a drawing, which the detector was not measured on")
-    changed = [
-        name for name, score in scored.reencoded.items() if detector.verdict(score) != verdict
-    ]
-    if changed:
-        found.append(f"the verdict does not outlast {' or '.join(changed)}")
-    return found
+        return "too little to judge by"
+    if scored.colours < FEW_COLOURS:
+        return "few colours: text or a drawing, which the detector was not measured on"
+    return ""
+
+
+def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
+    """What encodings change the verdict on the same tiles; "" for none."""
+    verdicts = {name: detector.verdict(score) for name, score in scored.reencoded.items()}
+    lost = [name for name, found in verdicts.items() if found != verdicts["clean"]]
+    return f"re-encoded ({', '.join(lost)}) it would be judged otherwise" if lost else ""
 
 
 def _heatmap_names(folder: Path) -> Any:

@@ -49,7 +49,9 @@ class Scored:
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
     """(T, 2): top and left of each tile in pixels."""
     reencoded: dict[str, float] = field(default_factory=dict)
-    """Label of each of `REENCODED` -> score of the image so changed, if that was asked for."""
+    """Score of some of the tiles as they are ("clean") and after each of `REENCODED` (by its
+    label), if that was asked for.
+    """
     width: int = 0
     height: int = 0
     contrast: float = 0.0
@@ -91,31 +93,62 @@ def tiles(pixels: np.ndarray, size: int, most: int = MAX_TILES) -> tuple[np.ndar
     """
     height, width = pixels.shape[:2]
     positions = tile_positions(height, width, size, most)
-    short = (max(size - height, 0), max(size - width, 0))
-    if any(short):
-        pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+    pixels = _filled(pixels, size)
     return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
 
 
-def reencoded_tiles(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Tiles (T, size, size, 3) uint8 of an image after each of `REENCODED`, as many of each.
+def reencoded_tiles(pixels: np.ndarray, size: int, positions: np.ndarray) -> np.ndarray:
+    """Tiles (len(REENCODED) * T, size, size, 3) uint8: those at positions (T, 2) after each of
+    `REENCODED`.
 
     Only the surroundings of the tiles are encoded anew: a large image costs no more than a small
-    one.
+    one. They begin on the grid of a JPEG's blocks, as those of a file that is saved again do.
     """
-    shrinks = [d.value for d in REENCODED if d.name.startswith("resize")]
-    around, _ = tiles(pixels, math.ceil(size / min(shrinks)), REENCODED_TILES)
-    rng = np.random.default_rng(0)  # neither of them draws
-    return np.stack([change(one, rng)[:size, :size] for change in REENCODED for one in around])
+    found = []
+    for change in REENCODED:
+        shrink = change.value if change.name.startswith("resize") else 1.0
+        side = math.ceil(size / shrink)
+        whole = _filled(pixels, side)
+        for place in positions:
+            if shrink == 1:  # a block more on each side: the decoder smooths colours across blocks
+                begin = np.maximum(place // _GRID - 1, 0) * _GRID
+                end = (-(-(place + size) // _GRID) + 1) * _GRID
+                cut = (place - begin).tolist()
+            else:
+                room = np.array(whole.shape[:2]) - side
+                begin = np.clip(place - (side - size) // 2, 0, room)
+                end, cut = begin + side, [0, 0]
+            (top, left), (bottom, right) = begin.tolist(), end.tolist()
+            region = change(whole[top:bottom, left:right], _UNUSED)[cut[0] :, cut[1] :]
+            found.append(region[:size, :size])
+    return np.stack(found)
+
+
+def _filled(pixels: np.ndarray, size: int) -> np.ndarray:
+    """An image continued by reflection to the right and below until no side is below `size`."""
+    short = [max(size - n, 0) for n in pixels.shape[:2]]
+    if not any(short):
+        return pixels
+    return np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+
+
+_GRID = 16
+"""Pixels: JPEG's blocks of 8, twice as large in its colours."""
+_UNUSED = np.random.default_rng(0)
+"""For `REENCODED`, none of which draws."""
 
 
 def count_colours(pixels: np.ndarray) -> float:
-    """How many colours there are in effect: exp of the entropy of their 4-bit histogram, 1 to 4096.
+    """How many colours there are in effect: exp of the entropy of their histogram.
 
-    Of every second row and column of (..., H, W, 3) uint8.
+    Of every second row and column of (..., H, W, 3) uint8; in steps of 16 levels a channel, of grey
+    images 4.
     """
-    r, g, b = np.moveaxis(pixels[..., ::2, ::2, :] >> 4, -1, 0).astype(np.int64)
-    counts = np.bincount((r << 8 | g << 4 | b).ravel())
+    r, g, b = np.moveaxis(pixels[..., ::2, ::2, :].astype(np.int64), -1, 0)
+    if max(np.abs(r - g).max(initial=0), np.abs(g - b).max(initial=0)) <= 2:
+        counts = np.bincount((g >> 2).ravel())
+    else:
+        counts = np.bincount((r >> 4 << 8 | g >> 4 << 4 | b >> 4).ravel())
     share = counts[counts > 0] / counts.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
@@ -185,14 +218,22 @@ def _pooled(detector: Detector, scored: Scored) -> Scored:
         scored.score = float(detector.score(scored.logit))
         if len(again):
             parts = np.split(found[len(scored.positions) :], len(REENCODED))
+            same = found[_some_tiles(len(scored.positions))]
             scored.reencoded = {
-                change.label: float(detector.score(part.mean()))
-                for change, part in zip(REENCODED, parts, strict=True)
+                name: float(detector.score(part.mean()))
+                for name, part in zip(
+                    ["clean", *(c.label for c in REENCODED)], [same, *parts], strict=True
+                )
             }
         if not np.isfinite(found).all():
             scored.logit = scored.score = None
             scored.error = "the detector gave no finite number for this image"
     return scored
+
+
+def _some_tiles(count: int) -> np.ndarray:
+    """Numbers of the tiles that are encoded anew, of so many."""
+    return np.unique(np.linspace(0, count - 1, REENCODED_TILES).round().astype(int))
 
 
 @torch.inference_mode()
@@ -249,6 +290,7 @@ def _tiled(
     scored.positions, scored.width, scored.height = positions, width, height
     scored.warnings = tuple(said)
     if reencode:
-        cut = np.concatenate([cut, reencoded_tiles(pixels, size)])
+        chosen = positions[_some_tiles(len(positions))]
+        cut = np.concatenate([cut, reencoded_tiles(pixels, size, chosen)])
     scored.expected = len(cut)
     return scored, cut

@@ -232,14 +232,38 @@ def board_detector(cnn: Detector) -> Detector:
     return detector.eval()
 
 
-def test_reencoded_tiles_are_tiles_of_the_reencoded_image() -> None:
-    """Of an image whose surroundings of a tile, 64 / 0.75 pixels a side, are all of it."""
-    (image,) = (i[:86, :86] for i in random_images(1, seed=9) if min(i.shape[:2]) >= 86)
-    jpeg, shrunk = reencoded_tiles(image, 64)
+def test_reencoded_tiles_are_those_of_a_file_that_is_saved_again() -> None:
+    """Blocks of a JPEG do not see each other, but for the smoothing of their colours."""
+    image = cv2.resize(random_images(1)[0], (230, 190), interpolation=cv2.INTER_CUBIC)
+    positions = tile_positions(190, 230, 64)
+    found = reencoded_tiles(image, 64, positions)
+    assert found.shape == (2 * len(positions), 64, 64, 3)
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
-    assert np.array_equal(jpeg, cv2.imdecode(data, 1)[:64, :64, ::-1])
-    half = cv2.resize(image, (64, 64), interpolation=cv2.INTER_AREA)
-    assert np.array_equal(shrunk, half)
+    saved = cv2.imdecode(data, 1)[..., ::-1].astype(int)
+    for tile, (y, x) in zip(found, positions, strict=False):
+        expected = saved[y : y + 64, x : x + 64]
+        assert np.abs(tile - expected).mean() < 0.05
+        assert np.abs(image[y : y + 64, x : x + 64] - expected).mean() > 1
+    # 64 pixels are made of 86, around the tile where there is room.
+    shrunk = found[len(positions) :][0]
+    assert np.array_equal(
+        shrunk, cv2.resize(image[:86, :86], (64, 64), interpolation=cv2.INTER_AREA)
+    )
+    tiny = reencoded_tiles(image[:20, :30], 64, np.zeros((1, 2), int))
+    assert tiny.shape == (2, 64, 64, 3)
+
+
+def test_only_the_encoding_can_change_a_verdict(board_detector: Detector, tmp_path: Path) -> None:
+    """What is encoded anew is compared with the same tiles as they are, not with the image."""
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(60, 190, (8, 8, 3)).astype(np.uint8), (700, 900))
+    image[-200:, ::2] += 60
+    cv2.imwrite(str(tmp_path / "large.png"), image)
+    (scored,) = score_images(board_detector, [tmp_path / "large.png"], device="cpu", reencode=True)
+    chosen = np.linspace(0, len(scored.positions) - 1, 16).round().astype(int)
+    same = board_detector.score(scored.tile_logits[chosen].mean())
+    assert scored.reencoded["clean"] == pytest.approx(same, abs=1e-6)
+    assert len(scored.positions) > 16
 
 
 def test_a_verdict_that_reencoding_flips_is_unsure(
@@ -279,6 +303,9 @@ def test_colours_are_counted_by_their_entropy() -> None:
     assert count_colours(pixels) == pytest.approx(1)
     pixels[:32] = 255
     assert count_colours(pixels) == pytest.approx(2)
+    # A grey photograph may have 16 colours in such steps, but many shades.
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)[..., None].repeat(3, 2) * 4
+    assert count_colours(grey.repeat(2, 0).repeat(2, 1)) == pytest.approx(64)
     every = np.arange(4096)
     colours = np.stack([every >> 8, every >> 4 & 15, every & 15], -1).astype(np.uint8) * 16
     assert count_colours(colours.reshape(64, 64, 3).repeat(2, 0).repeat(2, 1)) == pytest.approx(
@@ -295,6 +322,7 @@ def test_a_page_of_text_is_never_judged(board_detector: Detector, tmp_path: Path
     check = check_image(tmp_path / "page.jpg", board_detector, "cpu")
     assert check.verdict == "unsure"
     assert any("text or a drawing" in said for said in check.warnings)
+    assert (check.meaning or "").startswith("nothing can be said")
     assert any("JPEG quality 30" in said for said in check.warnings)
 
 
