@@ -49,9 +49,10 @@ def split_corpus(
     group as well. Where no generator is named, a manifest's own split is kept if it has both
     classes in train and val, and otherwise at least its test part.
 
-    A group that would stand in two splits keeps one and loses its rows in the other;
-    `attrs["dropped"]` counts them. Raises `GanscopeError` for an unknown generator or a missing
-    class.
+    A fake of a photograph's group goes where the photograph goes; one of a held-out generator whose
+    photograph is elsewhere is dropped. Any other group that would stand in two splits keeps one and
+    loses its rows in the other; `attrs["dropped"]` counts all that are lost. Raises `GanscopeError`
+    for an unknown generator or a missing class.
     """
     generators = table.loc[table["label"] == 1, "generator"].value_counts()
     for name in (*val_generator, *test_generator):
@@ -100,6 +101,16 @@ def split_corpus(
             table.loc[rows.index, "split"] = unit[rows.index].map(splits)
         if set(table.loc[reals.index, "split"]) == set(shares):
             break
+    # What was made from a photograph goes where the photograph goes, or nowhere: else a generator
+    # that is held out would take all photographs that it worked on into its split.
+    where = table.loc[reals.index].groupby(unit[reals.index])["split"].first()
+    follows = unit.map(where).fillna("")
+    made = (table["label"] == 1) & (follows != "")
+    lost = made & (table["split"] != "") & (table["split"] != follows)
+    if len(val):
+        lost |= made & (table["split"] == "") & (follows != "train")
+    table.loc[made & (table["split"] == ""), "split"] = follows
+    table = table[~lost]
     rest = table[table["split"] == ""]
     if len(val):
         table.loc[rest.index, "split"] = "train"
@@ -108,7 +119,7 @@ def split_corpus(
             splits = assign_splits(sorted(set(unit[fakes.index])), shares, seed)
             table.loc[fakes.index, "split"] = unit[fakes.index].map(splits)
     keep = _one_split_a_group(table, seed)
-    return _report(table[keep], int((~keep).sum()))
+    return _report(table[keep], int((~keep).sum()) + int(lost.sum()))
 
 
 def _usable(table: pd.DataFrame) -> bool:

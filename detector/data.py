@@ -92,9 +92,10 @@ def to_keys(
 class Sampler:
     """Draws rows: both classes alike, the generators among the fakes alike, hard images more often.
 
-    Each fake comes beside a real: its twin (see `find_twins`), else any. An image's hardness is a
-    running mean of its losses beside its generator's mean. Reals are one group. Hard examples
-    change the odds only within a group, so they never upset the balance.
+    Each fake comes beside a real: its twin (see `find_twins`), else any. Where there are reals that
+    are nobody's twin, so many fakes come without theirs that those have their turn. An image's
+    hardness is a running mean of its losses beside its generator's mean. Reals are one group. Hard
+    examples change the odds only within a group, so they never upset the balance.
     """
 
     MEMORY = 0.7
@@ -105,6 +106,8 @@ class Sampler:
     def __init__(self, table: pd.DataFrame, hard_examples: float, twins: np.ndarray | None = None):
         fake = table["label"].to_numpy() == 1
         self.twins = np.full(len(table), -1) if twins is None else twins
+        self.together = len(set(self.twins[self.twins >= 0])) / max(int((~fake).sum()), 1)
+        """Share of the fakes that come with their twins: that of the reals that have one."""
         names = sorted(table["generator"][fake].unique())
         number = {name: i + 1 for i, name in enumerate(names)}
         self.groups = np.where(fake, table["generator"].map(number).fillna(0), 0).astype(int)
@@ -132,7 +135,7 @@ class Sampler:
         odds, fake = self.weights(), self.groups > 0
         fakes = self._some(n // 2, np.where(fake, odds, 0), rng)
         beside = self.twins[fakes]
-        alone = beside < 0
+        alone = (beside < 0) | (rng.random(len(fakes)) >= self.together)
         others = self._some(int(alone.sum()) + n % 2, np.where(fake, 0, odds), rng)
         beside[alone] = others[: alone.sum()]
         return np.append(np.stack([fakes, beside], 1).ravel(), others[alone.sum() :])
@@ -217,22 +220,19 @@ class Views(Dataset):
         degrade = key.learn and rng.random() < self.degrade
         factor = random_factor(rng) if degrade else 1.0
         region = math.ceil((self.size + MARGIN) / factor)
-        pixels = random_crop(self._mixed(opened, key, own), region, rng)
+        top, left = random_corner(opened.pixels.shape, region, rng)
+        pixels = opened.pixels[top : top + region, left : left + region]
+        twin = int(self.twins[key.row])
+        if key.learn and twin >= 0 and own.random() < self.mix:
+            other = self.open(twin).pixels
+            if other.shape == opened.pixels.shape:
+                real = other[top : top + region, left : left + region]
+                pixels = mix_pair(pixels, real, own) if show_the_same(pixels, real) else pixels
         pixels = self.neutral(pixels, opened.format, key.row, own)
         if degrade:
             pixels = random_degradation(pixels, rng, factor)
         pixels = random_crop(pad(pixels, self.size), self.size, rng)
         return pixels[:, ::-1] if key.learn and rng.random() < 0.5 else pixels
-
-    def _mixed(self, opened: OpenedImage, key: Key, rng: np.random.Generator) -> np.ndarray:
-        """A fake's pixels, by chance mixed with its twin's: all frequencies, or the low ones."""
-        twin = int(self.twins[key.row])
-        if not key.learn or twin < 0 or rng.random() >= self.mix:
-            return opened.pixels
-        real = self.open(twin).pixels
-        if real.shape != opened.pixels.shape:
-            return opened.pixels
-        return mix_pair(opened.pixels, real, rng)
 
     def __getitems__(self, keys: Sequence[Key]) -> np.ndarray | ImageError:
         """A batch, for a worker process; an error is handed over whole, to be raised over there."""
@@ -322,11 +322,28 @@ def mix_pair(fake: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> np
     return np.clip(fake + low[0] - low[1], 0, 255).astype(np.uint8)
 
 
+def show_the_same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two images of one size (H, W, 3) uint8 show the same scene: their small grey versions
+    go together. A fake that bears a photograph's name need not be made of its pixels.
+    """
+    small = [
+        cv2.resize(cv2.cvtColor(x, cv2.COLOR_RGB2GRAY), (16, 16), interpolation=cv2.INTER_AREA)
+        for x in (a, b)
+    ]
+    x, y = (one.astype(np.float64).ravel() - one.mean() for one in small)
+    return bool(x @ y > 0.7 * np.sqrt((x @ x) * (y @ y)))
+
+
+def random_corner(shape: tuple[int, ...], size: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a random crop of `size` pixels a side in an image of this shape."""
+    height, width = shape[:2]
+    top = int(rng.integers(max(height - size, 0) + 1))
+    return top, int(rng.integers(max(width - size, 0) + 1))
+
+
 def random_crop(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """A random crop of at most `size` pixels a side, at native resolution."""
-    height, width = pixels.shape[:2]
-    top = int(rng.integers(max(height - size, 0) + 1))
-    left = int(rng.integers(max(width - size, 0) + 1))
+    top, left = random_corner(pixels.shape, size, rng)
     return pixels[top : top + size, left : left + size]
 
 

@@ -59,8 +59,10 @@ def finish_run(
     scores["probability"] = detector.probability(scores["logit"])
     scores["verdict"] = [detector.verdict(score) for score in scores["score"]]
     splits = [name for name in ("val", "test") if (scores["split"] == name).any()]
-    reals = scores[(scores["split"] == splits[-1]) & (scores["label"] == 0)]
-    detector.config["false_alarms"] = count_false_alarms(reals)
+    reals = scores[scores["label"] == 0]
+    detector.config["false_alarms"] = count_false_alarms(
+        reals[reals["split"] == ("test" if (reals["split"] == "test").any() else "val")]
+    )
     images = _counts(table)
     metrics: dict[str, Any] = {
         "epochs": len(log),
@@ -93,22 +95,27 @@ def finish_run(
 
 
 def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
-    """How many reals were called fake, the share that is not exceeded with 95 % confidence, and the
-    same for each source with at least `FEWEST` of them.
+    """How many photographs there are among the reals of one split, of how many an image was called
+    fake, the share that is not exceeded with 95 % confidence, and the same for each source with at
+    least `FEWEST` of them. Images of one group are of one photograph.
     """
+    photographs = reals.assign(
+        photograph=reals["group"].where(reals["group"] != "", reals["file_name"]),
+        called=reals["verdict"] == "fake",
+    )
 
     def count(rows: pd.DataFrame) -> dict[str, Any]:
-        called = int((rows["verdict"] == "fake").sum())
+        called = rows.groupby("photograph")["called"].any()
         return {
-            "photographs": len(rows),
-            "called_fake": called,
-            "at_most": round(false_alarm_bound(called, len(rows)), 4),
+            "photographs": len(called),
+            "called_fake": int(called.sum()),
+            "at_most": round(false_alarm_bound(int(called.sum()), len(called)), 4),
         }
 
-    sources = {str(name): count(rows) for name, rows in reals.groupby("source")}
+    sources = {str(name): count(rows) for name, rows in photographs.groupby("source")}
     return {
-        **count(reals),
-        "split": str(reals["split"].iloc[0]) if len(reals) else "",
+        **count(photographs),
+        "split": str(reals["split"].iloc[0]) if len(reals) else "val",
         "by_source": {k: v for k, v in sources.items() if v["photographs"] >= FEWEST},
     }
 
@@ -228,7 +235,7 @@ and what lies between is *unsure*. Of the validation reals at most 1 % score
 *fake* is set with a margin for how few they are. The probability is calibrated on the val split for
 equally many reals and fakes.
 
-| reals of the {metrics["false_alarms"]["split"]} split | images | called fake | at most (95 %) |
+| {metrics["false_alarms"]["split"]} split, source | photographs | called fake | at most (95 %) |
 |---|---|---|---|
 {_false_alarms(metrics["false_alarms"])}
 

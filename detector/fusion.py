@@ -25,8 +25,13 @@ def fuse_detectors(
     weight 0.
     """
     table = table[table["split"] == "val"]
-    logits = np.stack([_logits(part, views, table, batch_size) for part in parts], 1)
-    labels = table["label"].to_numpy()
+    device = parts[0].mean.device
+    found = [score_table(part.to(device), views, table, batch_size) for part in parts]
+    both = found[0]["path"].isin(set.intersection(*(set(f["path"]) for f in found)))
+    labels = found[0]["label"][both].to_numpy()
+    logits = np.stack(
+        [f.set_index("path")["logit"][found[0]["path"][both]].to_numpy() for f in found], 1
+    )
     spread = logits.std(0) + 1e-6
     used = np.ones(len(parts), bool)
     while True:
@@ -43,8 +48,11 @@ def fuse_detectors(
             network.load_state_dict(part.net.state_dict())
         fused.net.weights.copy_(torch.from_numpy(weights))  # type: ignore[operator]
         fused.net.bias.fill_(float(fit.intercept_[0]))  # type: ignore[operator]
-    fused.config["training"] = parts[0].config["training"]
-    return fused
+    fused.config["training"] = {
+        **parts[0].config["training"],
+        "corpora": [c for part in parts for c in part.config["training"].get("corpora", [])],
+    }
+    return fused.to(device)
 
 
 def _about(part: Detector) -> dict[str, Any]:
@@ -55,7 +63,3 @@ def _about(part: Detector) -> dict[str, Any]:
         "arguments": config["arguments"],
         "input": {name: config["input"][name] for name in ("size", "mean", "std")},
     }
-
-
-def _logits(part: Detector, views: Views, table: pd.DataFrame, batch_size: int) -> np.ndarray:
-    return score_table(part, views, table, batch_size)["logit"].to_numpy()

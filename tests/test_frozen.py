@@ -133,7 +133,7 @@ def test_a_part_that_knows_nothing_gets_no_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = np.random.default_rng(0)
-    table = pd.DataFrame({"label": np.arange(100) % 2, "split": "val"})
+    table = pd.DataFrame({"label": np.arange(100) % 2, "split": "val", "path": np.arange(100)})
     good = rng.normal(size=100) + 3 * table["label"]
     said = iter([good, -good + 0.1 * rng.normal(size=100)])
     monkeypatch.setattr(

@@ -50,7 +50,9 @@ def test_no_group_is_in_two_splits_whatever_the_corpus(seed: int) -> None:
     for name in test:
         held_out = found[found["generator"] == name]
         assert set(held_out["split"]) == {"test"}
-        assert len(held_out) == (table["generator"] == name).sum()  # the test keeps its own
+        photographed = set(table["group"][table["label"] == 0]) - {""}
+        alone = (table["generator"] == name) & ~table["group"].isin(photographed)
+        assert set(table["file_name"][alone]) <= set(held_out["file_name"])
 
 
 @pytest.mark.parametrize("images_a_source", [1, 2, 3, 50])
@@ -158,3 +160,23 @@ def test_few_groups_go_round_as_far_as_they_do(groups: int, splits: int) -> None
     shares = {"train": 0.6, "val": 0.2, "test": 0.2}
     found = assign_splits([str(i) for i in range(groups)], shares)
     assert len(set(found.values())) == splits
+
+
+def test_what_was_made_from_a_photograph_goes_where_it_goes() -> None:
+    """Three generators that worked on the same photographs, one of them held out."""
+    rows = [
+        {"label": int(g != "real"), "generator": g, "group": f"p{i}", "file_name": f"{g}/{i}"}
+        for g in ("real", "a", "b", "c")
+        for i in range(100)
+    ]
+    table = pd.DataFrame(rows).assign(source="", split="")
+    found = split_corpus(table, test_generator=["c"])
+    assert found.groupby("group")["split"].nunique().max() == 1
+    counts = found.groupby(["split", "generator"]).size().to_dict()
+    assert counts["test", "c"] == counts["test", "real"] == 20
+    assert counts["val", "real"] == 20
+    assert counts["train", "real"] == 60
+    held_out = {name for split, name in counts if split == "train"}
+    assert "c" not in held_out
+    assert sum(counts["train", name] for name in held_out - {"real"}) == 60
+    assert found.attrs["dropped"] == 400 - len(found)

@@ -28,6 +28,7 @@ from ganscope.detector.data import (
     jpeg_qualities,
     mix_pair,
     pad,
+    show_the_same,
 )
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.scoring import score_images
@@ -188,6 +189,16 @@ def test_a_fake_is_drawn_with_the_photograph_it_was_made_from(tmp_path: Path) ->
     assert find_twins(both)[14 + 6 : 14 + 12].tolist() == [14, 15, 16, 17, 18, 19]
 
 
+def test_photographs_that_no_fake_was_made_from_have_their_turn() -> None:
+    table = table_of({"real": 100, "fake": 20})
+    twins = np.r_[np.full(100, -1), np.arange(20)]
+    sampler = Sampler(table, 1.0, twins)
+    drawn = np.concatenate([sampler.draw(200, np.random.default_rng(i)) for i in range(20)])
+    counts = np.bincount(drawn[drawn < 100], minlength=100)
+    assert counts.min() > 5
+    assert 0.8 < counts[:20].sum() / counts.sum() / (0.2 + 0.8 * 0.2) < 1.2
+
+
 def test_twins_go_through_the_same(tmp_path: Path) -> None:
     views = views_of(pairs_of(tmp_path / "pairs"), mix=1.0)
     for draw in range(8):
@@ -202,6 +213,8 @@ def test_a_mixed_fake_lies_between_it_and_its_photograph(tmp_path: Path) -> None
     fake = real.copy()
     fake[::2, ::2] += 12  # a trace in the highest frequencies
     fake[..., 0] += 20  # and another colour
+    assert show_the_same(fake, real)
+    assert not show_the_same(fake, np.roll(real, 32, axis=1))
     kinds = set()
     for seed in range(30):
         mixed = mix_pair(fake, real, np.random.default_rng(seed)).astype(float)
