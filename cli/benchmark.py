@@ -9,7 +9,6 @@ from rich.text import Text
 
 from ganscope.cli.console import Device, Seed, err, out, progress
 from ganscope.config import BenchmarkSettings
-from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
     import pandas
@@ -31,7 +30,9 @@ def benchmark(
             "that one; may be repeated."
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Of each training of --train.")] = 10,
+    epochs: Annotated[
+        int | None, typer.Option(help="Of each training of --train. [default: 10]")
+    ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="What each training of --train starts from: a file, or hub.")
     ] = None,
@@ -81,8 +82,6 @@ def benchmark(
         seed=seed,
         device=device,
     )
-    if train and detector:
-        raise GanscopeError("--train and --detector do not go together; run two benchmarks")
     from ganscope.detector.benchmark import benchmark_detectors
     from ganscope.detector.holdout import leave_one_out
 

@@ -28,7 +28,10 @@ def train_detector(
     ] = "full",
     fuse: Annotated[
         str | None,
-        typer.Option(help="Join another detector's logits: its name, run folder or hub id."),
+        typer.Option(
+            help="Join the logits of another detector (name, run folder, hub id) that has not "
+            "learned from this validation."
+        ),
     ] = None,
     out_: Annotated[
         Path | None, typer.Option("--out", help="Run folder. [default: runs/DETECTOR, numbered on]")

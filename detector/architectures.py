@@ -110,7 +110,7 @@ def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
     try:
         if name.startswith("timm:"):
             return timm_model(name.removeprefix("timm:"), **arguments)
-        if name == "fused":
+        if name == "fused" and arguments:
             return fused(**arguments)
         return detectors[name](**arguments)
     except TypeError as error:

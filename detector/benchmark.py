@@ -38,7 +38,9 @@ CHUNK_PIXELS = 50_000_000
 """once so many pixels are open, they are scored before more are."""
 AHEAD = 4
 """Further images that may be open and waiting."""
-MADE_OF = ("scores.csv", "results.csv", "results.json", "roc.png", "matrix.png")
+RESULTS = "results.json"
+"""Written last: it marks a benchmark finished."""
+MADE_OF = ("scores.csv", "results.csv", RESULTS, "roc.png", "matrix.png")
 
 
 def benchmark_detectors(
@@ -57,12 +59,13 @@ def benchmark_detectors(
     degradations = parse_degradations(settings)
     detectors = _load_all(settings.detector)
     table = _images(settings)
-    out = open_folder(settings)
+    out = _open_folder(settings)
     scores, unreadable = score_all(settings, table, detectors, degradations, progress)
     if scores.empty:
         raise GanscopeError("none of the images could be read")
     results = evaluate_all(scores, detectors, settings)
-    write_results(settings, out, scores, results, detectors, unreadable)
+    weights = {name: detector.weights for name, detector in detectors.items()}
+    write_results(settings, out, scores, results, weights, unreadable)
     return results
 
 
@@ -72,7 +75,7 @@ def parse_degradations(settings: BenchmarkSettings) -> list[Degradation]:
     return list({d.label: d for d in found}.values())
 
 
-def open_folder(settings: BenchmarkSettings) -> Path:
+def _open_folder(settings: BenchmarkSettings) -> Path:
     """Make the folder for the results; refuses one that holds another benchmark."""
     out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
     if any((out / name).exists() for name in MADE_OF):
@@ -89,21 +92,15 @@ def write_results(
     out: Path,
     scores: pd.DataFrame,
     results: pd.DataFrame,
-    detectors: dict[str, Detector],
+    weights: dict[str, str],
     unreadable: dict[str, str],
 ) -> None:
-    """Write scores, results and pictures, and note in the results' attributes where."""
+    """Write scores, results and pictures, and note in the results' attributes where.
+
+    weights: name of each detector -> hash of its weights.
+    """
     write_text(out / "scores.csv", _wide(scores).to_csv(index=False, float_format="%.6g"))
     write_text(out / "results.csv", results.to_csv(index=False, float_format="%.6g"))
-    about = {
-        "settings": plain(settings),
-        "detectors": {name: detector.weights for name, detector in detectors.items()},
-        "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
-        "unreadable": unreadable,
-        # NaN is no JSON
-        "results": results.astype(object).where(results.notna(), None).to_dict("records"),
-    }
-    write_json(out / "results.json", about)
     clean = scores[scores["degradation"] == CLEAN.label]
     plots.draw_roc(
         out / "roc.png",
@@ -113,6 +110,15 @@ def write_results(
         },
     )
     plots.draw_matrix(out / "matrix.png", results)
+    about = {
+        "settings": plain(settings),
+        "detectors": weights,
+        "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
+        "unreadable": unreadable,
+        # NaN is no JSON
+        "results": results.astype(object).where(results.notna(), None).to_dict("records"),
+    }
+    write_json(out / RESULTS, about)
     results.attrs |= {"out": str(out), "unreadable": unreadable}
 
 

@@ -203,9 +203,8 @@ tags: [ganscope, generated-image-detection, {settings.detector.replace(":", "-")
 # A {settings.detector} detector of generated images, {size}x{size} pixels
 
 Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at tiles of
-{size}x{size} pixels at native resolution; the logit of an image is the mean of its tiles'. The
-weights are an exponential average, taken after epoch {metrics["best_epoch"]} of
-{metrics["epochs"]}.
+{size}x{size} pixels at native resolution; the logit of an image is the mean of its tiles'.
+{_learning(settings, metrics)}
 
 ## What it learned from
 
@@ -252,6 +251,24 @@ those above, about strongly compressed or shrunk copies, and about photographs e
 
     {_command(settings)}
 """
+
+
+def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
+    """How the weights came about, for the card."""
+    if settings.recipe == "frozen-linear":
+        start = settings.pretrained or "random weights"
+        said = (
+            f"A linear classifier on a frozen backbone ({start}), which looked at each image "
+            f"{settings.epochs} times."
+        )
+    else:
+        said = (
+            f"The weights are an exponential average, taken after epoch {metrics['best_epoch']} "
+            f"of {metrics['epochs']}."
+        )
+    if settings.fuse:
+        said += f" Its logit is joined to that of {Path(settings.fuse).name}."
+    return said
 
 
 def _figures(metrics: dict[str, Any]) -> str:

@@ -1,34 +1,45 @@
 """The frozen-linear recipe: a large backbone as it is, and a linear classifier on its features.
 
 Frozen features of large models carry over to new generators (UnivFD, Ojha et al. 2023,
-arXiv:2302.10174). Each view goes through the backbone once; its features are kept on disk, so a
-killed run goes on where it was, and the classifier is fitted in seconds.
+arXiv:2302.10174). Each view goes through the backbone once; the features of each look at all images
+are kept on disk until the run is finished, and the classifier is fitted in seconds.
 """
 
-from dataclasses import replace
+import warnings
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 
-from ganscope.config import TrainDetectorSettings, plain, replacing
+from ganscope.config import (
+    TrainDetectorSettings,
+    plain,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.data import Key, Loader, Sampler, Views, find_twins, jpeg_qualities, to_keys
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks import TimmNet
-from ganscope.detector.training import open_run, reading_processes, split_table
+from ganscope.detector.training import LOSSES, fingerprint, open_run, reading_processes, split_table
 from ganscope.devices import Speed, pick_device, processes
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+UNUSED = ("learning_rate", "hard_examples", "patience")
+"""Settings of other recipes."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty on the classifier that are tried; validation chooses."""
 
@@ -44,8 +55,16 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
     state = processes(device)
     if state.num_processes > 1:
         raise GanscopeError("--recipe frozen-linear runs in one process; start it without torchrun")
-    if settings.learning_rate:
-        raise GanscopeError("--learning-rate: frozen-linear has no use for it; leave it out")
+    for field in fields(settings):
+        if field.name in UNUSED and getattr(settings, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise GanscopeError(f"--{flag}: frozen-linear has no use for it; leave it out")
+    if not settings.pretrained:
+        warnings.warn(
+            "the backbone is random without --pretrained: its features say little",
+            GanscopeWarning,
+            stacklevel=2,
+        )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     table = split_table(settings)
@@ -76,6 +95,13 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
 
     half = "bf16" if device.type == "cuda" else "fp32"
     precision = half if settings.precision == "auto" else settings.precision
+    begun, now = run / "features.json", {"images": fingerprint(table, 1), "precision": precision}
+    if begun.exists() and read_json(begun) != now:
+        raise GanscopeError(
+            f"{run} was begun with other images or in another precision; restore them to continue "
+            "it, or name another folder with --out"
+        )
+    write_json(begun, now)
     speed = Speed(precision, channels_last=device.type != "mps")
     detector = detector.to(device).eval().to(memory_format=speed.layout)
     total = sum(map(len, orders.values()))
@@ -120,8 +146,9 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
     }
     if other:
         detector = fuse_detectors([detector, other], table, views, settings.batch_size)
+    write_text(run / LOSSES, pd.DataFrame([row]).to_csv(index=False, float_format="%.6g"))
     finish_run(run, settings, detector, views, table, [row])
-    for path in run.glob("features-*.npy"):
+    for path in run.glob("features*"):
         path.unlink()
     return run
 
@@ -159,7 +186,10 @@ def compute_features(
                 detector(images)
     finally:
         hook.remove()
-    return torch.cat(found).numpy()
+    features = torch.cat(found).numpy()
+    if not np.isfinite(features).all():
+        raise GanscopeError("the backbone gave no finite numbers; take --precision fp32")
+    return features
 
 
 def _fit(

@@ -93,7 +93,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
     other = load_detector(settings.fuse) if settings.fuse else None
     run, saved = open_run(settings, state)
-    checked = _checked(table, state.num_processes)
+    checked = fingerprint(table, state.num_processes)
     if saved and saved["checked"] != checked:
         raise GanscopeError(
             f"{run} was begun with other images or another number of processes; restore them to "
@@ -281,9 +281,9 @@ def open_run(
     return run, saved
 
 
-def _checked(table: pd.DataFrame, processes: int) -> str:
-    """A fingerprint of what a resumed run must find unchanged besides its settings."""
-    text = table[["file_name", "label", "generator", "split"]].to_csv(index=False)
+def fingerprint(table: pd.DataFrame, processes: int) -> str:
+    """Of what a resumed run must find unchanged besides its settings."""
+    text = table[["file_name", "label", "generator", "split", "group"]].to_csv(index=False)
     return f"{processes} {hashlib.sha256(text.encode()).hexdigest()}"
 
 

@@ -6,7 +6,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -121,8 +121,9 @@ class Architecture:
 
     def check(self, settings: TrainGeneratorSettings) -> None:
         """Raise `GanscopeError` for settings that this kind cannot heed."""
+        usual = {field.name: field.default for field in fields(settings)}
         for name in FURTHER:
-            if getattr(settings, name) and name not in self.knows:
+            if getattr(settings, name) != usual[name] and name not in self.knows:
                 raise GanscopeError(
                     f"--{name.replace('_', '-')}: {settings.generator} has no use for it; leave "
                     "it out"

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ganscope.devices import mean_of_all
+
 SURE = 0.6
 """Mean sign of the discriminator's logits of reals above which it begins to know them by heart."""
 IMAGES = 100_000
@@ -27,7 +29,7 @@ def augment(images: Tensor, share: Tensor | float = 1.0) -> Tensor:
 
 def adapt(share: Tensor, on_real: Tensor) -> None:
     """Move the share () of altered images on, by the logits (N,) of reals in a step."""
-    sure = on_real.detach().sign().mean() - SURE
+    sure = mean_of_all(on_real.detach().sign().mean()) - SURE
     share.add_(sure.sign() * len(on_real) / IMAGES).clamp_(0, 1)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ganscope.config import TrainGeneratorSettings
+from ganscope.devices import mean_of_all
 from ganscope.generator.adversarial import Adversarial
 from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
 from ganscope.generator.augment import adapt, augment
@@ -67,7 +68,7 @@ class StyleGAN(Adversarial):
         discriminator = play.networks[DISCRIMINATOR]
         on_real = self.judge(play, discriminator, batch, real)
         on_fake = self.judge(play, discriminator, batch, fake.detach().float())
-        d_loss = bce_discriminator(on_real, on_fake, play.settings.label_smoothing)
+        d_loss = bce_discriminator(on_real, on_fake)
         penalty: Tensor | float = 0.0
         if _due(self.R1_EVERY, play):
             scalars["r1"] = r1(bare[DISCRIMINATOR], augment(real, bare[DISCRIMINATOR].altered))
@@ -119,7 +120,7 @@ def path_spread(generator: "StyleGenerator", z: Tensor) -> Tensor:
         direction = torch.randn_like(images) / images.shape[-1]
         (slope,) = torch.autograd.grad((images * direction).sum(), w, create_graph=True)
     lengths = slope.square().sum(2).mean(1).sqrt()
-    now, mean = lengths.detach().mean(), generator.path_mean
+    now, mean = mean_of_all(lengths.detach().mean()), generator.path_mean
     # From 0 the mean would take a thousand steps, and shorten all paths on its way.
     mean.copy_(torch.where(mean > 0, mean.lerp(now, 0.01), now))
     return (lengths - mean.clone()).square().mean()

@@ -1,7 +1,8 @@
 """Does a kind of GAN collapse? Mixtures of Gaussians in the plane, whose modes can be counted.
 
 The published tables of the field are of these two toys. All kinds play with the same small
-networks, data, steps and learning rates; what differs is the loss.
+networks, data and steps, and rates that fall to 0 over the second half of them; critics have rates
+of their own, and so has wgan-gp's penalty. What else differs is the loss.
 """
 
 import copy
@@ -26,8 +27,7 @@ from ganscope.generator.architectures import architectures
 
 LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 128, 0.999
 RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-4}
-"""Learning rates of kinds that play against a classifier: it is so slow that the plain GAN
-collapses."""
+"""First learning rates of kinds that play against a classifier."""
 CRITIC_RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-3}
 """Of kinds whose critic must be near its best at every step."""
 TUNED: dict[str, dict[str, Any]] = {"wgan-gp": {"gradient_penalty": 1.0}}

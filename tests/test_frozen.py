@@ -16,7 +16,9 @@ from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.heatmaps import heatmap
 from ganscope.detector.model import Detector
 from ganscope.detector.training import train_detector
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore:the backbone is random")
 
 
 def settings(corpus: Path, out: Path, **changes: Any) -> TrainDetectorSettings:
@@ -41,7 +43,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_is_fitted_to_frozen_features(corpus: Path, tmp_path: Path) -> None:
-    run = train_detector(settings(corpus, tmp_path / "run"))
+    with pytest.warns(GanscopeWarning, match="random without --pretrained"):
+        run = train_detector(settings(corpus, tmp_path / "run"))
+    assert "linear classifier on a frozen backbone" in (run / "README.md").read_text()
+    assert (run / "losses.csv").exists()
     trained = Detector.load(run)
     torch.manual_seed(0)
     before = Detector.create("timm:test_vit", size=32)
@@ -83,6 +88,11 @@ def test_a_killed_run_does_not_compute_features_again(
     monkeypatch.setattr(frozen, "compute_features", counted)
     with pytest.raises(KeyboardInterrupt):
         train_detector(settings(corpus, tmp_path / "run"))
+    table = pd.read_csv(corpus / "metadata.csv")
+    table.iloc[1:].to_csv(corpus / "metadata.csv", index=False)
+    with pytest.raises(GanscopeError, match="begun with other images"):
+        train_detector(settings(corpus, tmp_path / "run"))
+    table.to_csv(corpus / "metadata.csv", index=False)
     train_detector(settings(corpus, tmp_path / "run"))
     assert calls == [0, 0, 1, 1]  # validation, two looks of which the second was broken off
     monkeypatch.setattr(frozen, "compute_features", compute)
@@ -94,7 +104,8 @@ def test_a_killed_run_does_not_compute_features_again(
 def test_what_does_not_go_with_it_is_said(corpus: Path, tmp_path: Path) -> None:
     for change, message in (
         ({"detector": "cnn"}, "no linear classifier"),
-        ({"learning_rate": 1e-3}, "no use for it"),
+        ({"learning_rate": 1e-3}, "--learning-rate: frozen-linear has no use for it"),
+        ({"patience": 2}, "--patience: frozen-linear has no use for it"),
     ):
         with pytest.raises(GanscopeError, match=message):
             train_detector(settings(corpus, tmp_path / "run", **change))

@@ -1,6 +1,7 @@
 """Leave one generator out: every detector meets its generator for the first time."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -41,13 +42,30 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
         assert (row["n_fake"], row["n_real"]) == (count, images["test"]["real"])
     scores = pd.read_csv(tmp_path / "out" / "scores.csv")
     assert len(scores) == 2 * (20 + 16 + 12 + 10)  # a row an image, a column a detector
-    # Killed before the end: what is done is not done again.
+    # Killed before the end: what is done is not done again, what was asked must be the same.
     (tmp_path / "out" / "results.json").unlink()
-    for name in ("scores.csv", "results.csv", "roc.png", "matrix.png"):
-        (tmp_path / "out" / name).unlink()
+    with pytest.raises(GanscopeError, match=r"other settings \(--epochs\)"):
+        leave_one_out(replace(settings, epochs=3))
     monkeypatch.setattr(holdout, "train_detector", None)
     monkeypatch.setattr(holdout, "score_all", None)
     pd.testing.assert_frame_equal(leave_one_out(settings), results, check_exact=False)
+    with pytest.raises(GanscopeError, match="is there already"):
+        leave_one_out(settings)
+
+
+def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40})
+    plain = {"corpora": (corpus,), "out": tmp_path / "out"}
+    with pytest.raises(GanscopeError, match="did you mean 'cnn'"):
+        leave_one_out(BenchmarkSettings(train=("patch", "cmn"), **plain))
+    for wrong, message in (
+        ({"train": ("cnn",), "detector": ("runs/a",)}, "--train and --detector"),
+        ({"train": ("cnn",), "split": "test"}, "--split does not go"),
+        ({"epochs": 3}, "--epochs goes with --train"),
+    ):
+        with pytest.raises(GanscopeError, match=message):
+            BenchmarkSettings(**plain, **wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

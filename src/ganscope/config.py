@@ -319,8 +319,8 @@ class BenchmarkSettings:
     """Detectors to compare: names, run folders, hub ids."""
     train: tuple[str, ...] = ()
     """Architectures to train instead: for each generator on all others, to be measured on it."""
-    epochs: int = 10
-    """Of each of those trainings."""
+    epochs: int | None = None
+    """Of each of those trainings; None: 10."""
     pretrained: str | None = None
     """What each of those trainings starts from, as for `train-detector`."""
     size: int | None = None
@@ -328,7 +328,8 @@ class BenchmarkSettings:
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images."""
     out: Path | None = None
-    """Folder for scores, tables and pictures; None: `benchmark`, numbered on if it exists."""
+    """Folder for scores, tables and pictures; None: `benchmark` (`leave-one-out` with `train`),
+    numbered on if it exists."""
     split: str = "all"
     """Which images: all, train, val or test (as the corpus says)."""
     bootstrap: int = 1000
@@ -346,6 +347,14 @@ class BenchmarkSettings:
             raise GanscopeError("name at least one corpus to benchmark on")
         if not self.detector:
             raise GanscopeError("name at least one --detector")
+        if not self.train:
+            for name in ("epochs", "pretrained", "size"):
+                if getattr(self, name) is not None:
+                    raise GanscopeError(f"--{name} goes with --train; leave it out")
+        elif self.detector != ("default",):
+            raise GanscopeError("--train and --detector do not go together; run two benchmarks")
+        elif self.split != "all":
+            raise GanscopeError("--split does not go with --train, which splits by itself")
 
 
 @dataclass(frozen=True, kw_only=True)

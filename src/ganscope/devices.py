@@ -53,6 +53,15 @@ def processes(device: torch.device) -> PartialState:
     return PartialState(cpu=device.type == "cpu")
 
 
+def mean_of_all(value: torch.Tensor) -> torch.Tensor:
+    """The mean of a number () over all processes: they must not drift apart by what each sees."""
+    if not torch.distributed.is_initialized():
+        return value
+    whole = value.detach().clone()
+    torch.distributed.all_reduce(whole)
+    return whole / torch.distributed.get_world_size()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch, in this thread and those started inside, and opencv compute with a single thread."""
