@@ -42,7 +42,7 @@ def digest(root: Path) -> dict[str, str]:
 
 def test_generators_ship_within_their_size() -> None:
     folders = shipped("generators")
-    assert {"photos", "photos-upsample", "faces", "faces-vae"} <= set(folders)
+    assert {"photos", "photos-upsample", "faces", "faces-vae", "faces-style"} <= set(folders)
     assert sum((f / "model.safetensors").stat().st_size for f in folders.values()) <= 40e6
 
 
