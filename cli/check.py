@@ -35,7 +35,10 @@ def check(
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
     fail_on: Annotated[
-        str | None, typer.Option(help="fake or unsure: exit with status 1 if an image is that.")
+        str | None,
+        typer.Option(
+            help="fake: exit with status 1 if an image is; unsure: if one is that or fake."
+        ),
     ] = None,
     reencode: Annotated[
         bool,

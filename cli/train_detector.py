@@ -1,12 +1,12 @@
 """`ganscope train-detector`: train a classifier of real versus generated."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ganscope.cli.console import Device, Precision, Seed, err, out, progress
-from ganscope.config import TrainDetectorSettings
+from ganscope.config import TrainDetectorSettings, read_json
 
 
 def train_detector(
@@ -128,6 +128,19 @@ def train_detector(
 
     with progress() as bar:
         run = train(settings, bar)
+    measured = read_json(run / "metrics.json")
+    for split in ("val", "test"):
+        if split in measured:
+            err.print(f"{split}: {_figures(measured[split]['overall'])}", highlight=False)
     err.print("[green]trained[/green]; metrics, scores, pictures and the detector are in")
     out.print(str(run), highlight=False, soft_wrap=True)
     err.print(f"next: ganscope check photo.jpg --detector {run}", highlight=False)
+
+
+def _figures(overall: dict[str, Any]) -> str:
+    """AUROC with its interval, and the fakes found at 1 % false alarms."""
+    auroc, found = overall["auroc"], overall["tpr_at_fpr_1"]
+    if auroc["value"] is None:
+        return "one class only, nothing to measure"
+    interval = f" ({auroc['low']:.3f}-{auroc['high']:.3f})" if auroc["low"] is not None else ""
+    return f"AUROC {auroc['value']:.3f}{interval}, TPR {found['value']:.2f} at 1 % FPR"

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -134,6 +135,7 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
     trained = run("train-detector", "--epochs", "1", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.strip() == "runs/cnn"
+    assert re.search(r"test: AUROC [01]\.\d{3} \(.*\), TPR [01]\.\d\d at 1 % FPR", trained.stderr)
     checked = run("check", photo.name, "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     record = json.loads(checked.stdout)
