@@ -170,6 +170,8 @@ class Reconstruction(AnyGenerator):
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.weights = hash_networks(autoencoder)
         self.times, self.noise, self.blend = times, noise, blend
+        # Convolutions of so many channels are 1.4 times as fast in this layout on a CPU.
+        self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> Self:
