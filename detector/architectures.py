@@ -171,7 +171,9 @@ def _load_from_hub(net: nn.Module) -> None:
             f"--pretrained hub: the weights of {net.name} are not to be had ({reason}); "
             "offline, name a weights file"
         ) from None
-    net.backbone.load_state_dict(source.state_dict())
+    heads = tuple(f"{name}." for name in net.head_names())
+    state = {k: v for k, v in source.state_dict().items() if not k.startswith(heads)}
+    net.backbone.load_state_dict(state, strict=False)
 
 
 def _read_state(path: str) -> dict[str, Any]:

@@ -147,6 +147,11 @@ class TimmNet(nn.Module):
         self.options: dict[str, Any] = {"img_size": size} if size else {}
         self.backbone: Any
         self.backbone = timm.create_model(name, num_classes=1, **self.options)
+        for name in self.head_names():
+            # Some backbones begin with logits of +-10 where one output is asked for, and spend
+            # their training on coming back.
+            for parameter in self.backbone.get_submodule(name).parameters():
+                nn.init.normal_(parameter, std=0.01)
         if stem_stride:
             stem = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
             stem.stride = (stem_stride, stem_stride)

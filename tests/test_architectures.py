@@ -148,3 +148,16 @@ def test_pickled_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"weight": torch.nn.Linear(1, 1)}, tmp_path / "w.pth")
     with pytest.raises(GanscopeError, match="plain weights"):
         load_pretrained(build("cnn", width=8)[0], str(tmp_path / "w.pth"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lite", "timm:resnet10t", "timm:test_vit", "timm:test_convnext", "timm:test_efficientnet"],
+)
+def test_a_new_backbone_begins_undecided(name: str) -> None:
+    """timm gives EfficientNets with one output a classifier whose logits begin at +-10."""
+    torch.manual_seed(0)
+    net = build(name)[0].eval()
+    logits = net(torch.randn(8, 3, 64, 64) if "vit" not in name else torch.randn(8, 3, 160, 160))
+    assert logits.abs().max() < 1.5
+    assert logits.std() > 0
