@@ -34,8 +34,9 @@ FIELDS = (
 SMALLEST = 32
 """An image with a shorter side than this, or of one colour, is never judged with confidence."""
 FEW_COLOURS = 5.0
-"""With fewer colours in effect an image is no photograph: below are 92 % of drawings in line and of
-pages of text after JPEG and a resize, and 1 % of photographs."""
+"""With fewer colours in effect (`count_colours`) an image is hardly a photograph. Below are, shrunk
+to 0.8 and saved as JPEG 85, 97 % of 60 pages of text and 73 % of 200 line drawings (edges of
+photographs), and 0.3 % of 590 photographs; grey ones of little contrast may be, too."""
 STRONG = 40
 """JPEG quality below which no training has seen images."""
 
@@ -172,7 +173,7 @@ def _unlike_photographs(scored: Scored) -> str:
     if scored.contrast < 1.0 or min(scored.width, scored.height) < SMALLEST:
         return "too little to judge by"
     if scored.colours < FEW_COLOURS:
-        return "few colours: text or a drawing, which the detector was not measured on"
+        return "few colours, as in text and drawings, which the detector was not measured on"
     return ""
 
 

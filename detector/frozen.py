@@ -26,12 +26,19 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.corpus import newest_corpus
-from ganscope.detector.data import Key, Loader, Sampler, Views, find_twins, jpeg_qualities, to_keys
+from ganscope.detector.data import Key, Loader, Sampler, to_keys
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks import TimmNet
-from ganscope.detector.training import LOSSES, fingerprint, open_run, reading_processes, split_table
+from ganscope.detector.training import (
+    LOSSES,
+    fingerprint,
+    open_run,
+    open_views,
+    reading_processes,
+    split_table,
+)
 from ganscope.devices import Speed, pick_device, processes
 from ganscope.errors import GanscopeError, GanscopeWarning
 
@@ -77,21 +84,12 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
     run, _ = open_run(settings, state)
 
     train = table[table["split"] == "train"]
-    twins = find_twins(table)
-    sampler = Sampler(train, 0.0, twins[: len(train)])
-    views = Views(
-        table,
-        size=detector.size,
-        degrade=settings.degrade,
-        qualities=jpeg_qualities(table),
-        seed=settings.seed,
-        mix=settings.mix,
-        twins=twins,
-    )
+    views = open_views(settings, table, detector.size)
+    sampler = Sampler(train, 0.0, views.twins[: len(train)])
     orders = {"val": to_keys(np.flatnonzero(table["split"] == "val"), 0, False)}
     for look in range(settings.epochs):
         rows = sampler.draw(len(train), np.random.default_rng((settings.seed, look)))
-        orders[str(look)] = to_keys(rows, look, True, twins)
+        orders[str(look)] = to_keys(rows, look, True, views.twins)
 
     half = "bf16" if device.type == "cuda" else "fp32"
     precision = half if settings.precision == "auto" else settings.precision

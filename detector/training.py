@@ -112,17 +112,8 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         detector, torch.optim.AdamW(_parameter_groups(detector), peak)
     )
 
-    twins = find_twins(table)
-    sampler = Sampler(train, settings.hard_examples, twins[: len(train)])
-    views = Views(
-        table,
-        size=average.size,
-        degrade=settings.degrade,
-        qualities=jpeg_qualities(table),
-        seed=settings.seed,
-        mix=settings.mix,
-        twins=twins,
-    )
+    views = open_views(settings, table, average.size)
+    sampler = Sampler(train, settings.hard_examples, views.twins[: len(train)])
     batch = settings.batch_size * accelerator.num_processes
     steps = max(round(len(train) / batch), 1)
     labels = torch.from_numpy(table["label"].to_numpy(np.float32))
@@ -152,7 +143,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             epoch, started = len(log), time.perf_counter()
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
-            order = _batches(rows, epoch, True, settings.batch_size, accelerator, twins)
+            order = _batches(rows, epoch, True, settings.batch_size, accelerator, views.twins)
             seen = []
             for step, (keys, pixels) in enumerate(zip(order, loader.batches(order), strict=True)):
                 done = epoch * steps + step
@@ -248,6 +239,19 @@ def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
     table = table.drop(columns="_order").reset_index(drop=True)
     table.attrs["dropped"] = dropped
     return table
+
+
+def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) -> Views:
+    """The images of a split table as a training sees them, in crops of `size` pixels."""
+    return Views(
+        table,
+        size=size,
+        degrade=settings.degrade,
+        qualities=jpeg_qualities(table),
+        seed=settings.seed,
+        mix=settings.mix,
+        twins=find_twins(table),
+    )
 
 
 def open_run(

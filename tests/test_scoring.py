@@ -303,9 +303,6 @@ def test_colours_are_counted_by_their_entropy() -> None:
     assert count_colours(pixels) == pytest.approx(1)
     pixels[:32] = 255
     assert count_colours(pixels) == pytest.approx(2)
-    # A grey photograph may have 16 colours in such steps, but many shades.
-    grey = np.arange(64, dtype=np.uint8).reshape(8, 8)[..., None].repeat(3, 2) * 4
-    assert count_colours(grey.repeat(2, 0).repeat(2, 1)) == pytest.approx(64)
     every = np.arange(4096)
     colours = np.stack([every >> 8, every >> 4 & 15, every & 15], -1).astype(np.uint8) * 16
     assert count_colours(colours.reshape(64, 64, 3).repeat(2, 0).repeat(2, 1)) == pytest.approx(
@@ -321,7 +318,7 @@ def test_a_page_of_text_is_never_judged(board_detector: Detector, tmp_path: Path
     board_detector.config["thresholds"] = dict.fromkeys(("fake", "real", "fpr_1", "fpr_5"), 0.0)
     check = check_image(tmp_path / "page.jpg", board_detector, "cpu")
     assert check.verdict == "unsure"
-    assert any("text or a drawing" in said for said in check.warnings)
+    assert any("as in text and drawings" in said for said in check.warnings)
     assert (check.meaning or "").startswith("nothing can be said")
     assert any("JPEG quality 30" in said for said in check.warnings)
 
