@@ -34,7 +34,8 @@ class Source:
 
     `read(i)` gives the (H, W, 3) uint8 RGB pixels of number i, `groups[i]` the name of the scene
     that it shows; photographs of the same group never end up in different splits. `classes[i]` is
-    the name of what it shows, `paths[i]` its file, where the source knows.
+    the name of what it shows, `paths[i]` its file, where the source knows. `origins[i]` is the
+    source that a corpus names for it, else this one's name.
     """
 
     def __init__(
@@ -44,10 +45,12 @@ class Source:
         read: Callable[[int], np.ndarray],
         classes: Sequence[str] | None = None,
         paths: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ):
         if not len(groups):
             raise GanscopeError(f"{name}: no images found; name a folder with photographs")
         self.name, self.groups, self.classes, self.paths = name, groups, classes, paths
+        self.origins = origins or [name] * len(groups)
         self.unusable: dict[int, str] = {}
         """Numbers that turned out unreadable or too small, with the reason."""
         self._read = read
@@ -220,12 +223,12 @@ def open_folder(name: str | Path) -> Source:
         table = table[table["label"] == 0]
         paths = table["path"].tolist()
         groups = [g or p for g, p in zip(table["group"], paths, strict=True)]
-        classes = None
+        classes, origins = None, [origin or name for origin in table["source"]]
     else:
         paths = list(find_images(name))
         groups = [os.path.relpath(p, name) for p in paths]
-        classes = _subfolders(paths, root)
-    return Source(name, groups, lambda i: open_image(paths[i]).pixels, classes, paths)
+        classes, origins = _subfolders(paths, root), []
+    return Source(name, groups, lambda i: open_image(paths[i]).pixels, classes, paths, origins)
 
 
 def _subfolders(paths: list[str], root: Path) -> list[str] | None:

@@ -47,7 +47,7 @@ from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     detector = copy.deepcopy(average).train().requires_grad_(True)
     peak = settings.learning_rate or average.config["training"]["learning_rate"]
     net, optimizer = accelerator.prepare(
-        detector, torch.optim.AdamW(_parameter_groups(detector), peak)
+        torch.compile(detector, dynamic=False) if settings.compile else detector,
+        torch.optim.AdamW(_parameter_groups(detector), peak),
     )
 
     views = open_views(settings, table, average.size)
@@ -144,7 +145,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
             order = _batches(rows, epoch, True, settings.batch_size, accelerator, views.twins)
-            seen = []
+            seen: list[Tensor] = []
             for step, (keys, pixels) in enumerate(zip(order, loader.batches(order), strict=True)):
                 done = epoch * steps + step
                 rate = peak * _schedule(done, settings.epochs * steps)
@@ -153,7 +154,8 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
                 images = _to_images(pixels, device, speed)
                 targets = labels[[key.row for key in keys]].to(device)
 
-                losses = F.binary_cross_entropy_with_logits(net(images), targets, reduction="none")
+                logits = _first_pass(net, images) if settings.compile and not seen else net(images)
+                losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
                 accelerator.backward(losses.mean())
                 accelerator.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
@@ -315,6 +317,20 @@ def reading_processes(settings: TrainDetectorSettings, device: torch.device, pro
     if settings.workers is not None:
         return settings.workers
     return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
+
+
+def _first_pass(net: nn.Module, images: Tensor) -> Tensor:
+    """Logits (N,) of a network that is compiled by this; says what to do if it cannot be."""
+    from torch._dynamo.exc import BackendCompilerFailed  # two seconds, for those who compile only
+
+    try:
+        return net(images)
+    except BackendCompilerFailed as error:
+        reason = reason_of(error.inner_exception)
+        raise GanscopeError(
+            f"--compile: torch cannot compile here ({reason}); install a C++ compiler, or leave it "
+            "out"
+        ) from None
 
 
 def _parameter_groups(net: nn.Module) -> list[dict[str, Any]]:

@@ -151,7 +151,9 @@ class Reconstruction(AnyGenerator):
 
     times: how often, with rounding to 8 bit between. noise: standard deviation of what is added to
     the latents, in their own units; it depends on seed and index only. blend: share of the
-    photograph that is mixed back in at the end, 0 to 1.
+    photograph that is mixed back in at the end, 0 to 1. jitter: standard deviation of what every
+    weight of the network is multiplied by, anew for each photograph (by seed and index, too): one
+    decoder becomes many that are somewhat alike.
     """
 
     from_photos = True
@@ -165,14 +167,17 @@ class Reconstruction(AnyGenerator):
         times: int = 1,
         noise: float = 0.0,
         blend: float = 0.0,
+        jitter: float = 0.0,
     ):
         self.name, self.label = name, label
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.weights = hash_networks(autoencoder)
-        self.times, self.noise, self.blend = times, noise, blend
+        self.times, self.noise, self.blend, self.jitter = times, noise, blend, jitter
         # Convolutions of so many channels are 1.4 times as fast in this layout on a CPU.
         self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device("cpu")
+        state = self.autoencoder.state_dict()
+        self._steady = {k: v.clone() for k, v in state.items()} if jitter else {}
 
     def to(self, device: torch.device) -> Self:
         self.autoencoder.to(device)
@@ -190,6 +195,8 @@ class Reconstruction(AnyGenerator):
     @torch.inference_mode()
     def _reconstruct(self, photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         factor, fake = self.autoencoder.factor, photo
+        if self.jitter:
+            self._jitter(rng)
         height, width = (-(-side // factor) for side in photo.shape[:2])
         whole_noise: Tensor | None = None
 
@@ -211,6 +218,14 @@ class Reconstruction(AnyGenerator):
             fake = map_tiles(fake, factor, through, self.device)
         mixed = (1 - self.blend) * fake.astype(np.float32) + self.blend * photo
         return np.rint(mixed).astype(np.uint8)
+
+    def _jitter(self, rng: np.random.Generator) -> None:
+        """Change the network for the next photograph."""
+        for name, weights in self.autoencoder.state_dict().items():
+            steady = self._steady[name]
+            if steady.is_floating_point():
+                drawn = rng.standard_normal(tuple(steady.shape), dtype=np.float32)
+                weights.copy_(steady * (1 + self.jitter * torch.from_numpy(drawn)))
 
 
 def map_tiles(
@@ -250,14 +265,15 @@ def _grey_again(photo: np.ndarray, made: np.ndarray) -> np.ndarray:
 
 
 def reconstruction_generator(spec: str) -> Reconstruction:
-    """`taesd`, a hub id or a folder; then `?times=2&noise=0.1&blend=0.5`: see `Reconstruction`.
+    """`taesd`, a hub id or a folder; then `?times=2&noise=0.1&jitter=0.05&blend=0.5`: see
+    `Reconstruction`.
 
     A folder holds what diffusers saves (an AutoencoderTiny or AutoencoderKL, or a whole pipeline),
     or `*_encoder` and `*_decoder` state dicts as TAESD publishes them (.pth or .safetensors); where
     there are several, FOLDER/PREFIX names one. Raises `GanscopeError` if it cannot be had.
     """
     name = f"reconstruct:{spec}"
-    readers = {"times": whole(1), "noise": number(0), "blend": number(0, 1)}
+    readers = {"times": whole(1), "noise": number(0), "blend": number(0, 1), "jitter": number(0)}
     head, options = split_options(name, spec, readers)
     pair = _find_pair(name, head)
     autoencoder: Autoencoder

@@ -135,6 +135,11 @@ def test_options_of_a_reconstruction(pair: str, astronaut: np.ndarray) -> None:
     assert np.array_equal(fake("?blend=1"), photo)
     half = fake("?blend=0.5").astype(float)
     assert np.abs(half - (once.astype(float) + photo) / 2).max() <= 0.5
+    jittered = fake("?jitter=0.2")
+    assert not np.array_equal(jittered, once)
+    assert not np.array_equal(jittered, fake("?jitter=0.2", index=1))
+    beside = opened(f"reconstruct:{pair}?jitter=0.2").make(0, [4, 0], [photo, photo])
+    assert np.array_equal(beside[1], jittered)
     assert (
         opened(f"reconstruct:{pair}?noise=0.5&times=2").label == "reconstruct-tae-noise=0.5-times=2"
     )

@@ -72,6 +72,15 @@ def test_of_a_labelled_corpus_only_the_reals_are_taken(tmp_path: Path) -> None:
     assert source.photo(0).max() == 10
 
 
+def test_a_photograph_keeps_the_source_that_its_corpus_names(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        save(tmp_path / f"{name}.png", 32, 32)
+    rows = ["file_name,label,source", "a.png,0,camera", "b.png,0,", "c.png,1,gan"]
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    source = open_source(str(tmp_path))
+    assert source.origins == ["camera", str(tmp_path)]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -499,3 +500,33 @@ def test_a_named_precision_is_obeyed() -> None:
     assert training._choose_speed(wish, detector, device).precision == "bf16"
     auto = training._choose_speed(replace(wish, precision="auto"), detector, device)
     assert auto.precision in ("fp32", "bf16")
+
+
+# Compiling
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs a C++ compiler")
+def test_a_compiled_network_learns_the_same(corpus: Path, tmp_path: Path) -> None:
+    plain = settings(corpus, tmp_path / "plain", epochs=1)
+    runs = [train_detector(plain)]
+    runs += [train_detector(replace(plain, out=tmp_path / "compiled", compile=True))]
+    losses = [pd.read_csv(run / "losses.csv")["loss"].item() for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert load_detector(str(runs[1])).config["training"]["compile"]
+
+
+def test_without_a_compiler_the_flag_says_what_to_do(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def failing(net: Any, **_: Any) -> Any:
+        net.register_forward_pre_hook(lambda *_: fail())
+        return net
+
+    def fail() -> None:
+        raise BackendCompilerFailed(len, RuntimeError("no g++"), None)
+
+    monkeypatch.setattr(torch, "compile", failing)
+    with pytest.raises(GanscopeError, match=r"no g.*install a C.* compiler"):
+        train_detector(settings(corpus, tmp_path / "run", compile=True))

@@ -263,6 +263,8 @@ class TrainDetectorSettings:
     """auto (measured once at the start), fp32, bf16 or fp16."""
     workers: int | None = None
     """Processes that read images; None: as many as there are spare cores, at most 8."""
+    compile: bool = False
+    """Compile the network for this machine first (torch.compile)."""
 
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
