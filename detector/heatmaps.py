@@ -36,8 +36,8 @@ def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.
     `GanscopeError` for a method that does not fit.
     """
     if method == "auto":
-        own = {"patches": "patch_logits", "gradcam": "gradcam_layers"}
-        method = next((name for name, has in own.items() if hasattr(detector.net, has)), "tiles")
+        method = "gradcam" if hasattr(detector.net, "gradcam_layers") else "tiles"
+        method = "patches" if detector.has_map else method
     return heatmap_methods[method](detector, pixels)
 
 

@@ -100,9 +100,14 @@ class Detector(FolderModel):
     def forward(self, images: Tensor) -> Tensor:
         return self.net(self.normalised(images))
 
+    @property
+    def has_map(self) -> bool:
+        """Whether `patch_logits` gives any."""
+        return getattr(self.net, "has_map", hasattr(self.net, "patch_logits"))
+
     def patch_logits(self, images: Tensor) -> Tensor | None:
         """The map of logits (N, h, w) whose mean is the logit; None if the network has none."""
-        if not hasattr(self.net, "patch_logits"):
+        if not self.has_map:
             return None
         return self.net.patch_logits(self.normalised(images))  # type: ignore[operator]
 

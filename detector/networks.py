@@ -10,6 +10,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models.efficientnet import EfficientNet
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 
@@ -158,6 +160,23 @@ class TimmNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.backbone(x).flatten().float()
+
+    @property
+    def has_map(self) -> bool:
+        """Whether the logit is the mean of a map: the classifier sees averages, and is linear."""
+        pool = getattr(self.backbone, "global_pool", None)
+        return (
+            isinstance(self.backbone, EfficientNet | ResNet)
+            and getattr(pool, "pool_type", "") == "avg"
+            and isinstance(self.backbone.get_classifier(), nn.Linear)
+        )
+
+    def patch_logits(self, x: Tensor) -> Tensor | None:
+        """Logits of all positions of the last feature map (Zhou et al. 2016, arXiv:1512.04150)."""
+        if not self.has_map:
+            return None
+        features = self.backbone.forward_features(x).permute(0, 2, 3, 1)
+        return self.backbone.get_classifier()(features).squeeze(-1).float()
 
     def head_names(self) -> tuple[str, ...]:
         """Names of the classifier's layers inside the backbone."""

@@ -39,12 +39,21 @@ def test_default_sizes() -> None:
     assert sizes == {"cnn": 64, "npr": 128, "patch": 128, "lite": 128, "timm:resnet18": 224}
 
 
-@pytest.mark.parametrize("name", ["cnn", "npr", "patch"])
+@pytest.mark.parametrize("name", ["cnn", "npr", "patch", "lite", "timm:resnet10t"])
 def test_the_logit_is_the_mean_of_the_map(name: str) -> None:
     net = build(name)[0].eval()
     images = torch.randn(2, 3, 64, 96)
     with torch.inference_mode():
-        torch.testing.assert_close(net(images), net.patch_logits(images).mean((1, 2)))
+        logits, found = net(images), net.patch_logits(images)
+    assert min(found.shape[1:]) > 1
+    torch.testing.assert_close(logits, found.mean((1, 2)))
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_convnext", "test_vit"])
+def test_backbones_that_do_more_than_average_have_no_map(name: str) -> None:
+    net = build(f"timm:{name}")[0].eval()
+    assert not net.has_map
+    assert net.patch_logits(torch.randn(1, 3, 64, 64)) is None
 
 
 def test_patch_sees_nine_by_nine_pixels() -> None:

@@ -366,7 +366,7 @@ def test_gradcam_works_for_cnns_and_vision_transformers(architecture: str) -> No
 
 
 def test_a_method_that_does_not_fit_says_what_does() -> None:
-    detector = Detector.create("timm:resnet10t", size=64).eval()
+    detector = Detector.create("timm:test_convnext", size=64).eval()
     with pytest.raises(GanscopeError, match="use tiles or gradcam"):
         heatmap(detector, random_images(1)[0], "patches")
     with pytest.raises(GanscopeError, match="unknown heatmap method"):
