@@ -30,6 +30,10 @@ def benchmark(
             "that one; may be repeated."
         ),
     ] = None,
+    leave_out: Annotated[
+        list[str] | None,
+        typer.Option(help="Generator that --train leaves out; may be repeated. [default: each]"),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="Of each training of --train. [default: 10]")
     ] = None,
@@ -39,6 +43,9 @@ def benchmark(
     size: Annotated[
         int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the networks of --train first.")
+    ] = False,
     degrade: Annotated[
         list[str] | None,
         typer.Option(help="Degradation NAME:VALUE beside the clean images; may be repeated."),
@@ -71,9 +78,11 @@ def benchmark(
         corpora=tuple(corpora),
         detector=tuple(detector or ("default",)),
         train=tuple(train or ()),
+        leave_out=tuple(leave_out or ()),
         epochs=epochs,
         pretrained=pretrained,
         size=size,
+        compile=compile,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,

@@ -35,6 +35,7 @@ from ganscope.detector.model import load_detector
 from ganscope.detector.training import split_table, train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
+from ganscope.registry import unknown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -49,8 +50,8 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
 
     In the results `detector` is the architecture and `generator` the one that it never met. The
     folder also gets `runs/ARCHITECTURE/GENERATOR`, the detectors. Raises `GanscopeError` as
-    `train_detector` and `benchmark_detectors` do, for a corpus with fewer than two generators, and
-    for a folder that was begun with other settings.
+    `train_detector` and `benchmark_detectors` do, for a corpus with fewer than two generators or
+    without one of `settings.leave_out`, and for a folder that was begun with other settings.
     """
     degradations = parse_degradations(settings)
     table = open_corpora(settings.corpora).table
@@ -59,6 +60,9 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
         raise GanscopeError(
             "--train leaves each generator out in turn; name corpora with two or more"
         )
+    for name in settings.leave_out:
+        if name not in generators:
+            raise GanscopeError(unknown("generator in these corpora", name, generators))
     out = settings.out or next_free(Path("leave-one-out"), lambda p: _taken(p, settings))
     plans = {
         (architecture, generator): TrainDetectorSettings(
@@ -71,8 +75,11 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
             size=settings.size,
             seed=settings.seed,
             device=settings.device,
+            compile=settings.compile,
         )
-        for architecture, generator in product(dict.fromkeys(settings.train), generators)
+        for architecture, generator in product(
+            dict.fromkeys(settings.train), dict.fromkeys(settings.leave_out or generators)
+        )
     }
     for plan in plans.values():  # what cannot be trained is said before hours have gone by
         split_table(plan)

@@ -396,7 +396,7 @@ def _validate(
         with speed.autocast(accelerator.device):
             logits.append(average(_to_images(pixels, accelerator.device, speed)))
     logit = _gather(order, torch.cat(logits)).groupby("row")["value"].mean()
-    target = labels[logit.index.to_numpy()].numpy()
+    target = labels[logit.index.to_numpy(copy=True)].numpy()
     loss = np.logaddexp(0, np.where(target == 1, -logit, logit))
     weight = np.where(target == 1, 1 / target.mean(), 1 / (1 - target.mean())) / 2
     return float(roc_auc_score(target, logit)), float((loss * weight).mean())

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_training import make_corpus
 
-from ganscope.config import BenchmarkSettings
+from ganscope.config import BenchmarkSettings, TrainDetectorSettings
 from ganscope.detector import holdout
 from ganscope.detector.holdout import leave_one_out
 from ganscope.errors import GanscopeError
@@ -56,16 +56,39 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
 def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40})
     plain = {"corpora": (corpus,), "out": tmp_path / "out"}
+    with pytest.raises(GanscopeError, match=r"unknown generator.*did you mean 'a'"):
+        leave_one_out(BenchmarkSettings(train=("cnn",), leave_out=("b", "aa"), **plain))
     with pytest.raises(GanscopeError, match="did you mean 'cnn'"):
         leave_one_out(BenchmarkSettings(train=("patch", "cmn"), **plain))
     for wrong, message in (
         ({"train": ("cnn",), "detector": ("runs/a",)}, "--train and --detector"),
         ({"train": ("cnn",), "split": "test"}, "--split does not go"),
         ({"epochs": 3}, "--epochs goes with --train"),
+        ({"leave_out": ("a",)}, "--leave-out goes with --train"),
+        ({"compile": True}, "--compile goes with --train"),
     ):
         with pytest.raises(GanscopeError, match=message):
             BenchmarkSettings(**plain, **wrong)
     assert not (tmp_path / "out").exists()
+
+
+def test_only_some_are_left_out_where_they_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 20, "b": 16, "c": 12})
+    begun = []
+
+    def note(plan: TrainDetectorSettings, *_: object) -> None:
+        begun.append((plan.test_generator, plan.compile))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(holdout, "train_detector", note)
+    settings = BenchmarkSettings(
+        corpora=(corpus,), train=("cnn",), leave_out=("b",), compile=True, out=tmp_path / "out"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        leave_one_out(settings)
+    assert begun == [(("b",), True)]
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

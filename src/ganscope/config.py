@@ -321,12 +321,16 @@ class BenchmarkSettings:
     """Detectors to compare: names, run folders, hub ids."""
     train: tuple[str, ...] = ()
     """Architectures to train instead: for each generator on all others, to be measured on it."""
+    leave_out: tuple[str, ...] = ()
+    """The generators to leave out in turn, where not each one of the corpora."""
     epochs: int | None = None
     """Of each of those trainings; None: 10."""
     pretrained: str | None = None
     """What each of those trainings starts from, as for `train-detector`."""
     size: int | None = None
     """Side of the crops in those trainings; None: the architecture's own."""
+    compile: bool = False
+    """Compile the networks of those trainings, as for `train-detector`."""
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images."""
     out: Path | None = None
@@ -350,9 +354,10 @@ class BenchmarkSettings:
         if not self.detector:
             raise GanscopeError("name at least one --detector")
         if not self.train:
-            for name in ("epochs", "pretrained", "size"):
-                if getattr(self, name) is not None:
-                    raise GanscopeError(f"--{name} goes with --train; leave it out")
+            for name in ("epochs", "pretrained", "size", "leave_out", "compile"):
+                if getattr(self, name) not in (None, (), False):
+                    flag = name.replace("_", "-")
+                    raise GanscopeError(f"--{flag} goes with --train; leave it out")
         elif self.detector != ("default",):
             raise GanscopeError("--train and --detector do not go together; run two benchmarks")
         elif self.split != "all":
