@@ -60,6 +60,8 @@ class Scored:
     """
     colours: float = 0.0
     """How many colours the tiles have in effect, see `count_colours`."""
+    flat: float = 0.0
+    """Share of the tiles' pixels that equal their neighbour to the right, see `flat_share`."""
     quality: int | None = None
     """JPEG quality of the file, 1 to 100; None: it is no JPEG."""
     warnings: tuple[str, ...] = ()
@@ -147,6 +149,14 @@ def count_colours(pixels: np.ndarray) -> float:
     counts = np.bincount((r << 8 | g << 4 | b).ravel())
     share = counts[counts > 0] / counts.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def flat_share(pixels: np.ndarray) -> float:
+    """Share of the pixels of (..., H, W, 3) uint8 that are of just the colour of the next to the
+    right: drawn areas are, what a camera sees has its noise.
+    """
+    every_other = pixels[..., ::2, :, :]
+    return float((every_other[..., 1:, :] == every_other[..., :-1, :]).all(-1).mean())
 
 
 def score_images(
@@ -282,7 +292,7 @@ def _tiled(
     scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
     if scored.contrast < 1.0:
         said.append("almost constant: no texture to judge by")
-    scored.colours = count_colours(cut)
+    scored.colours, scored.flat = count_colours(cut), flat_share(cut)
     scored.positions, scored.width, scored.height = positions, width, height
     scored.warnings = tuple(said)
     if reencode:

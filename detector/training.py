@@ -6,6 +6,7 @@ same weights as one that was not. Accelerate brings device, mixed precision and 
 
 import copy
 import hashlib
+import logging
 import math
 import os
 import time
@@ -109,7 +110,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     detector = copy.deepcopy(average).train().requires_grad_(True)
     peak = settings.learning_rate or average.config["training"]["learning_rate"]
     net, optimizer = accelerator.prepare(
-        torch.compile(detector, dynamic=False) if settings.compile else detector,
+        _compiled(detector) if settings.compile else detector,
         torch.optim.AdamW(_parameter_groups(detector), peak),
     )
 
@@ -317,6 +318,12 @@ def reading_processes(settings: TrainDetectorSettings, device: torch.device, pro
     if settings.workers is not None:
         return settings.workers
     return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
+
+
+def _compiled(net: nn.Module) -> Any:
+    # It warns of a CUDA that is installed without a GPU, which is nobody's concern here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    return torch.compile(net, dynamic=False)
 
 
 def _first_pass(net: nn.Module, images: Tensor) -> Tensor:

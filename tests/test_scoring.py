@@ -10,12 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.config import CheckSettings
-from ganscope.detector.checking import FIELDS, check_image, check_images, explain_probability
+from ganscope.detector.checking import (
+    FEW_COLOURS,
+    FIELDS,
+    check_image,
+    check_images,
+    explain_probability,
+)
 from ganscope.detector.heatmaps import heatmap, heatmap_methods, overlay, write_overlay
 from ganscope.detector.model import Detector
 from ganscope.detector.scoring import (
     MAX_TILES,
     count_colours,
+    flat_share,
     reencoded_tiles,
     score_images,
     tile_positions,
@@ -296,6 +303,27 @@ def test_reencoded_scores_do_not_depend_on_batch_size_or_company(cnn: Detector) 
             assert one.logit == pytest.approx(other.logit, abs=1e-4)
             assert len(one.tile_logits) == len(one.positions)
     assert next(score_images(cnn, images, device="cpu")).reencoded == {}
+
+
+def test_flat_areas_are_those_without_noise() -> None:
+    noise = random_images(1)[0]
+    assert flat_share(noise) < 0.01
+    assert flat_share(np.full_like(noise, 7)) == 1
+    stripes = np.zeros((10, 12, 3), np.uint8)
+    stripes[:, 4:, 2] = 1  # one change in eleven pairs, of one channel by one level
+    assert flat_share(stripes) == pytest.approx(10 / 11)
+
+
+def test_drawings_of_many_colours_are_unsure_too(cnn: Detector, tmp_path: Path) -> None:
+    drawing = np.zeros((128, 128, 3), np.uint8)
+    for i, colour in enumerate(np.random.default_rng(0).integers(0, 256, (16, 3))):
+        drawing[i // 4 * 32 :, i % 4 * 32 :] = colour
+    path = tmp_path / "drawing.png"
+    cv2.imwrite(str(path), drawing)
+    assert count_colours(drawing) > FEW_COLOURS
+    check = check_image(path, sure(cnn, tmp_path), device="cpu", reencode=False)
+    assert check.verdict == "unsure"
+    assert any("drawings and screenshots" in warning for warning in check.warnings)
 
 
 def test_colours_are_counted_by_their_entropy() -> None:
