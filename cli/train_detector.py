@@ -76,7 +76,17 @@ def train_detector(
     patience: Annotated[
         int, typer.Option(help="Epochs without progress before it stops; 0: never early.")
     ] = 5,
+    soup: Annotated[
+        int,
+        typer.Option(
+            help="So many trainings that differ by their seeds; their weights are averaged. Needs "
+            "--pretrained."
+        ),
+    ] = 1,
     seed: Seed = 0,
+    split_seed: Annotated[
+        int | None, typer.Option(help="Seed of the splits alone. [default: --seed]")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     workers: Annotated[
@@ -128,7 +138,9 @@ def train_detector(
         mix=mix,
         hard_examples=hard_examples,
         patience=patience,
+        soup=soup,
         seed=seed,
+        split_seed=split_seed,
         device=device,
         precision=precision,
         workers=workers,

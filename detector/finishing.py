@@ -261,6 +261,11 @@ def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
             f"A linear classifier on a frozen backbone ({start}), which looked at each image "
             f"{settings.epochs} times."
         )
+    elif settings.soup > 1:
+        said = (
+            f"The weights are the mean of {settings.soup} trainings that differ by their seeds, "
+            f"each an exponential average; {metrics['epochs']} epochs in all."
+        )
     else:
         said = (
             f"The weights are an exponential average, taken after epoch {metrics['best_epoch']} "
@@ -308,7 +313,7 @@ def _command(settings: TrainDetectorSettings) -> str:
             continue
         flag = "--" + field.name.replace("_", "-")
         words += [
-            f"{flag} {shlex.quote(str(one))}"
+            flag if one is True else f"{flag} {shlex.quote(str(one))}"
             for one in (value if isinstance(value, tuple) else (value,))
         ]
     return " ".join(words)

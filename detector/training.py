@@ -83,6 +83,10 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         from ganscope.detector.frozen import train_frozen
 
         return train_frozen(settings, progress)
+    if settings.soup > 1:
+        from ganscope.detector.soup import train_soup
+
+        return train_soup(settings, progress)
     device = pick_device(settings.device)
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
@@ -225,7 +229,7 @@ def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
         corpus.table,
         val_generator=settings.val_generator,
         test_generator=settings.test_generator,
-        seed=settings.seed,
+        seed=settings.seed if settings.split_seed is None else settings.split_seed,
     )
     for split, fewest in (("train", 1), ("val", FEWEST)):
         labels = table["label"][table["split"] == split]

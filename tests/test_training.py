@@ -19,6 +19,7 @@ import torch
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
+from ganscope.detector import soup as soup_module
 from ganscope.detector import training
 from ganscope.detector.data import (
     Key,
@@ -530,3 +531,59 @@ def test_without_a_compiler_the_flag_says_what_to_do(
     monkeypatch.setattr(torch, "compile", failing)
     with pytest.raises(GanscopeError, match=r"no g.*install a C.* compiler"):
         train_detector(settings(corpus, tmp_path / "run", compile=True))
+
+
+# Soups
+
+
+def test_a_soup_is_the_mean_of_trainings_that_split_alike(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(5)
+    start = tmp_path / "start.pth"
+    torch.save(Detector.create("cnn").net.state_dict(), start)
+    asked = settings(
+        corpus, tmp_path / "run", epochs=1, soup=2, seed=3, pretrained=str(start), compile=False
+    )
+    run = train_detector(asked)
+    soup, *parts = (load_detector(str(p)) for p in (run, run / "seed-3", run / "seed-4"))
+    names = [
+        pd.read_csv(p / "scores.csv")["file_name"] for p in (run, run / "seed-3", run / "seed-4")
+    ]
+    assert names[0].tolist() == names[1].tolist() == names[2].tolist()
+    for name, value in soup.state_dict().items():
+        one, other = (part.state_dict()[name] for part in parts)
+        if name.endswith("features.0.weight"):
+            assert not torch.equal(one, other)
+        if value.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(value, (one + other) / 2, atol=1e-3, rtol=1e-3)
+    assert "mean of 2 trainings" in (run / "README.md").read_text()
+    assert "--soup 2" in (run / "README.md").read_text()
+
+    # Killed while it was finished: the parts are not trained again.
+    (run / "config.json").unlink()
+    monkeypatch.setattr(soup_module, "train_detector", None)
+    train_detector(asked)
+    again = load_detector(str(run)).state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in soup.state_dict().items())
+
+
+def test_batch_norm_of_a_soup_knows_the_mean_weights(corpus: Path, tmp_path: Path) -> None:
+    """Statistics are of the images that the averaged network sees, not a mean of statistics."""
+    start = tmp_path / "start.pth"
+    torch.save(Detector.create("cnn").net.state_dict(), start)
+    run = train_detector(
+        settings(corpus, tmp_path / "run", epochs=1, soup=2, pretrained=str(start))
+    )
+    soup, *parts = (load_detector(str(p)) for p in (run, run / "seed-0", run / "seed-1"))
+    name = "net.features.3.running_mean"
+    mean = sum(part.state_dict()[name] for part in parts) / 2
+    assert not torch.allclose(soup.state_dict()[name], mean, atol=1e-3)
+
+
+def test_soups_need_one_start(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(GanscopeError, match="add --pretrained"):
+        train_detector(settings(corpus, tmp_path / "run", soup=2))
+    with pytest.raises(GanscopeError, match="--soup must be at least 1"):
+        settings(corpus, tmp_path / "run", soup=0)
+    assert not (tmp_path / "run").exists()

@@ -257,7 +257,12 @@ class TrainDetectorSettings:
     """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
     patience: int = 5
     """Epochs without a better validation AUROC before training stops; 0: never stop early."""
+    soup: int = 1
+    """So many trainings from one start, with seeds counted on from `seed`; their weights are
+    averaged."""
     seed: int = 0
+    split_seed: int | None = None
+    """Seed of the splits alone; None: `seed`."""
     device: str = "auto"
     precision: str = "auto"
     """auto (measured once at the start), fp32, bf16 or fp16."""
@@ -271,7 +276,7 @@ class TrainDetectorSettings:
         _at_least(
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
-        _at_least(self, patience=0, seed=0, workers=0)
+        _at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
         _one_of(self, precision=PRECISIONS, recipe=RECIPES)
         _device(self.device)
         for name in ("degrade", "mix"):

@@ -1,0 +1,115 @@
+"""A model soup: trainings that differ by their seeds only, and the mean of their weights.
+
+Networks that were fine-tuned from the same weights lie in one basin, and the middle of it does
+better than they do on images unlike those of the training (Wortsman et al. 2022, arXiv:2203.05482).
+It costs no more to run than one of them.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.optim.swa_utils import update_bn
+
+from ganscope.config import TrainDetectorSettings, plain, write_text
+from ganscope.datasets.corpus import newest_corpus
+from ganscope.detector.data import Loader, Sampler, to_keys
+from ganscope.detector.finishing import finish_run
+from ganscope.detector.fusion import fuse_detectors
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training import (
+    LOSSES,
+    open_run,
+    open_views,
+    reading_processes,
+    split_table,
+    train_detector,
+)
+from ganscope.devices import pick_device, processes
+from ganscope.errors import GanscopeError
+from ganscope.folders import CONFIG
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+VIEWS = 2000
+"""Training views from which batch norm's statistics are taken anew: those of a mean are not the
+mean of the parts'."""
+
+
+def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
+    """Train `settings.soup` detectors and average them; `train_detector` describes the run folder.
+
+    The parts are whole runs in `seed-N` of the run folder: those that are finished are not trained
+    again. All split the corpus alike. Raises `GanscopeError` as `train_detector` does, for parts
+    that would begin with weights of their own, and for more than one process.
+    """
+    if not settings.pretrained:
+        raise GanscopeError(
+            "--soup averages only what began with the same weights; add --pretrained"
+        )
+    device = pick_device(settings.device)
+    state = processes(device)
+    if state.num_processes > 1:
+        raise GanscopeError("--soup runs in one process; start it without torchrun")
+    if not settings.corpora:
+        settings = replace(settings, corpora=(newest_corpus(),))
+    table = split_table(settings)
+    other = load_detector(settings.fuse) if settings.fuse else None
+    run, _ = open_run(settings, state)
+    split_seed = settings.seed if settings.split_seed is None else settings.split_seed
+    parts, logs = [], []
+    for seed in range(settings.seed, settings.seed + settings.soup):
+        part = run / f"seed-{seed}"
+        if not (part / CONFIG).exists():
+            alone = replace(settings, seed=seed, split_seed=split_seed, soup=1, fuse=None, out=part)
+            train_detector(alone, progress)
+        parts.append(load_detector(str(part)))
+        logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
+
+    soup = average_weights(parts).to(device)
+    train = table[table["split"] == "train"]
+    views = open_views(settings, table, soup.size)
+    rows = Sampler(train, 0.0, views.twins[: len(train)]).draw(
+        min(VIEWS, 4 * len(train)), np.random.default_rng(settings.seed)
+    )
+    keys = to_keys(rows, 0, True, views.twins)
+    n = settings.batch_size
+    order = [keys[start : start + n] for start in range(0, len(keys) - n + 1, n)]
+    with Loader(views, reading_processes(settings, device, 1)) as loader:
+        images = (pixels.to(device).float().div_(255) for pixels in loader.batches(order))
+        update_bn(images, soup)
+    soup.eval().requires_grad_(False)
+
+    log = pd.concat(logs, ignore_index=True)
+    log["epoch"] = np.arange(1, len(log) + 1)
+    learned: dict[str, Any] = parts[0].config["training"]
+    soup.config["training"] = {
+        **plain(settings),
+        **{name: learned[name] for name in ("learning_rate", "precision", "channels_last")},
+        "epochs_run": len(log),
+        "best_epoch": len(log),
+    }
+    if other:
+        soup = fuse_detectors([soup, other], table, views, settings.batch_size)
+    write_text(run / LOSSES, log.to_csv(index=False, float_format="%.6g"))
+    finish_run(run, settings, soup, views, table, log.to_dict("records"))
+    return run
+
+
+def average_weights(parts: list[Detector]) -> Detector:
+    """A new detector with the mean of the weights of detectors of one architecture."""
+    states = [part.state_dict() for part in parts]
+    soup = Detector({**parts[0].config})
+    soup.load_state_dict(
+        {
+            name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+            if value.is_floating_point()
+            else value
+            for name, value in states[0].items()
+        }
+    )
+    return soup
