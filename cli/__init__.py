@@ -26,6 +26,7 @@ from ganscope.cli import (
     train_generator,
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.memory import keep_freed_memory
 
 app = typer.Typer(
     name="ganscope",
@@ -88,6 +89,7 @@ def main() -> None:
     """
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning
+    keep_freed_memory()
     try:
         app()
     except GanscopeError as error:

@@ -43,9 +43,6 @@ def benchmark(
     size: Annotated[
         int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the networks of --train first.")
-    ] = False,
     degrade: Annotated[
         list[str] | None,
         typer.Option(help="Degradation NAME:VALUE beside the clean images; may be repeated."),
@@ -82,7 +79,6 @@ def benchmark(
         epochs=epochs,
         pretrained=pretrained,
         size=size,
-        compile=compile,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,

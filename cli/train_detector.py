@@ -95,15 +95,6 @@ def train_detector(
             help="Processes that read images. [default: spare cores]", rich_help_panel="Machine"
         ),
     ] = None,
-    compile: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="Compile the network first: a minute or two, then quicker (1.25 times, lite on a "
-            "CPU). Needs a C++ compiler.",
-            rich_help_panel="Machine",
-        ),
-    ] = False,
 ) -> None:
     """Train a detector on a corpus; leaves weights, metrics, scores and pictures in a run folder.
 
@@ -144,7 +135,6 @@ def train_detector(
         device=device,
         precision=precision,
         workers=workers,
-        compile=compile,
     )
     from ganscope.detector.training import train_detector as train
 

@@ -45,7 +45,7 @@ from ganscope.errors import GanscopeError, GanscopeWarning
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-UNUSED = ("learning_rate", "hard_examples", "patience", "compile", "soup")
+UNUSED = ("learning_rate", "hard_examples", "patience", "soup")
 """Settings of other recipes."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty on the classifier that are tried; validation chooses."""

@@ -75,7 +75,6 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
             size=settings.size,
             seed=settings.seed,
             device=settings.device,
-            compile=settings.compile,
         )
         for architecture, generator in product(
             dict.fromkeys(settings.train), dict.fromkeys(settings.leave_out or generators)

@@ -6,7 +6,6 @@ same weights as one that was not. Accelerate brings device, mixed precision and 
 
 import copy
 import hashlib
-import logging
 import math
 import os
 import time
@@ -48,7 +47,7 @@ from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
-from ganscope.errors import GanscopeError, reason_of
+from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -62,8 +61,9 @@ EMA = 0.999
 WEIGHT_DECAY = 0.05
 FEWEST = 5
 """Images of each class without which validation means nothing."""
-VAL_VIEWS = 2000
-"""Small validation sets are looked at several times, up to four, until they make so many views."""
+VAL_VIEWS, MOST_VIEWS = 1000, 8
+"""Validation images are looked at several times, up to eight, until their class makes so many
+views: single crops of few fakes would tell more of chance than of an epoch."""
 
 
 def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
@@ -114,8 +114,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     detector = copy.deepcopy(average).train().requires_grad_(True)
     peak = settings.learning_rate or average.config["training"]["learning_rate"]
     net, optimizer = accelerator.prepare(
-        _compiled(detector) if settings.compile else detector,
-        torch.optim.AdamW(_parameter_groups(detector), peak),
+        detector, torch.optim.AdamW(_parameter_groups(detector), peak)
     )
 
     views = open_views(settings, table, average.size)
@@ -150,7 +149,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
             order = _batches(rows, epoch, True, settings.batch_size, accelerator, views.twins)
-            seen: list[Tensor] = []
+            seen = []
             for step, (keys, pixels) in enumerate(zip(order, loader.batches(order), strict=True)):
                 done = epoch * steps + step
                 rate = peak * _schedule(done, settings.epochs * steps)
@@ -159,8 +158,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
                 images = _to_images(pixels, device, speed)
                 targets = labels[[key.row for key in keys]].to(device)
 
-                logits = _first_pass(net, images) if settings.compile and not seen else net(images)
-                losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+                losses = F.binary_cross_entropy_with_logits(net(images), targets, reduction="none")
                 accelerator.backward(losses.mean())
                 accelerator.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
@@ -324,26 +322,6 @@ def reading_processes(settings: TrainDetectorSettings, device: torch.device, pro
     return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
 
 
-def _compiled(net: nn.Module) -> Any:
-    # It warns of a CUDA that is installed without a GPU, which is nobody's concern here.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    return torch.compile(net, dynamic=False)
-
-
-def _first_pass(net: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N,) of a network that is compiled by this; says what to do if it cannot be."""
-    from torch._dynamo.exc import BackendCompilerFailed  # two seconds, for those who compile only
-
-    try:
-        return net(images)
-    except BackendCompilerFailed as error:
-        reason = reason_of(error.inner_exception)
-        raise GanscopeError(
-            f"--compile: torch cannot compile here ({reason}); install a C++ compiler, or leave it "
-            "out"
-        ) from None
-
-
 def _parameter_groups(net: nn.Module) -> list[dict[str, Any]]:
     """Weight decay for matrices and kernels, none for biases and norms."""
     parameters = [p for p in net.parameters() if p.requires_grad]
@@ -400,8 +378,11 @@ def _validate(
     """AUROC and loss (both classes weigh alike) on clean crops, the same ones every epoch."""
     for buffer in average.buffers():
         broadcast(buffer)  # batch norm's statistics are each process' own
-    times = min(max(VAL_VIEWS // len(val), 1), 4)
-    order = _batches(np.tile(val, times), 0, False, settings.batch_size, accelerator)
+    views = []
+    for label in (0, 1):
+        rows = val[labels[val].numpy() == label]
+        views.append(np.tile(rows, min(max(VAL_VIEWS // len(rows), 1), MOST_VIEWS)))
+    order = _batches(np.concatenate(views), 0, False, settings.batch_size, accelerator)
     logits = [torch.empty(0, device=accelerator.device)]
     for pixels in loader.batches(order):
         with speed.autocast(accelerator.device):

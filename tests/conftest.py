@@ -15,6 +15,9 @@ import pytest  # noqa: E402
 import skimage.data  # noqa: E402
 import torch  # noqa: E402
 
+from ganscope.memory import keep_freed_memory  # noqa: E402
+
+keep_freed_memory()
 # Tests run beside each other, a process a core; one thread each, also in the commands they start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)

@@ -65,7 +65,6 @@ def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> No
         ({"train": ("cnn",), "split": "test"}, "--split does not go"),
         ({"epochs": 3}, "--epochs goes with --train"),
         ({"leave_out": ("a",)}, "--leave-out goes with --train"),
-        ({"compile": True}, "--compile goes with --train"),
     ):
         with pytest.raises(GanscopeError, match=message):
             BenchmarkSettings(**plain, **wrong)
@@ -79,16 +78,16 @@ def test_only_some_are_left_out_where_they_are_named(
     begun = []
 
     def note(plan: TrainDetectorSettings, *_: object) -> None:
-        begun.append((plan.test_generator, plan.compile))
+        begun.append(plan.test_generator)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(holdout, "train_detector", note)
     settings = BenchmarkSettings(
-        corpora=(corpus,), train=("cnn",), leave_out=("b",), compile=True, out=tmp_path / "out"
+        corpora=(corpus,), train=("cnn",), leave_out=("b",), out=tmp_path / "out"
     )
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
-    assert begun == [(("b",), True)]
+    assert begun == [("b",)]
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

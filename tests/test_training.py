@@ -2,13 +2,13 @@
 
 import json
 import math
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import PartialState
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
@@ -35,6 +36,7 @@ from ganscope.detector.data import (
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.scoring import score_images
 from ganscope.detector.training import train_detector
+from ganscope.devices import Speed
 from ganscope.errors import GanscopeError
 from ganscope.images import open_image
 
@@ -503,36 +505,6 @@ def test_a_named_precision_is_obeyed() -> None:
     assert auto.precision in ("fp32", "bf16")
 
 
-# Compiling
-
-
-@pytest.mark.skipif(not shutil.which("g++"), reason="compiling for a CPU needs a C++ compiler")
-def test_a_compiled_network_learns_the_same(corpus: Path, tmp_path: Path) -> None:
-    plain = settings(corpus, tmp_path / "plain", epochs=1)
-    runs = [train_detector(plain)]
-    runs += [train_detector(replace(plain, out=tmp_path / "compiled", compile=True))]
-    losses = [pd.read_csv(run / "losses.csv")["loss"].item() for run in runs]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
-    assert load_detector(str(runs[1])).config["training"]["compile"]
-
-
-def test_without_a_compiler_the_flag_says_what_to_do(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from torch._dynamo.exc import BackendCompilerFailed
-
-    def failing(net: Any, **_: Any) -> Any:
-        net.register_forward_pre_hook(lambda *_: fail())
-        return net
-
-    def fail() -> None:
-        raise BackendCompilerFailed(len, RuntimeError("no g++"), None)
-
-    monkeypatch.setattr(torch, "compile", failing)
-    with pytest.raises(GanscopeError, match=r"no g.*install a C.* compiler"):
-        train_detector(settings(corpus, tmp_path / "run", compile=True))
-
-
 # Soups
 
 
@@ -542,9 +514,7 @@ def test_a_soup_is_the_mean_of_trainings_that_split_alike(
     torch.manual_seed(5)
     start = tmp_path / "start.pth"
     torch.save(Detector.create("cnn").net.state_dict(), start)
-    asked = settings(
-        corpus, tmp_path / "run", epochs=1, soup=2, seed=3, pretrained=str(start), compile=False
-    )
+    asked = settings(corpus, tmp_path / "run", epochs=1, soup=2, seed=3, pretrained=str(start))
     run = train_detector(asked)
     soup, *parts = (load_detector(str(p)) for p in (run, run / "seed-3", run / "seed-4"))
     names = [
@@ -587,3 +557,38 @@ def test_soups_need_one_start(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(GanscopeError, match="--soup must be at least 1"):
         settings(corpus, tmp_path / "run", soup=0)
     assert not (tmp_path / "run").exists()
+
+
+# Validation
+
+
+def test_few_fakes_are_looked_at_more_often_than_many_reals() -> None:
+    seen: list[Any] = []
+
+    class Recording:
+        def batches(self, order: list[Any]) -> Iterator[torch.Tensor]:
+            for keys in order:
+                seen.extend(keys)
+                yield torch.zeros(len(keys), 3, 32, 32, dtype=torch.uint8)
+
+    state = PartialState(cpu=True)
+    labels = torch.cat([torch.zeros(700), torch.ones(60)])
+    accelerator: Any = SimpleNamespace(
+        process_index=0, num_processes=state.num_processes, device=torch.device("cpu")
+    )
+    plain = TrainDetectorSettings(batch_size=64)
+    average = Detector.create("cnn").eval()
+    training._validate(
+        average,
+        np.arange(760),
+        labels,
+        Recording(),
+        plain,
+        accelerator,
+        Speed(),  # type: ignore[arg-type]
+    )
+    times = pd.Series([key.row for key in seen]).value_counts()
+    assert set(times[:700].index) | set(times[700:].index) == set(range(760))
+    assert {int(times[row]) for row in range(700)} == {1}
+    assert {int(times[row]) for row in range(700, 760)} == {8}
+    assert len({(key.row, key.draw) for key in seen}) == len(seen)  # other crops each time

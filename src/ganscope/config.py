@@ -268,8 +268,6 @@ class TrainDetectorSettings:
     """auto (measured once at the start), fp32, bf16 or fp16."""
     workers: int | None = None
     """Processes that read images; None: as many as there are spare cores, at most 8."""
-    compile: bool = False
-    """Compile the network for this machine first (torch.compile)."""
 
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
@@ -334,8 +332,6 @@ class BenchmarkSettings:
     """What each of those trainings starts from, as for `train-detector`."""
     size: int | None = None
     """Side of the crops in those trainings; None: the architecture's own."""
-    compile: bool = False
-    """Compile the networks of those trainings, as for `train-detector`."""
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images."""
     out: Path | None = None
@@ -359,8 +355,8 @@ class BenchmarkSettings:
         if not self.detector:
             raise GanscopeError("name at least one --detector")
         if not self.train:
-            for name in ("epochs", "pretrained", "size", "leave_out", "compile"):
-                if getattr(self, name) not in (None, (), False):
+            for name in ("epochs", "pretrained", "size", "leave_out"):
+                if getattr(self, name) not in (None, ()):
                     flag = name.replace("_", "-")
                     raise GanscopeError(f"--{flag} goes with --train; leave it out")
         elif self.detector != ("default",):
