@@ -81,8 +81,9 @@ def check_image(
     read.
     """
     loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
-    open_image(path)  # raises what score_images would only note
     (scored,) = score_images(loaded, [path], device=device, reencode=reencode)
+    if scored.error is not None and scored.score is None:
+        open_image(path)  # raises what was only noted
     return _judge(loaded, scored)
 
 

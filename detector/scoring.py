@@ -36,7 +36,7 @@ SEEN = 20
 """It is told if less than one tile in so many was looked at."""
 REENCODED = (Degradation("jpeg", 85), Degradation("resize-area", 0.75))
 """How an image is changed to see whether its verdict holds."""
-REENCODED_TILES = 6
+REENCODED_TILES = 5
 """Tiles looked at in an image for each of them, spread evenly."""
 
 
