@@ -73,6 +73,8 @@ def main() -> None:
             shown.append(overlay(pixels, heat))
         if len(pictures) < 8:
             pictures.append(np.hstack([cv2.resize(image, (320, 240)) for image in shown]))
+    if not pictures:
+        parser.error(f"{options.pairs}: no photographs with fakes made from them in this split")
     result = {
         name: {
             "images": len(values),

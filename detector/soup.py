@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch.optim.swa_utils import update_bn
 
-from ganscope.config import TrainDetectorSettings, plain, write_text
+from ganscope.config import TrainDetectorSettings, plain, read_json, write_json, write_text
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.data import Loader, Sampler, to_keys
 from ganscope.detector.finishing import finish_run
@@ -22,6 +22,7 @@ from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import (
     LOSSES,
+    fingerprint,
     open_run,
     open_views,
     reading_processes,
@@ -60,6 +61,13 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     table = split_table(settings)
     other = load_detector(settings.fuse) if settings.fuse else None
     run, _ = open_run(settings, state)
+    begun, now = run / "images.json", {"images": fingerprint(table, 1)}
+    if begun.exists() and read_json(begun) != now:
+        raise GanscopeError(
+            f"{run} was begun with other images; restore them to continue it, or name another "
+            "folder with --out"
+        )
+    write_json(begun, now)
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
     parts, logs = [], []
     for seed in range(settings.seed, settings.seed + settings.soup):
@@ -78,7 +86,7 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     )
     keys = to_keys(rows, 0, True, views.twins)
     n = settings.batch_size
-    order = [keys[start : start + n] for start in range(0, len(keys) - n + 1, n)]
+    order = [keys[start : start + n] for start in range(0, max(len(keys) - n, 0) + 1, n)]
     with Loader(views, reading_processes(settings, device, 1)) as loader:
         images = (pixels.to(device).float().div_(255) for pixels in loader.batches(order))
         update_bn(images, soup)

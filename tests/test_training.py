@@ -533,6 +533,10 @@ def test_a_soup_is_the_mean_of_trainings_that_split_alike(
     # Killed while it was finished: the parts are not trained again.
     (run / "config.json").unlink()
     monkeypatch.setattr(soup_module, "train_detector", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(soup_module, "fingerprint", lambda *_: "others")
+        with pytest.raises(GanscopeError, match="begun with other images"):
+            train_detector(asked)
     train_detector(asked)
     again = load_detector(str(run)).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in soup.state_dict().items())
