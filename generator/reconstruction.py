@@ -4,6 +4,7 @@ The fake shows what the photograph shows and carries the traces of latent-diffus
 super-resolution: a corpus of such pairs leaves a detector nothing but those traces to learn.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
@@ -21,6 +23,7 @@ from ganscope.generator.outside import import_diffusers
 from ganscope.generator.pixels import LARGE, from_pixels, in_tiles, to_pixels
 from ganscope.generator.specs import (
     as_label,
+    choice,
     hash_networks,
     number,
     read_state,
@@ -153,7 +156,10 @@ class Reconstruction(AnyGenerator):
     the latents, in their own units; it depends on seed and index only. blend: share of the
     photograph that is mixed back in at the end, 0 to 1. jitter: standard deviation of what every
     weight of the network is multiplied by, anew for each photograph (by seed and index, too): one
-    decoder becomes many that are somewhat alike.
+    decoder becomes many that are somewhat alike. smooth: standard deviation of a Gaussian over the
+    latents, in theirs: detail goes, as it does in what is generated from nothing. upsample: how the
+    decoder enlarges what it works on, instead of its own way; textures become smears. Raises
+    `GanscopeError` for `upsample` with a network that has no layers of that kind.
     """
 
     from_photos = True
@@ -168,11 +174,22 @@ class Reconstruction(AnyGenerator):
         noise: float = 0.0,
         blend: float = 0.0,
         jitter: float = 0.0,
+        smooth: float = 0.0,
+        upsample: str | None = None,
     ):
         self.name, self.label = name, label
         self.autoencoder = autoencoder.eval().requires_grad_(False)
         self.weights = hash_networks(autoencoder)
         self.times, self.noise, self.blend, self.jitter = times, noise, blend, jitter
+        self.smooth = smooth
+        if upsample:
+            layers = [m for m in self.autoencoder.modules() if isinstance(m, nn.Upsample)]
+            if not layers:
+                raise GanscopeError(
+                    f"--generator {name}: nothing in it that upsample= could change"
+                )
+            for layer in layers:
+                layer.mode = upsample
         # Convolutions of so many channels are 1.4 times as fast in this layout on a CPU.
         self.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.device = torch.device("cpu")
@@ -203,6 +220,10 @@ class Reconstruction(AnyGenerator):
         def through(tile: Tensor, y: int, x: int) -> Tensor:
             nonlocal whole_noise
             latents = self.autoencoder.encode(tile)
+            if self.smooth:
+                reach = min(math.ceil(3 * self.smooth), min(latents.shape[2:]) - 1)
+                side = 2 * reach + 1
+                latents = gaussian_blur(latents, [side, side], [self.smooth, self.smooth])
             if self.noise:
                 if whole_noise is None:  # of the whole photograph: tiles agree where they overlap
                     shape = (latents.shape[1], height, width)
@@ -266,14 +287,21 @@ def _grey_again(photo: np.ndarray, made: np.ndarray) -> np.ndarray:
 
 def reconstruction_generator(spec: str) -> Reconstruction:
     """`taesd`, a hub id or a folder; then `?times=2&noise=0.1&jitter=0.05&blend=0.5`: see
-    `Reconstruction`.
+    `Reconstruction`. `smooth=0.4` and `upsample=bicubic` go with them.
 
     A folder holds what diffusers saves (an AutoencoderTiny or AutoencoderKL, or a whole pipeline),
     or `*_encoder` and `*_decoder` state dicts as TAESD publishes them (.pth or .safetensors); where
     there are several, FOLDER/PREFIX names one. Raises `GanscopeError` if it cannot be had.
     """
     name = f"reconstruct:{spec}"
-    readers = {"times": whole(1), "noise": number(0), "blend": number(0, 1), "jitter": number(0)}
+    readers = {
+        "times": whole(1),
+        "noise": number(0),
+        "blend": number(0, 1),
+        "jitter": number(0),
+        "smooth": number(0),
+        "upsample": choice("nearest", "bilinear", "bicubic"),
+    }
     head, options = split_options(name, spec, readers)
     pair = _find_pair(name, head)
     autoencoder: Autoencoder

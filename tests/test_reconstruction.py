@@ -140,6 +140,15 @@ def test_options_of_a_reconstruction(pair: str, astronaut: np.ndarray) -> None:
     assert not np.array_equal(jittered, fake("?jitter=0.2", index=1))
     beside = opened(f"reconstruct:{pair}?jitter=0.2").make(0, [4, 0], [photo, photo])
     assert np.array_equal(beside[1], jittered)
+    assert np.array_equal(fake("?smooth=0"), once)
+    assert np.array_equal(fake("?upsample=nearest"), once)
+    others = [fake(option) for option in ("?smooth=0.5", "?smooth=2", "?upsample=bicubic")]
+    assert len({one.tobytes() for one in (once, *others)}) == 4
+    assert opened(f"reconstruct:{pair}?smooth=2").make(0, [0], [photo[:3, :9]])[0].shape == (
+        3,
+        9,
+        3,
+    )
     assert (
         opened(f"reconstruct:{pair}?noise=0.5&times=2").label == "reconstruct-tae-noise=0.5-times=2"
     )
@@ -193,6 +202,8 @@ def test_autoencoders_that_diffusers_saved(tmp_path: Path, astronaut: np.ndarray
     ]
     assert fakes[0].shape == photo.shape
     assert np.array_equal(*fakes)  # the mean of the latents, not a draw
+    with pytest.raises(GanscopeError, match="nothing in it that upsample= could change"):
+        opened(f"reconstruct:{tmp_path / 'alone'}?upsample=bicubic")
     unet = tmp_path / "unet"
     unet.mkdir()
     (unet / "config.json").write_text('{"_class_name": "UNet2DModel"}')
