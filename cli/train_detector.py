@@ -69,6 +69,13 @@ def train_detector(
             help="Probability that a fake is mixed with the photograph that it was made from."
         ),
     ] = 0.4,
+    pairs: Annotated[
+        float,
+        typer.Option(
+            help="Share of the fakes that were made from photographs beside them, where there are "
+            "others, too."
+        ),
+    ] = 0.8,
     hard_examples: Annotated[
         float,
         typer.Option(help="How much more often images it gets wrong are drawn; 0: all alike."),
@@ -127,6 +134,7 @@ def train_detector(
         test_generator=tuple(test_generator or ()),
         degrade=degrade,
         mix=mix,
+        pairs=pairs,
         hard_examples=hard_examples,
         patience=patience,
         soup=soup,

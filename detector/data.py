@@ -90,7 +90,8 @@ def to_keys(
 
 
 class Sampler:
-    """Draws rows: both classes alike, the generators among the fakes alike, hard images more often.
+    """Draws rows: both classes alike, the generators alike that worked on these photographs and
+    those that did not, hard images more often.
 
     Each fake comes beside a real: its twin (see `find_twins`), else any. Where there are reals that
     are nobody's twin, so many fakes come without theirs that those have their turn. An image's
@@ -103,7 +104,16 @@ class Sampler:
     MOST = 4.0
     """An image is drawn at most so many times as often as its group's average, or as rarely."""
 
-    def __init__(self, table: pd.DataFrame, hard_examples: float, twins: np.ndarray | None = None):
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        hard_examples: float,
+        twins: np.ndarray | None = None,
+        pairs: float = 0.8,
+    ):
+        """Twins: see `find_twins`. pairs: the share of the fakes, 0 to 1, that comes from the
+        generators which worked on these photographs, where there are others too.
+        """
         fake = table["label"].to_numpy() == 1
         self.twins = np.full(len(table), -1) if twins is None else twins
         self.together = len(set(self.twins[self.twins >= 0])) / max(int((~fake).sum()), 1)
@@ -111,7 +121,12 @@ class Sampler:
         names = sorted(table["generator"][fake].unique())
         number = {name: i + 1 for i, name in enumerate(names)}
         self.groups = np.where(fake, table["generator"].map(number).fillna(0), 0).astype(int)
-        self.shares = np.array([0.5] + [0.5 / len(names)] * len(names))
+        shares = np.full(len(names), 1 / len(names))
+        paired = np.array([(self.twins[self.groups == number[n]] >= 0).mean() > 0.5 for n in names])
+        if 0 < paired.sum() < len(names):
+            shares[paired] = pairs / paired.sum()
+            shares[~paired] = (1 - pairs) / (~paired).sum()
+        self.shares = np.append(0.5, 0.5 * shares)
         self.hard_examples = hard_examples
         self.losses = np.full(len(table), np.nan)
 

@@ -212,9 +212,10 @@ Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at 
 |---|---|
 {learned_from}
 
-Reals and fakes were drawn equally often, and so were the generators among the fakes. Both classes
-went through the same random crops and, with probability {settings.degrade:g}, the same
-degradations.
+Reals and fakes were drawn equally often; {settings.pairs:.0%} of the fakes came from generators
+that worked on the photographs beside them, where there are such and others, and in each kind the
+generators came equally often. Both classes went through the same random crops and, with probability
+{settings.degrade:g}, the same degradations.
 {alike}
 ## How good it is
 

@@ -118,7 +118,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     )
 
     views = open_views(settings, table, average.size)
-    sampler = Sampler(train, settings.hard_examples, views.twins[: len(train)])
+    sampler = Sampler(train, settings.hard_examples, views.twins[: len(train)], settings.pairs)
     batch = settings.batch_size * accelerator.num_processes
     steps = max(round(len(train) / batch), 1)
     labels = torch.from_numpy(table["label"].to_numpy(np.float32))

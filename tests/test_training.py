@@ -183,7 +183,7 @@ def test_a_fake_is_drawn_with_the_photograph_it_was_made_from(tmp_path: Path) ->
     assert (table["label"][fakes] == 1).all()
     assert (table["label"][beside] == 0).all()
     made = twins[fakes] >= 0
-    assert made.sum() == 10  # generators alike
+    assert made.sum() == 16  # the usual share
     assert (twins[fakes][made] == beside[made]).all()
     doubled = pd.concat([table, table.iloc[:1]], ignore_index=True)
     assert find_twins(doubled)[6] == -1  # two photographs of one name
@@ -201,6 +201,20 @@ def test_photographs_that_no_fake_was_made_from_have_their_turn() -> None:
     counts = np.bincount(drawn[drawn < 100], minlength=100)
     assert counts.min() > 5
     assert 0.8 < counts[:20].sum() / counts.sum() / (0.2 + 0.8 * 0.2) < 1.2
+
+
+def test_pairs_have_the_share_that_is_asked_for() -> None:
+    table = table_of({"real": 20, "made": 20, "other": 20, "another": 20})
+    twins = np.r_[np.full(20, -1), np.arange(20), np.full(40, -1)]
+    for share in (0.8, 0.0, 1.0):
+        drawn = Sampler(table, 0.0, twins, share).draw(200, np.random.default_rng(0))
+        counts = table["generator"][drawn].value_counts()
+        assert counts["real"] == 100
+        assert abs(counts.get("made", 0) / 100 - share) <= 0.02
+        assert abs(counts.get("other", 0) - counts.get("another", 0)) <= 2
+    alone = table[table["generator"].isin(["real", "made"])]
+    drawn = Sampler(alone, 0.0, twins[:40], 0.5).draw(40, np.random.default_rng(0))
+    assert (drawn >= 20).sum() == 20  # no others: half of the batch all the same
 
 
 def test_twins_go_through_the_same(tmp_path: Path) -> None:

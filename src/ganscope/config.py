@@ -253,6 +253,10 @@ class TrainDetectorSettings:
     mix: float = 0.4
     """Probability that a fake is mixed with the photograph that it was made from, where there is
     one, before it is learned from."""
+    pairs: float = 0.8
+    """Share of the fakes that are drawn from those made of the corpora's own photographs, where
+    there are others, too. Pairs differ by the generator's traces alone; other fakes also by what
+    they show, by size and by sharpness, and a detector that sees many of them learns that."""
     hard_examples: float = 1.0
     """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
     patience: int = 5
@@ -277,7 +281,7 @@ class TrainDetectorSettings:
         _at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
         _one_of(self, precision=PRECISIONS, recipe=RECIPES)
         _device(self.device)
-        for name in ("degrade", "mix"):
+        for name in ("degrade", "mix", "pairs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
 
