@@ -43,6 +43,9 @@ def benchmark(
     size: Annotated[
         int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
+    soup: Annotated[
+        int | None, typer.Option(help="So many trainings of --train averaged. [default: 1]")
+    ] = None,
     degrade: Annotated[
         list[str] | None,
         typer.Option(help="Degradation NAME:VALUE beside the clean images; may be repeated."),
@@ -79,6 +82,7 @@ def benchmark(
         epochs=epochs,
         pretrained=pretrained,
         size=size,
+        soup=soup,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,

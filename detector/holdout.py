@@ -73,6 +73,7 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
             epochs=settings.epochs or 10,
             pretrained=settings.pretrained,
             size=settings.size,
+            soup=settings.soup or 1,
             seed=settings.seed,
             device=settings.device,
         )

@@ -78,16 +78,16 @@ def test_only_some_are_left_out_where_they_are_named(
     begun = []
 
     def note(plan: TrainDetectorSettings, *_: object) -> None:
-        begun.append(plan.test_generator)
+        begun.append((plan.test_generator, plan.soup))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(holdout, "train_detector", note)
     settings = BenchmarkSettings(
-        corpora=(corpus,), train=("cnn",), leave_out=("b",), out=tmp_path / "out"
+        corpora=(corpus,), train=("cnn",), leave_out=("b",), soup=2, out=tmp_path / "out"
     )
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
-    assert begun == [("b",)]
+    assert begun == [(("b",), 2)]
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

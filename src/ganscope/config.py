@@ -336,6 +336,8 @@ class BenchmarkSettings:
     """What each of those trainings starts from, as for `train-detector`."""
     size: int | None = None
     """Side of the crops in those trainings; None: the architecture's own."""
+    soup: int | None = None
+    """Trainings to average in the place of each of those, as for `train-detector`; None: 1."""
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images."""
     out: Path | None = None
@@ -351,7 +353,7 @@ class BenchmarkSettings:
 
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
-        _at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16)
+        _at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16, soup=1)
         _one_of(self, split=("all", "train", "val", "test"))
         _device(self.device)
         if not self.corpora:
@@ -359,7 +361,7 @@ class BenchmarkSettings:
         if not self.detector:
             raise GanscopeError("name at least one --detector")
         if not self.train:
-            for name in ("epochs", "pretrained", "size", "leave_out"):
+            for name in ("epochs", "pretrained", "size", "soup", "leave_out"):
                 if getattr(self, name) not in (None, ()):
                     flag = name.replace("_", "-")
                     raise GanscopeError(f"--{flag} goes with --train; leave it out")
