@@ -45,13 +45,9 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     """Train `settings.soup` detectors and average them; `train_detector` describes the run folder.
 
     The parts are whole runs in `seed-N` of the run folder: those that are finished are not trained
-    again. All split the corpus alike. Raises `GanscopeError` as `train_detector` does, for parts
-    that would begin with weights of their own, and for more than one process.
+    again. All split the corpus alike. Raises `GanscopeError` as `train_detector` does, and for more
+    than one process.
     """
-    if not settings.pretrained:
-        raise GanscopeError(
-            "--soup averages only what began with the same weights; add --pretrained"
-        )
     device = pick_device(settings.device)
     state = processes(device)
     if state.num_processes > 1:

@@ -60,6 +60,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> No
         leave_one_out(BenchmarkSettings(train=("cnn",), leave_out=("b", "aa"), **plain))
     with pytest.raises(GanscopeError, match="did you mean 'cnn'"):
         leave_one_out(BenchmarkSettings(train=("patch", "cmn"), **plain))
+    with pytest.raises(GanscopeError, match="add --pretrained"):
+        leave_one_out(BenchmarkSettings(train=("cnn",), soup=2, **plain))
     for wrong, message in (
         ({"train": ("cnn",), "detector": ("runs/a",)}, "--train and --detector"),
         ({"train": ("cnn",), "split": "test"}, "--split does not go"),
@@ -83,7 +85,12 @@ def test_only_some_are_left_out_where_they_are_named(
 
     monkeypatch.setattr(holdout, "train_detector", note)
     settings = BenchmarkSettings(
-        corpora=(corpus,), train=("cnn",), leave_out=("b",), soup=2, out=tmp_path / "out"
+        corpora=(corpus,),
+        train=("cnn",),
+        leave_out=("b",),
+        soup=2,
+        pretrained="start.safetensors",
+        out=tmp_path / "out",
     )
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)

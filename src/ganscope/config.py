@@ -284,6 +284,10 @@ class TrainDetectorSettings:
         for name in ("degrade", "mix", "pairs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
+        if self.soup > 1 and self.recipe == "full" and not self.pretrained:
+            raise GanscopeError(
+                "--soup averages only what began with the same weights; add --pretrained"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
