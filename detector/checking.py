@@ -31,8 +31,6 @@ FIELDS = (
     "warnings",
     "error",
 )
-SMALLEST = 32
-"""An image with a shorter side than this, or of one colour, is never judged with confidence."""
 FEW_COLOURS = 5.0
 """With fewer colours in effect (`count_colours`) an image is hardly a photograph. Below are, shrunk
 to 0.8 and saved as JPEG 85, 97 % of 60 pages of text and 73 % of 200 line drawings (edges of
@@ -139,7 +137,7 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         probability = float(detector.probability(scored.logit))
         if scored.quality is not None and scored.quality < STRONG:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
-        unlike = _unlike_photographs(scored)
+        unlike = _unlike_photographs(scored, detector.smallest)
         changed = _changed_by_reencoding(detector, scored)
         if verdict != "unsure" and (unlike or changed):
             said.append(f"{unlike or changed}, so unsure")
@@ -173,10 +171,12 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     return said
 
 
-def _unlike_photographs(scored: Scored) -> str:
+def _unlike_photographs(scored: Scored, smallest: int) -> str:
     """Why no detector should judge this image; "" if it looks like a photograph."""
-    if scored.contrast < 1.0 or min(scored.width, scored.height) < SMALLEST:
+    if scored.contrast < 1.0:
         return "too little to judge by"
+    if min(scored.width, scored.height) < smallest:
+        return f"too little to judge by: a side of less than {smallest} pixels"
     if scored.colours < FEW_COLOURS:
         return "few colours, as in text and drawings, which the detector was not measured on"
     if scored.flat > MOSTLY_FLAT:

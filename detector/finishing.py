@@ -21,11 +21,13 @@ from ganscope.detector.calibration import (
 )
 from ganscope.detector.data import Views
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
-from ganscope.detector.model import Detector
+from ganscope.detector.model import SMALLEST, Detector
 from ganscope.detector.scoring import score_images
 from ganscope.errors import ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"
+LARGE = 5
+"""Images of each class without which nothing can be set by those of a tile's size."""
 
 
 def finish_run(
@@ -48,7 +50,10 @@ def finish_run(
         }
     )
     scores = score_table(detector, views, table[table["split"] != "train"], settings.batch_size)
-    val = scores[scores["split"] == "val"]
+    smallest = choose_smallest(scores[scores["split"] == "val"], detector.size)
+    detector.config["input"]["smallest"] = smallest
+    judged = scores["side"] >= smallest
+    val = scores[judged & (scores["split"] == "val")]
     detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
     detector.config["thresholds"] = choose_thresholds(
         val["score"].to_numpy(),
@@ -57,9 +62,10 @@ def finish_run(
         np.where(val["group"] == "", val["file_name"], val["group"]),
     )
     scores["probability"] = detector.probability(scores["logit"])
-    scores["verdict"] = [detector.verdict(score) for score in scores["score"]]
+    verdicts = np.array([detector.verdict(score) for score in scores["score"]])
+    scores["verdict"] = np.where(judged, verdicts, "unsure")
     splits = [name for name in ("val", "test") if (scores["split"] == name).any()]
-    reals = scores[scores["label"] == 0]
+    reals = scores[judged & (scores["label"] == 0)]
     detector.config["false_alarms"] = count_false_alarms(
         reals[reals["split"] == ("test" if (reals["split"] == "test").any() else "val")]
     )
@@ -94,6 +100,21 @@ def finish_run(
     detector.cpu().save(run)
 
 
+def choose_smallest(val: pd.DataFrame, size: int) -> int:
+    """The shorter side in pixels below which images get no verdict: that of the tiles, if most
+    images of either class on validation are as large, else `SMALLEST`.
+
+    Small images hold little evidence, and their scores scatter: thresholds that had to hold for
+    them, too, would be far too high for all others.
+    """
+    large = val["side"] >= size
+    most = all(
+        (large & of).sum() >= max(0.5 * of.sum(), LARGE)
+        for of in (val["label"] == 0, val["label"] == 1)
+    )
+    return size if most else min(SMALLEST, size)
+
+
 def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
     """How many photographs there are among the reals of one split, of how many an image was called
     fake, the share that is not exceeded with 95 % confidence, and the same for each source with at
@@ -123,7 +144,8 @@ def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
 def score_table(
     detector: Detector, views: Views, table: pd.DataFrame, batch_size: int
 ) -> pd.DataFrame:
-    """`table` with logit and score of each whole image, scored as `check` does: by native tiles.
+    """`table` with logit and score of each whole image, scored as `check` does: by native tiles;
+    and its shorter side in pixels.
 
     Images that cannot be read are left out. Where one class is compressed and the other is not, the
     lossless images are compressed alike first: their format must not tell.
@@ -142,7 +164,9 @@ def score_table(
     device = str(next(detector.parameters()).device)
     found = list(score_images(detector, map(image, table.index), batch_size, device))
     table = table.assign(
-        logit=[scored.logit for scored in found], score=[scored.score for scored in found]
+        logit=[scored.logit for scored in found],
+        score=[scored.score for scored in found],
+        side=[min(scored.width, scored.height) for scored in found],
     )
     return table[[scored.error is None for scored in found]].reset_index(drop=True)
 
@@ -233,7 +257,8 @@ A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"
 and what lies between is *unsure*. Of the validation reals at most 1 % score
 {thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more; the threshold of
 *fake* is set with a margin for how few they are. The probability is calibrated on the val split for
-equally many reals and fakes.
+equally many reals and fakes. Images with a side of less than {detector.smallest} pixels get no
+verdict and have no part in this.
 
 | {metrics["false_alarms"]["split"]} split, source | photographs | called fake | at most (95 %) |
 |---|---|---|---|

@@ -15,15 +15,18 @@ from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 
 RULE = "native tiles, small images padded by reflection"
+SMALLEST = 32
+"""Pixels: no detector gives a verdict on an image with a shorter side than this."""
 
 
 class Detector(FolderModel):
     """images (N, 3, H, W) float RGB in [0, 1] -> logits (N,), higher = more likely fake.
 
     config: `architecture` ("cnn", "timm:resnet18"), `arguments` (for its builder), `input` (size,
-    mean, std, rule), `calibration` (scale, shift), `thresholds` (fake, real, fpr_1, fpr_5; on the
-    score), `training`, `versions`; trained ones also `false_alarms` (of photographs that it did not
-    learn from: how many there were, how many it called fake, and at most which share it does).
+    mean, std, rule, smallest), `calibration` (scale, shift), `thresholds` (fake, real, fpr_1,
+    fpr_5; on the score), `training`, `versions`; trained ones also `false_alarms` (of photographs
+    that it did not learn from: how many there were, how many it called fake, and at most which
+    share it does).
     """
 
     kind = "detectors"
@@ -89,6 +92,11 @@ class Detector(FolderModel):
     def size(self) -> int:
         """Side of the input tiles in pixels."""
         return int(self.config["input"]["size"])
+
+    @property
+    def smallest(self) -> int:
+        """Pixels: an image with a shorter side than this gets no verdict."""
+        return int(self.config["input"].get("smallest", SMALLEST))
 
     @property
     def thresholds(self) -> dict[str, float]:

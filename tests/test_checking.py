@@ -42,6 +42,17 @@ def test_texture_in_any_one_colour_is_something_to_see(sure: str, tmp_path: Path
         assert not check.warnings
 
 
+def test_below_its_tiles_a_detector_is_never_sure(photo: Path, sure: str, tmp_path: Path) -> None:
+    detector = Detector.load(sure)
+    detector.config["input"]["smallest"] = detector.size
+    small = cv2.imread(str(photo))[:, : detector.size - 1]
+    cv2.imwrite(str(tmp_path / "small.png"), small)
+    assert check_image(photo, detector, reencode=False).verdict == "fake"
+    check = check_image(tmp_path / "small.png", detector, reencode=False)
+    assert check.verdict == "unsure"
+    assert f"less than {detector.size} pixels" in (check.meaning or "")
+
+
 def test_a_csv_never_replaces_a_folder_or_a_device(photo: Path, sure: str, tmp_path: Path) -> None:
     """A device is stood in for by a named pipe: replacing /dev/null would harm the machine."""
     (tmp_path / "folder.csv").mkdir()

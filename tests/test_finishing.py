@@ -1,0 +1,75 @@
+"""After the last epoch: which images set the thresholds, and what is written down."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ganscope.config import TrainDetectorSettings
+from ganscope.detector import finishing
+from ganscope.detector.finishing import choose_smallest, finish_run
+from ganscope.detector.model import SMALLEST, Detector, load_detector
+
+
+def scores_of(reals: int, fakes: int, small: int) -> pd.DataFrame:
+    """Reals around -1, fakes around 1, and small reals that score like fakes."""
+    rng = np.random.default_rng(0)
+    label = np.repeat([0, 1, 0], [reals, fakes, small])
+    logit = np.repeat([-1.0, 1.0, 1.0], [reals, fakes, small]) + rng.normal(0, 0.3, len(label))
+    return pd.DataFrame(
+        {
+            "path": [f"{i}.png" for i in range(len(label))],
+            "file_name": [f"{i}.png" for i in range(len(label))],
+            "label": label,
+            "generator": np.where(label == 1, "a", "real"),
+            "source": np.repeat(["photos", "a", "thumbnails"], [reals, fakes, small]),
+            "group": "",
+            "split": "val",
+            "logit": logit,
+            "score": 1 / (1 + np.exp(-logit)),
+            "side": np.repeat([200, 128, 64], [reals, fakes, small]),
+        }
+    )
+
+
+def test_small_images_neither_set_thresholds_nor_get_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    found: dict[int, Any] = {}
+    for small in (0, 30):
+        scores = scores_of(60, 40, small)
+        monkeypatch.setattr(finishing, "score_table", lambda *_, scores=scores: scores.copy())
+        detector = Detector.create("cnn", size=96, width=4, depth=2)
+        detector.config["training"] |= {"best_epoch": 1}
+        table = pd.concat([scores.assign(split="train"), scores])
+        table.attrs["dropped"] = 0
+        log = [{"epoch": 1, "loss": 0.5, "val_loss": 0.5, "val_auroc": 0.9}]
+        run = tmp_path / str(small)
+        run.mkdir()
+        views: Any = SimpleNamespace(qualities={0: [], 1: []})
+        settings = TrainDetectorSettings(corpora=(tmp_path,), out=run)
+        finish_run(run, settings, detector, views, table, log)
+        found[small] = load_detector(str(run))
+        assert found[small].smallest == 96
+    assert found[30].thresholds == found[0].thresholds
+    assert found[30].config["calibration"] == found[0].config["calibration"]
+    assert found[30].config["false_alarms"] == found[0].config["false_alarms"]
+    assert found[0].thresholds["fake"] < 0.7
+    written = pd.read_csv(tmp_path / "30" / "scores.csv")
+    assert set(written["verdict"][written["side"] < 96]) == {"unsure"}
+    assert "less than 96 pixels" in found[30].card
+    assert json.loads((tmp_path / "30" / "metrics.json").read_text())["val"]["overall"]
+
+
+def test_where_most_images_are_small_they_set_the_thresholds() -> None:
+    assert choose_smallest(scores_of(60, 40, 30), 96) == 96
+    assert choose_smallest(scores_of(60, 40, 70), 96) == SMALLEST  # most reals are small
+    assert choose_smallest(scores_of(60, 40, 30), 150) == SMALLEST  # the fakes are
+    assert choose_smallest(scores_of(60, 4, 0), 96) == SMALLEST  # too few to tell
+    assert choose_smallest(scores_of(60, 40, 70), 16) == 16
