@@ -59,6 +59,13 @@ def train_detector(
         list[str] | None,
         typer.Option(help="Generator that the detector must never meet; may be repeated."),
     ] = None,
+    val_source: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Source whose photographs are for validation only, so that thresholds hold for "
+            "photographs of an unknown kind; may be repeated."
+        ),
+    ] = None,
     degrade: Annotated[
         float,
         typer.Option(help="Probability that a training image is degraded, both classes alike."),
@@ -132,6 +139,7 @@ def train_detector(
         pretrained=pretrained,
         val_generator=tuple(val_generator or ()),
         test_generator=tuple(test_generator or ()),
+        val_source=tuple(val_source or ()),
         degrade=degrade,
         mix=mix,
         pairs=pairs,

@@ -38,6 +38,7 @@ def split_corpus(
     *,
     val_generator: Sequence[str] = (),
     test_generator: Sequence[str] = (),
+    val_source: Sequence[str] = (),
     seed: int = 0,
 ) -> pd.DataFrame:
     """Fill the `split` column of a corpus' table.
@@ -45,19 +46,23 @@ def split_corpus(
     With named generators: those of `test_generator` are test, those of `val_generator` val. Where
     none is named for val and two or more remain, the one with the fewest images (and, among equals,
     the fewest groups shared with others) is val, unless the test takes most of its images' groups.
-    A share of the reals goes to each split that exists. With one generator, its fakes are split by
-    group as well. Where no generator is named, a manifest's own split is kept if it has both
-    classes in train and val, and otherwise at least its test part.
+    A share of the reals goes to each split that exists, and all of those of `val_source` to val.
+    With one generator, its fakes are split by group as well. Where nothing is named, a manifest's
+    own split is kept if it has both classes in train and val, and otherwise at least its test part.
 
     A fake of a photograph's group goes where the photograph goes; one of a held-out generator whose
     photograph is elsewhere is dropped. Any other group that would stand in two splits keeps one and
     loses its rows in the other; `attrs["dropped"]` counts all that are lost. Raises `GanscopeError`
-    for an unknown generator or a missing class.
+    for an unknown generator or source, or a missing class.
     """
     generators = table.loc[table["label"] == 1, "generator"].value_counts()
     for name in (*val_generator, *test_generator):
         if name not in generators.index:
             raise GanscopeError(unknown("generator in this corpus", name, sorted(generators.index)))
+    sources = set(table.loc[table["label"] == 0, "source"])
+    for name in val_source:
+        if name not in sources:
+            raise GanscopeError(unknown("source of reals in this corpus", name, sorted(sources)))
     both = set(val_generator) & set(test_generator)
     if both:
         raise GanscopeError(
@@ -66,11 +71,12 @@ def split_corpus(
     for label, word in ((0, "reals"), (1, "fakes")):
         if not (table["label"] == label).any():
             raise GanscopeError(f"the corpus holds no {word}; a detector needs both classes")
-    if not val_generator and not test_generator and _usable(table):
+    named = any((val_generator, test_generator, val_source))
+    if not named and _usable(table):
         return _report(table[table["split"] != ""].copy(), 0)
 
     own_test = table["split"] == "test"
-    if not val_generator and not test_generator and own_test.any():
+    if not named and own_test.any():
         rest = split_corpus(table[~own_test].assign(split=""), seed=seed)
         rest["split"] = rest["split"].replace("test", "train")  # the corpus has a test split
         table = pd.concat([rest, table[own_test]], ignore_index=True)
@@ -101,6 +107,7 @@ def split_corpus(
             table.loc[rows.index, "split"] = unit[rows.index].map(splits)
         if set(table.loc[reals.index, "split"]) == set(shares):
             break
+    table.loc[reals.index[reals["source"].isin(list(val_source))], "split"] = "val"
     # What was made from a photograph goes where the photograph goes, or nowhere: else a generator
     # that is held out would take all photographs that it worked on into its split.
     where = table.loc[reals.index].groupby(unit[reals.index])["split"].first()

@@ -227,6 +227,7 @@ def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
         corpus.table,
         val_generator=settings.val_generator,
         test_generator=settings.test_generator,
+        val_source=settings.val_source,
         seed=settings.seed if settings.split_seed is None else settings.split_seed,
     )
     for split, fewest in (("train", 1), ("val", FEWEST)):

@@ -73,6 +73,26 @@ def test_large_sources_give_the_same_share_to_every_split() -> None:
     assert shares.groupby("source").mean().to_dict() == {"many": SHARE, "few": SHARE}
 
 
+def test_a_source_can_be_kept_for_validation() -> None:
+    table = corpus(
+        [("s", "")] * 50 + [("far", f"scene {i}") for i in range(10)],
+        a=[""] * 20,
+        b=[""] * 20,
+        c=[f"scene {i}" for i in range(10)],
+    )
+    plain = split_corpus(table, val_generator=("b",))
+    found = split_corpus(table, val_generator=("b",), val_source=("far",))
+    splits = found.groupby(["generator", "source"])["split"].agg(set).to_dict()
+    assert splits["real", "far"] == {"val"}
+    assert "c" not in set(found["generator"][found["split"] == "train"])  # made of its photographs
+    same = found["source"] == "s"
+    pd.testing.assert_frame_equal(
+        found[same].reset_index(drop=True), plain[plain["source"] == "s"].reset_index(drop=True)
+    )
+    with pytest.raises(GanscopeError, match=r"unknown source of reals.*did you mean 'far'"):
+        split_corpus(table, val_source=("fat",))
+
+
 def test_one_generators_fakes_follow_their_groups_and_shares() -> None:
     table = corpus([("s", "")] * 100, a=[f"prompt {i // 2}" for i in range(100)])
     found = split_corpus(table)

@@ -248,6 +248,9 @@ class TrainDetectorSettings:
     """Generators used for validation only; empty: one is chosen when there are two or more."""
     test_generator: tuple[str, ...] = ()
     """Generators kept out of training and validation: the detector never meets them."""
+    val_source: tuple[str, ...] = ()
+    """Sources whose photographs are used for validation only: thresholds then hold for photographs
+    of a kind that the detector has not learned from."""
     degrade: float = 0.8
     """Probability that an image is degraded (both classes alike) before it is learned from."""
     mix: float = 0.4
