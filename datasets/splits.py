@@ -71,13 +71,15 @@ def split_corpus(
     for label, word in ((0, "reals"), (1, "fakes")):
         if not (table["label"] == label).any():
             raise GanscopeError(f"the corpus holds no {word}; a detector needs both classes")
-    named = any((val_generator, test_generator, val_source))
-    if not named and _usable(table):
+    named = bool(val_generator or test_generator)
+    if not named and not val_source and _usable(table):
         return _report(table[table["split"] != ""].copy(), 0)
 
     own_test = table["split"] == "test"
     if not named and own_test.any():
-        rest = split_corpus(table[~own_test].assign(split=""), seed=seed)
+        rest = table[~own_test].assign(split="")
+        still = [name for name in val_source if name in set(rest["source"][rest["label"] == 0])]
+        rest = split_corpus(rest, val_source=still, seed=seed)
         rest["split"] = rest["split"].replace("test", "train")  # the corpus has a test split
         table = pd.concat([rest, table[own_test]], ignore_index=True)
         keep = _one_split_a_group(table, seed)

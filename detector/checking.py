@@ -139,7 +139,7 @@ def _judge(detector: Detector, scored: Scored) -> Check:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
         unlike = _unlike_photographs(scored, detector.smallest)
         changed = _changed_by_reencoding(detector, scored)
-        if verdict != "unsure" and (unlike or changed):
+        if unlike or (verdict != "unsure" and changed):
             said.append(f"{unlike or changed}, so unsure")
             verdict = "unsure"
         meaning = (
@@ -164,10 +164,11 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
     known = detector.config.get("false_alarms")
     if verdict == "fake" and known and known["photographs"]:
-        said += (
-            f"; of {known['photographs']:,} photographs of the {known['split']} split the detector "
-            f"called {known['called_fake']:,} fake (at most {known['at_most']:.1%} of such)"
-        )
+        count = f"{known['called_fake']:,} of {known['photographs']:,} photographs"
+        if known["split"] == "test":
+            said += f"; it called {count} of a test fake (at most {known['at_most']:.1%} of such)"
+        else:  # no measurement: they set the threshold
+            said += f"; it calls {count} fake that its threshold was set by"
     return said
 
 
@@ -185,9 +186,11 @@ def _unlike_photographs(scored: Scored, smallest: int) -> str:
 
 
 def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
-    """What encodings change the verdict on the same tiles; "" for none."""
-    verdicts = {name: detector.verdict(score) for name, score in scored.reencoded.items()}
-    lost = [name for name, found in verdicts.items() if found != verdicts["clean"]]
+    """What encodings change the verdict; "" for none."""
+    if scored.score is None:
+        return ""
+    verdict = detector.verdict(scored.score)
+    lost = [name for name, score in scored.reencoded.items() if detector.verdict(score) != verdict]
     return f"re-encoded ({', '.join(lost)}) it would be judged otherwise" if lost else ""
 
 

@@ -50,9 +50,11 @@ def finish_run(
         }
     )
     scores = score_table(detector, views, table[table["split"] != "train"], settings.batch_size)
-    smallest = choose_smallest(scores[scores["split"] == "val"], detector.size)
-    detector.config["input"]["smallest"] = smallest
-    judged = scores["side"] >= smallest
+    detector.config["input"]["smallest"] = SMALLEST
+    judged = pd.Series(True, scores.index)
+    if are_large(scores[scores["split"] == "val"], detector.size):
+        detector.config["input"]["smallest"] = detector.size
+        judged = scores["side"] >= detector.size
     val = scores[judged & (scores["split"] == "val")]
     detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
     detector.config["thresholds"] = choose_thresholds(
@@ -81,7 +83,8 @@ def finish_run(
         "compressed_alike": any(views.qualities.values()),
     }
     for name in splits:
-        metrics[name] = _evaluate(scores[scores["split"] == name], detector.thresholds["fake"])
+        part = scores[judged & (scores["split"] == name)]
+        metrics[name] = _evaluate(part, detector.thresholds["fake"])
     detector.config["training"]["images"] = images
     detector.config["versions"] = {
         "ganscope": ganscope.__version__,
@@ -100,19 +103,18 @@ def finish_run(
     detector.cpu().save(run)
 
 
-def choose_smallest(val: pd.DataFrame, size: int) -> int:
-    """The shorter side in pixels below which images get no verdict: that of the tiles, if most
-    images of either class on validation are as large, else `SMALLEST`.
+def are_large(val: pd.DataFrame, size: int) -> bool:
+    """Whether most validation images of each class have no side below `size`, that of the tiles:
+    then smaller ones get no verdict and set no threshold.
 
     Small images hold little evidence, and their scores scatter: thresholds that had to hold for
     them, too, would be far too high for all others.
     """
     large = val["side"] >= size
-    most = all(
+    return all(
         (large & of).sum() >= max(0.5 * of.sum(), LARGE)
         for of in (val["label"] == 0, val["label"] == 1)
     )
-    return size if most else min(SMALLEST, size)
 
 
 def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:

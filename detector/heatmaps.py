@@ -1,8 +1,9 @@
 """Where the evidence lies: heatmaps (H, W) float32 in [0, 1] at image resolution, high = fake.
 
-`patches` and `tiles` show the calibrated probability of the network's own local logits, so that
-they can be compared between images; `gradcam` shows, for any network, which places moved the logit
-(relative to the most important one). To add a method, register it.
+`patches` and `tiles` show the network's own local logits on the scale of the image's calibration,
+so that they can be compared between images, but are no probabilities of places; `gradcam` shows,
+for any network, which places moved the logit (relative to the most important one). To add a method,
+register it.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ class Scored:
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
     """(T, 2): top and left of each tile in pixels."""
     reencoded: dict[str, float] = field(default_factory=dict)
-    """Score of some of the tiles as they are ("clean") and after each of `REENCODED` (by its
-    label), if that was asked for.
+    """Score after each of `REENCODED` (by its label), if that was asked for: the image's own, moved
+    as far as that of some of its tiles.
     """
     width: int = 0
     height: int = 0
@@ -231,10 +231,8 @@ def _pooled(detector: Detector, scored: Scored) -> Scored:
             parts = np.split(found[len(scored.positions) :], len(REENCODED))
             same = found[_some_tiles(len(scored.positions))]
             scored.reencoded = {
-                name: float(detector.score(part.mean()))
-                for name, part in zip(
-                    ["clean", *(c.label for c in REENCODED)], [same, *parts], strict=True
-                )
+                change.label: float(detector.score(scored.logit + part.mean() - same.mean()))
+                for change, part in zip(REENCODED, parts, strict=True)
             }
         if not np.isfinite(found).all():
             scored.logit = scored.score = None

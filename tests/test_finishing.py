@@ -12,7 +12,7 @@ import torch
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.detector import finishing
-from ganscope.detector.finishing import choose_smallest, finish_run
+from ganscope.detector.finishing import are_large, finish_run
 from ganscope.detector.model import SMALLEST, Detector, load_detector
 
 
@@ -37,25 +37,28 @@ def scores_of(reals: int, fakes: int, small: int) -> pd.DataFrame:
     )
 
 
+def finish(run: Path, monkeypatch: pytest.MonkeyPatch, scores: pd.DataFrame) -> Detector:
+    """A detector of 96-pixel tiles that has just been trained and gives these scores."""
+    monkeypatch.setattr(finishing, "score_table", lambda *_: scores.copy())
+    torch.manual_seed(0)
+    detector = Detector.create("cnn", size=96, width=4, depth=2)
+    detector.config["training"] |= {"best_epoch": 1}
+    table = pd.concat([scores.assign(split="train"), scores])
+    table.attrs["dropped"] = 0
+    log = [{"epoch": 1, "loss": 0.5, "val_loss": 0.5, "val_auroc": 0.9}]
+    views: Any = SimpleNamespace(qualities={0: [], 1: []})
+    settings = TrainDetectorSettings(corpora=(run,), out=run)
+    finish_run(run, settings, detector, views, table, log)
+    return load_detector(str(run))
+
+
 def test_small_images_neither_set_thresholds_nor_get_verdicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
-    found: dict[int, Any] = {}
+    found: dict[int, Detector] = {}
     for small in (0, 30):
-        scores = scores_of(60, 40, small)
-        monkeypatch.setattr(finishing, "score_table", lambda *_, scores=scores: scores.copy())
-        detector = Detector.create("cnn", size=96, width=4, depth=2)
-        detector.config["training"] |= {"best_epoch": 1}
-        table = pd.concat([scores.assign(split="train"), scores])
-        table.attrs["dropped"] = 0
-        log = [{"epoch": 1, "loss": 0.5, "val_loss": 0.5, "val_auroc": 0.9}]
-        run = tmp_path / str(small)
-        run.mkdir()
-        views: Any = SimpleNamespace(qualities={0: [], 1: []})
-        settings = TrainDetectorSettings(corpora=(tmp_path,), out=run)
-        finish_run(run, settings, detector, views, table, log)
-        found[small] = load_detector(str(run))
+        (tmp_path / str(small)).mkdir()
+        found[small] = finish(tmp_path / str(small), monkeypatch, scores_of(60, 40, small))
         assert found[small].smallest == 96
     assert found[30].thresholds == found[0].thresholds
     assert found[30].config["calibration"] == found[0].config["calibration"]
@@ -64,12 +67,19 @@ def test_small_images_neither_set_thresholds_nor_get_verdicts(
     written = pd.read_csv(tmp_path / "30" / "scores.csv")
     assert set(written["verdict"][written["side"] < 96]) == {"unsure"}
     assert "less than 96 pixels" in found[30].card
-    assert json.loads((tmp_path / "30" / "metrics.json").read_text())["val"]["overall"]
+    metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("0", "30")]
+    assert metrics[0]["val"] == metrics[1]["val"]
 
 
-def test_where_most_images_are_small_they_set_the_thresholds() -> None:
-    assert choose_smallest(scores_of(60, 40, 30), 96) == 96
-    assert choose_smallest(scores_of(60, 40, 70), 96) == SMALLEST  # most reals are small
-    assert choose_smallest(scores_of(60, 40, 30), 150) == SMALLEST  # the fakes are
-    assert choose_smallest(scores_of(60, 4, 0), 96) == SMALLEST  # too few to tell
-    assert choose_smallest(scores_of(60, 40, 70), 16) == 16
+def test_where_most_images_are_small_all_set_the_thresholds() -> None:
+    assert are_large(scores_of(60, 40, 30), 96)
+    assert not are_large(scores_of(60, 40, 70), 96)  # most reals are small
+    assert not are_large(scores_of(60, 40, 30), 150)  # the fakes are
+    assert not are_large(scores_of(60, 4, 0), 96)  # too few to tell
+
+
+def test_images_that_are_all_tiny_can_be_learned_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = scores_of(60, 40, 0).assign(side=20)
+    assert finish(tmp_path, monkeypatch, scores).smallest == SMALLEST

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.config import CheckSettings
+from ganscope.datasets.degradations import Degradation
+from ganscope.detector import scoring
 from ganscope.detector.checking import (
     FEW_COLOURS,
     FIELDS,
@@ -262,19 +264,6 @@ def test_reencoded_tiles_are_those_of_a_file_that_is_saved_again() -> None:
     assert tiny.shape == (2, 64, 64, 3)
 
 
-def test_only_the_encoding_can_change_a_verdict(board_detector: Detector, tmp_path: Path) -> None:
-    """What is encoded anew is compared with the same tiles as they are, not with the image."""
-    rng = np.random.default_rng(0)
-    image = cv2.resize(rng.integers(60, 190, (8, 8, 3)).astype(np.uint8), (700, 900))
-    image[-200:, ::2] += 60
-    cv2.imwrite(str(tmp_path / "large.png"), image)
-    (scored,) = score_images(board_detector, [tmp_path / "large.png"], device="cpu", reencode=True)
-    chosen = np.linspace(0, len(scored.positions) - 1, 16).round().astype(int)
-    same = board_detector.score(scored.tile_logits[chosen].mean())
-    assert scored.reencoded["clean"] == pytest.approx(same, abs=1e-6)
-    assert len(scored.positions) > 16
-
-
 def test_a_verdict_that_reencoding_flips_is_unsure(
     board_detector: Detector, tmp_path: Path
 ) -> None:
@@ -293,6 +282,20 @@ def test_a_verdict_that_reencoding_flips_is_unsure(
     )
     cv2.imwrite(str(tmp_path / "smooth.png"), smooth)
     assert check_image(tmp_path / "smooth.png", board_detector, "cpu").verdict == "real"
+
+
+def test_what_changes_nothing_leaves_the_score_of_the_whole_image(
+    cnn: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only some tiles are encoded anew, and they alone may score otherwise than all."""
+    monkeypatch.setattr(scoring, "REENCODED", (Degradation("crop", 1.0),))
+    image = random_images(1, seed=3)[0]
+    image = np.tile(image, (6, 6, 1))
+    image[: len(image) // 2] //= 4
+    (scored,) = score_images(cnn, [image], device="cpu", reencode=True)
+    some = scored.tile_logits[scoring._some_tiles(len(scored.positions))].mean()
+    assert abs(some - scored.logit) > 1e-4
+    assert scored.reencoded == {"crop:1": pytest.approx(scored.score)}
 
 
 def test_reencoded_scores_do_not_depend_on_batch_size_or_company(cnn: Detector) -> None:

@@ -89,6 +89,11 @@ def test_a_source_can_be_kept_for_validation() -> None:
     pd.testing.assert_frame_equal(
         found[same].reset_index(drop=True), plain[plain["source"] == "s"].reset_index(drop=True)
     )
+    own = table.assign(split=np.where(table.index % 5 == 0, "test", ""))
+    kept = split_corpus(own, val_source=("far",))
+    named = kept.set_index("file_name")["split"]
+    tests = own["file_name"][(own["split"] == "test") & own["file_name"].isin(named.index)]
+    assert set(named[tests]) == {"test"}  # the corpus' own test stays one
     with pytest.raises(GanscopeError, match=r"unknown source of reals.*did you mean 'far'"):
         split_corpus(table, val_source=("fat",))
 
