@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--detector", default="default")
     parser.add_argument("--split", help="only pairs of this split of the corpus")
     parser.add_argument("--n", type=int, default=60)
-    parser.add_argument("--methods", default="patches,tiles,gradcam")
+    parser.add_argument("--methods", default="auto", help="for example patches,tiles,gradcam")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pictures", type=Path, default=Path("pictures.png"))
     options = parser.parse_args()
@@ -79,7 +79,7 @@ def main() -> None:
         name: {
             "images": len(values),
             "pixel_auroc": round(float(np.mean(values)), 4),
-            "standard_error": round(float(np.std(values) / max(len(values), 1) ** 0.5), 4),
+            "standard_error": round(float(np.std(values) / len(values) ** 0.5), 4),
         }
         for name, values in found.items()
     }

@@ -46,9 +46,19 @@ class Detector(FolderModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        for part in ("calibration", "thresholds"):
-            if part not in config:
-                raise KeyError(part)
+        numbers = [
+            *(("thresholds", name) for name in ("fake", "real")),
+            *(("calibration", name) for name in ("scale", "shift")),
+            ("input", "size"),
+        ]
+        if "smallest" in config["input"]:
+            numbers.append(("input", "smallest"))
+        for part, name in numbers:
+            value = config[part][name]
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError(f"{part}: {name} is {value!r}, no number")
+            if not np.isfinite(value):
+                raise ValueError(f"{part}: {name} is {value!r}, not finite")
         return cls(config)
 
     @classmethod

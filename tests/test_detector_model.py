@@ -71,3 +71,26 @@ def test_an_incomplete_configuration_is_an_error(
     detector.save(tmp_path)
     with pytest.raises(GanscopeError, match=part):
         load_detector(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("thresholds", "fake", float("nan")),
+        ("thresholds", "real", "0.3"),
+        ("calibration", "scale", float("inf")),
+        ("input", "smallest", None),
+    ],
+)
+def test_numbers_that_are_none_are_an_error(
+    detector: Detector, tmp_path: Path, part: str, name: str, value: object
+) -> None:
+    detector.config[part][name] = value
+    detector.save(tmp_path)
+    with pytest.raises(GanscopeError, match=rf"config.json is faulty \({part}: {name} is"):
+        load_detector(str(tmp_path))
+    del detector.config[part][name]
+    detector.save(tmp_path)
+    if name != "smallest":  # older ones do not have it
+        with pytest.raises(GanscopeError, match=name):
+            load_detector(str(tmp_path))

@@ -139,6 +139,10 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             model.load_state_dict(
                 {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             )
+        except ValueError as error:
+            raise GanscopeError(
+                f"{name}: {CONFIG} is faulty ({error}); fetch or train it again"
+            ) from None
         except (KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise GanscopeError(
