@@ -148,7 +148,7 @@ def _table(checks: list["Check"]) -> Table:
         table.add_row(
             verdict,
             f"{one.score:.3f}",
-            f"{one.probability:.0%}",
+            "-" if one.probability is None else f"{one.probability:.0%}",
             size,
             path,
             Text("; ".join(one.warnings)),

@@ -137,6 +137,10 @@ def parse_degradation(text: str) -> Degradation:
     return Degradation(name, value)
 
 
+WORST_QUALITY = 40
+"""JPEG and WebP quality below which no training sees images."""
+
+
 def random_factor(rng: Rng) -> float:
     """The resize of `random_degradation`: 0.4 to 1.6 (p .4), else 1."""
     return float(np.exp(rng.uniform(np.log(0.4), np.log(1.6)))) if rng.random() < 0.4 else 1.0
@@ -146,9 +150,9 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
     """The mix that training sees: resize, blur, noise, then JPEG or WebP, each by chance.
 
     After CNNDetection (arXiv:1912.11035) and the aligned training sets that followed it: resize by
-    0.4 to 1.6 (p .4), blur of sigma up to 2 (p .15), noise up to 8 levels (p .15), JPEG 40-98 (p
-    .7) or WebP 40-98 (p .1: it is rarer in the wild and as slow as five JPEGs). `factor`: the
-    resize, where the caller drew it beforehand to cut out enough pixels.
+    0.4 to 1.6 (p .4), blur of sigma up to 2 (p .15), noise up to 8 levels (p .15), JPEG (p
+    .7) or WebP (p .1: it is rarer in the wild and as slow as five JPEGs) of `WORST_QUALITY` to 98.
+    `factor`: the resize, where the caller drew it beforehand to cut out enough pixels.
     """
     factor = random_factor(rng) if factor is None else factor
     if factor != 1:
@@ -159,9 +163,9 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
         pixels = noise(pixels, rng.uniform(1, 8), rng)
     choice = rng.random()
     if choice < 0.7:
-        pixels = jpeg(pixels, int(rng.integers(40, 99)), rng)
+        pixels = jpeg(pixels, int(rng.integers(WORST_QUALITY, 99)), rng)
     elif choice < 0.8:
-        pixels = webp(pixels, int(rng.integers(40, 99)), rng)
+        pixels = webp(pixels, int(rng.integers(WORST_QUALITY, 99)), rng)
     return pixels
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ganscope.config import CheckSettings
+from ganscope.datasets.degradations import WORST_QUALITY
 from ganscope.detector.heatmaps import heatmap, write_overlay
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.scoring import Scored, score_images
@@ -39,8 +40,6 @@ MOSTLY_FLAT = 0.75
 """With a larger share of pixels like their neighbours (`flat_share`) it is no photograph either,
 but a drawing or a screenshot. Above are 44 % of 81 drawn wallpapers (49 % as JPEG 85), and 0.4 % of
 260 photographs (0.8 % as JPEG 40)."""
-STRONG = 40
-"""JPEG quality below which no training has seen images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,10 @@ class Check:
     verdict: str | None
     """fake, real or unsure."""
     probability: float | None
-    """Calibrated probability of being fake, if fakes were as common as reals."""
+    """Calibrated probability of being fake, if fakes were as common as reals; None where nothing
+    can be said."""
     meaning: str | None
-    """The probability in words."""
+    """The probability in words, or why nothing can be said."""
     thresholds: dict[str, float]
     """On the score: fake from here on, real below there."""
     detector: str
@@ -95,9 +95,9 @@ def count_images(settings: CheckSettings) -> int:
 def check_images(settings: CheckSettings) -> Iterator[Check]:
     """Judge images as a stream, in order: files as named, folders' images in sorted order.
 
-    Heatmaps are written as the stream goes on; the CSV takes its name when it is complete. Raises
-    `GanscopeError` if a path does not exist, a folder holds no images, or the detector cannot be
-    had.
+    Heatmaps are written as the stream goes on, none where nothing can be said; the CSV takes its
+    name when it is complete. Raises `GanscopeError` if a path does not exist, a folder holds no
+    images, or the detector cannot be had.
     """
     for path in settings.paths:
         if next(find_images(path), None) is None:
@@ -115,7 +115,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
         ):
             check = _judge(detector, scored)
             table.add(check)
-            if names and check.error is None:
+            if names and check.probability is not None:
                 pixels = open_image(check.path).pixels
                 detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
@@ -135,16 +135,19 @@ def _judge(detector: Detector, scored: Scored) -> Check:
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
         probability = float(detector.probability(scored.logit))
-        if scored.quality is not None and scored.quality < STRONG:
+        if scored.quality is not None and scored.quality < WORST_QUALITY:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
         unlike = _unlike_photographs(scored, detector.smallest)
         changed = _changed_by_reencoding(detector, scored)
+        if not unlike and min(scored.width, scored.height) < detector.size:
+            said.append(f"smaller than the detector's {detector.size}-pixel tile: little evidence")
         if unlike or (verdict != "unsure" and changed):
             said.append(f"{unlike or changed}, so unsure")
             verdict = "unsure"
-        meaning = (
-            f"nothing can be said: {unlike}" if unlike else _meaning(detector, probability, verdict)
-        )
+        if unlike:
+            probability, meaning = None, f"nothing can be said: {unlike}"
+        else:
+            meaning = _meaning(detector, probability, verdict)
     return Check(
         path=scored.path,
         score=scored.score,
@@ -175,9 +178,9 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
 def _unlike_photographs(scored: Scored, smallest: int) -> str:
     """Why no detector should judge this image; "" if it looks like a photograph."""
     if scored.contrast < 1.0:
-        return "too little to judge by"
+        return "almost constant: no texture to judge by"
     if min(scored.width, scored.height) < smallest:
-        return f"too little to judge by: a side of less than {smallest} pixels"
+        return f"too small to judge by: a side of less than {smallest} pixels"
     if scored.colours < FEW_COLOURS:
         return "few colours, as in text and drawings, which the detector was not measured on"
     if scored.flat > MOSTLY_FLAT:

@@ -26,8 +26,8 @@ from ganscope.detector.scoring import score_images
 from ganscope.errors import ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"
-LARGE = 5
-"""Images of each class without which nothing can be set by those of a tile's size."""
+ENOUGH = 5
+"""Validation images of each class without which nothing can be chosen or set."""
 
 
 def finish_run(
@@ -74,7 +74,7 @@ def finish_run(
     images = _counts(table)
     metrics: dict[str, Any] = {
         "epochs": len(log),
-        "best_epoch": detector.config["training"]["best_epoch"],
+        "best_epoch": detector.config["training"].get("best_epoch"),
         "calibration": detector.config["calibration"],
         "thresholds": detector.thresholds,
         "false_alarms": detector.config["false_alarms"],
@@ -112,7 +112,7 @@ def are_large(val: pd.DataFrame, size: int) -> bool:
     """
     large = val["side"] >= size
     return all(
-        (large & of).sum() >= max(0.5 * of.sum(), LARGE)
+        (large & of).sum() >= max(0.5 * of.sum(), ENOUGH)
         for of in (val["label"] == 0, val["label"] == 1)
     )
 

@@ -44,7 +44,11 @@ def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.
 
 @heatmap_methods.register("patches")
 def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
-    """The network's own map of logits, tile by tile."""
+    """The network's own map of logits, averaged around each place over about a tile.
+
+    Tiles are what the calibration is made for: a single patch scatters more, and on its scale
+    would look sure where nothing is.
+    """
 
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -55,7 +59,13 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
             )
         return found
 
-    return detector.probability(_stitched(detector, pixels, logits)).astype(np.float32)
+    found = cv2.GaussianBlur(
+        _stitched(detector, pixels, logits),
+        (0, 0),
+        detector.size / 4,
+        borderType=cv2.BORDER_REFLECT,
+    )
+    return detector.probability(found).astype(np.float32)
 
 
 @heatmap_methods.register("tiles")

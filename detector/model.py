@@ -16,7 +16,8 @@ from ganscope.folders import FolderModel
 
 RULE = "native tiles, small images padded by reflection"
 SMALLEST = 32
-"""Pixels: no detector gives a verdict on an image with a shorter side than this."""
+"""Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
+them (`Detector.smallest`)."""
 
 
 class Detector(FolderModel):

@@ -287,14 +287,10 @@ def _tiled(
     cut, positions = tiles(pixels, size)
     height, width = pixels.shape[:2]
     said = list(scored.warnings)
-    if min(height, width) < size:
-        said.append(f"smaller than the detector's {size}-pixel tile: little evidence")
     whole = max(1, -(-height // size)) * max(1, -(-width // size))
     if len(cut) < whole / SEEN:
         said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
     scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
-    if scored.contrast < 1.0:
-        said.append("almost constant: no texture to judge by")
     scored.colours, scored.flat = count_colours(cut), flat_share(cut)
     scored.positions, scored.width, scored.height = positions, width, height
     scored.warnings = tuple(said)

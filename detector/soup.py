@@ -95,7 +95,6 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
         **plain(settings),
         **{name: learned[name] for name in ("learning_rate", "precision", "channels_last")},
         "epochs_run": len(log),
-        "best_epoch": len(log),
     }
     if other:
         soup = fuse_detectors([soup, other], table, views, settings.batch_size)

@@ -43,7 +43,7 @@ from ganscope.detector.data import (
     jpeg_qualities,
     to_keys,
 )
-from ganscope.detector.finishing import finish_run
+from ganscope.detector.finishing import ENOUGH, finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
@@ -59,8 +59,6 @@ IGNORED = ("out", "device", "workers")
 EMA = 0.999
 """Decay a step of the averaged weights, which are validated and saved; less in the first steps."""
 WEIGHT_DECAY = 0.05
-FEWEST = 5
-"""Images of each class without which validation means nothing."""
 VAL_VIEWS, MOST_VIEWS = 1000, 8
 """Validation images are looked at several times, up to eight, until their class makes so many
 views: single crops of few fakes would tell more of chance than of an epoch."""
@@ -230,14 +228,14 @@ def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
         val_source=settings.val_source,
         seed=settings.seed if settings.split_seed is None else settings.split_seed,
     )
-    for split, fewest in (("train", 1), ("val", FEWEST)):
+    for split, fewest in (("train", 1), ("val", ENOUGH)):
         labels = table["label"][table["split"] == split]
         reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
         if min(reals, fakes) < fewest:
             raise GanscopeError(
                 f"{named}: too few images: {reals} real and {fakes} fake ones are left for the "
                 f"{split} split, at least {fewest} of each are needed; add images or choose other "
-                "--val-generator and --test-generator"
+                "--val-generator, --test-generator and --val-source"
             )
     dropped = table.attrs.get("dropped", 0)
     order = table["split"].map({"train": 0, "val": 1, "test": 2})
@@ -253,7 +251,7 @@ def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) 
         table,
         size=size,
         degrade=settings.degrade,
-        qualities=jpeg_qualities(table),
+        qualities=jpeg_qualities(table[table["split"] == "train"]),
         seed=settings.seed,
         mix=settings.mix,
         twins=find_twins(table),

@@ -325,6 +325,24 @@ def test_lossless_fakes_get_the_compression_of_jpeg_reals(tmp_path: Path) -> Non
     assert jpeg_qualities(open_corpus(alike).table) == {0: [], 1: []}
 
 
+def test_the_compression_is_that_of_training_images_only(tmp_path: Path) -> None:
+    root = make_corpus(tmp_path / "c", {"real": 40, "a": 40}, suffix={"real": ".jpg"})
+    table = training.split_table(settings(root, tmp_path / "run"))
+    learned = (table["split"] == "train") & (table["label"] == 0)
+    views = training.open_views(settings(root, tmp_path / "run"), table, 32)
+    assert len(views.qualities[0]) == learned.sum() < 40
+
+
+def test_photographs_for_validation_only(tmp_path: Path) -> None:
+    root = make_corpus(tmp_path / "c", {"real": 40, "a": 40})
+    table = pd.read_csv(root / "metadata.csv")
+    table["source"] = np.where(table["label"] == 1, "a", np.where(table.index % 4, "near", "far"))
+    table.to_csv(root / "metadata.csv", index=False)
+    found = training.split_table(settings(root, tmp_path / "run", val_source=("far",)))
+    assert set(found["split"][found["source"] == "far"]) == {"val"}
+    assert "train" in set(found["split"][found["source"] == "near"])
+
+
 # What is learned
 
 
