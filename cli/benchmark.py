@@ -43,6 +43,10 @@ def benchmark(
     size: Annotated[
         int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
+    fuse: Annotated[
+        str | None,
+        typer.Option(help="Architecture that --train trains, too, and joins to each."),
+    ] = None,
     soup: Annotated[
         int | None, typer.Option(help="So many trainings of --train averaged. [default: 1]")
     ] = None,
@@ -82,6 +86,7 @@ def benchmark(
         epochs=epochs,
         pretrained=pretrained,
         size=size,
+        fuse=fuse,
         soup=soup,
         degrade=tuple(degrade or ()),
         out=out_,

@@ -29,8 +29,8 @@ def train_detector(
     fuse: Annotated[
         str | None,
         typer.Option(
-            help="Join the logits of another detector (name, run folder, hub id) that has not "
-            "learned from this validation."
+            help="Join the logits of another detector that has not learned from this validation: "
+            "a name, run folder or hub id, or an architecture, which is then trained first."
         ),
     ] = None,
     out_: Annotated[

@@ -117,6 +117,11 @@ def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
         raise GanscopeError(f"detector {name}: {error}") from None
 
 
+def is_architecture(name: str) -> bool:
+    """Whether a name is one of an architecture to train, not of a trained detector."""
+    return name.startswith("timm:") or name in detectors
+
+
 def load_pretrained(net: nn.Module, weights: str) -> None:
     """Start `net` from a weights file (.safetensors, .pth), or from timm's own with "hub".
 

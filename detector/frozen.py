@@ -29,11 +29,12 @@ from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.data import Key, Loader, Sampler, to_keys
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
-from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.model import Detector
 from ganscope.detector.networks import TimmNet
 from ganscope.detector.training import (
     LOSSES,
     fingerprint,
+    open_other,
     open_run,
     open_views,
     reading_processes,
@@ -80,8 +81,8 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
         settings.detector, size=settings.size, pretrained=settings.pretrained
     )
     classifier_of(detector)
-    other = load_detector(settings.fuse) if settings.fuse else None
     run, _ = open_run(settings, state)
+    other = open_other(settings, run, progress)
 
     train = table[table["split"] == "train"]
     views = open_views(settings, table, detector.size)

@@ -73,6 +73,7 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
             epochs=settings.epochs or 10,
             pretrained=settings.pretrained,
             size=settings.size,
+            fuse=settings.fuse,
             soup=settings.soup or 1,
             seed=settings.seed,
             device=settings.device,
@@ -83,7 +84,7 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
     }
     for plan in plans.values():  # what cannot be trained is said before hours have gone by
         split_table(plan)
-    for architecture in settings.train:
+    for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
         build(architecture)
     _open(out, settings)
 

@@ -23,6 +23,7 @@ from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import (
     LOSSES,
     fingerprint,
+    open_other,
     open_run,
     open_views,
     reading_processes,
@@ -55,7 +56,6 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     table = split_table(settings)
-    other = load_detector(settings.fuse) if settings.fuse else None
     run, _ = open_run(settings, state)
     begun, now = run / "images.json", {"images": fingerprint(table, 1)}
     if begun.exists() and read_json(begun) != now:
@@ -65,6 +65,7 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
         )
     write_json(begun, now)
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
+    other = open_other(settings, run, progress)
     parts, logs = [], []
     for seed in range(settings.seed, settings.seed + settings.soup):
         part = run / f"seed-{seed}"

@@ -34,6 +34,7 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.splits import split_corpus
+from ganscope.detector.architectures import is_architecture
 from ganscope.detector.data import (
     Key,
     Loader,
@@ -94,7 +95,6 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
     average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
-    other = load_detector(settings.fuse) if settings.fuse else None
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
     if saved and saved["checked"] != checked:
@@ -102,6 +102,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
         )
+    other = open_other(settings, run, progress)
     speed = remembered(run / SPEED, lambda: _choose_speed(settings, average, state.device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",
@@ -263,8 +264,16 @@ def open_run(
 ) -> tuple[Path, dict[str, Any] | None]:
     """Make or re-enter the run folder; returns it and its checkpoint, if there is one.
 
-    Refuses a finished run, one begun with other settings, and a folder of anything else.
+    Refuses a finished run, one begun with other settings, a folder of anything else, and a
+    `settings.fuse` that cannot be had.
     """
+    if settings.fuse and not is_architecture(settings.fuse):
+        load_detector(settings.fuse)
+    elif settings.fuse and state.num_processes > 1:
+        raise GanscopeError(
+            f"--fuse {settings.fuse}: train it first where there are several processes, and name "
+            "its run folder"
+        )
     name = settings.detector.replace(":", "-").replace("/", "-")
     run = settings.out or next_free(Path("runs") / name, lambda p: (p / CONFIG).exists())
     if (run / CONFIG).exists():
@@ -287,6 +296,36 @@ def open_run(
         except OSError as error:
             raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
     return run, saved
+
+
+def open_other(
+    settings: TrainDetectorSettings, run: Path, progress: "Progress | None" = None
+) -> Detector | None:
+    """The detector to be fused with, None without `settings.fuse`.
+
+    An architecture is trained first, on the same images, in the run folder's `fused`.
+    """
+    if not settings.fuse:
+        return None
+    if not is_architecture(settings.fuse):
+        return load_detector(settings.fuse)
+    part = run / "fused"
+    if not (part / CONFIG).exists():
+        train_detector(
+            replace(
+                settings,
+                detector=settings.fuse,
+                recipe="full",
+                fuse=None,
+                soup=1,
+                pretrained=None,
+                learning_rate=None,
+                split_seed=settings.seed if settings.split_seed is None else settings.split_seed,
+                out=part,
+            ),
+            progress,
+        )
+    return load_detector(str(part))
 
 
 def fingerprint(table: pd.DataFrame, processes: int) -> str:

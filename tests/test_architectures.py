@@ -1,6 +1,7 @@
 """The detectors' networks: shapes, what they see, and weights from files."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -47,6 +48,27 @@ def test_the_logit_is_the_mean_of_the_map(name: str) -> None:
         logits, found = net(images), net.patch_logits(images)
     assert min(found.shape[1:]) > 1
     torch.testing.assert_close(logits, found.mean((1, 2)))
+
+
+def test_the_map_of_fused_networks() -> None:
+    about = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    parts = [
+        {"architecture": "patch", "arguments": {"width": 8}, "input": about},
+        {"architecture": "timm:resnet10t", "arguments": {}, "input": about},
+    ]
+    net: Any = build("fused", parts=parts)[0].eval()
+    with torch.inference_mode():
+        net.weights.copy_(torch.tensor([2.0, 0.5]))
+        net.bias.fill_(-1)
+        images = torch.rand(2, 3, 64, 64)
+        logits, found = net(images), net.patch_logits(images)
+        texture = net.networks[0].patch_logits(images * 2 - 1)
+    assert found.shape == texture.shape
+    torch.testing.assert_close(logits, found.mean((1, 2)))
+    both = torch.stack([found.flatten(), texture.flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.5
+    other = [parts[0], parts[1] | {"input": about | {"size": 32}}]
+    assert not build("fused", parts=other)[0].has_map
 
 
 @pytest.mark.parametrize("name", ["mobilenetv3_small_050", "test_convnext", "test_vit"])

@@ -140,6 +140,21 @@ def test_a_fused_detector_is_the_weighted_sum_of_its_parts(corpus: Path, tmp_pat
         heatmap(fused, pixels, "gradcam")
 
 
+def test_an_architecture_to_fuse_with_is_trained_first(corpus: Path, tmp_path: Path) -> None:
+    plain = settings(corpus, tmp_path / "run", detector="cnn", recipe="full", pretrained=None)
+    wanted = replace(plain, fuse="patch", epochs=1, split_seed=None)
+    fused = Detector.load(train_detector(wanted))
+    part = Detector.load(tmp_path / "run" / "fused")
+    assert part.config["architecture"] == "patch"
+    for name, found in part.net.state_dict().items():
+        assert torch.equal(fused.net.networks[1].state_dict()[name], found)
+    scores = [pd.read_csv(tmp_path / "run" / x / "scores.csv") for x in (".", "fused")]
+    assert set(scores[0]["path"]) == set(scores[1]["path"])
+    with pytest.raises(GanscopeError, match="unknown detector 'patsh'"):
+        train_detector(replace(wanted, fuse="patsh", out=tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_part_that_knows_nothing_gets_no_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -80,7 +80,7 @@ def test_only_some_are_left_out_where_they_are_named(
     begun = []
 
     def note(plan: TrainDetectorSettings, *_: object) -> None:
-        begun.append((plan.test_generator, plan.soup))
+        begun.append((plan.test_generator, plan.soup, plan.fuse))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(holdout, "train_detector", note)
@@ -88,13 +88,14 @@ def test_only_some_are_left_out_where_they_are_named(
         corpora=(corpus,),
         train=("cnn",),
         leave_out=("b",),
+        fuse="patch",
         soup=2,
         pretrained="start.safetensors",
         out=tmp_path / "out",
     )
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
-    assert begun == [(("b",), 2)]
+    assert begun == [(("b",), 2, "patch")]
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

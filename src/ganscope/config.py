@@ -231,8 +231,9 @@ class TrainDetectorSettings:
     recipe: str = "full"
     """full: all weights learn; frozen-linear: a classifier on a backbone's features."""
     fuse: str | None = None
-    """Another detector (shipped name, run folder, hub id) whose logits are joined to this one's, in
-    the proportion that validation asks for; it should not have learned from those images."""
+    """Another detector whose logits are joined to this one's, in the proportion that validation
+    asks for: a shipped name, run folder or hub id (it should not have learned from those images),
+    or an architecture, which is then trained first."""
     out: Path | None = None
     """Run folder; None: runs/<detector>, numbered on if that is finished already."""
     epochs: int = 10
@@ -343,6 +344,8 @@ class BenchmarkSettings:
     """What each of those trainings starts from, as for `train-detector`."""
     size: int | None = None
     """Side of the crops in those trainings; None: the architecture's own."""
+    fuse: str | None = None
+    """An architecture that is trained beside each of those and joined to it."""
     soup: int | None = None
     """Trainings to average in the place of each of those, as for `train-detector`; None: 1."""
     degrade: tuple[str, ...] = ()
@@ -368,7 +371,7 @@ class BenchmarkSettings:
         if not self.detector:
             raise GanscopeError("name at least one --detector")
         if not self.train:
-            for name in ("epochs", "pretrained", "size", "soup", "leave_out"):
+            for name in ("epochs", "pretrained", "size", "fuse", "soup", "leave_out"):
                 if getattr(self, name) not in (None, ()):
                     flag = name.replace("_", "-")
                     raise GanscopeError(f"--{flag} goes with --train; leave it out")
