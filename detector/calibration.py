@@ -18,9 +18,10 @@ MISSES = 0.05
 FALSE_ALARMS, OF_A_SOURCE = 0.01, 0.05
 """Shares of all photographs, and of those of one source, that may be called fake."""
 CONFIDENCE = 0.95
-TAIL, FEWEST = 0.2, 10
+TAIL, FEWEST = 0.2, 25
 """Share of the photographs, the highest, whose logits a tail is fitted to; photographs of a source
-without which it gets no tail of its own."""
+without which it gets no tail of its own: a fifth of them would be fewer than five, and the limit
+of so few is far above anything that was seen."""
 
 
 def calibrate(
@@ -50,10 +51,10 @@ def choose_thresholds(
 
     fpr_1 (fpr_5): at most 1 % (5 %) of the reals score as high or higher. fake: never below fpr_1,
     and so high that with 95 % confidence at most 1 % of all reals, and 5 % of those of any one
-    source, reach it (see `tail_bound`; images of one group count as one). real: at most 5 % of the
-    fakes score below it, and it is never above fake. What lies between is *unsure*; where all fakes
-    score above all reals, that is at least the middle third of the gap. Raises `GanscopeError` if
-    there are images of one class only.
+    source with `FEWEST` or more, reach it (see `tail_bound`; images of one group count as one).
+    real: at most 5 % of the fakes score below it, and it is never above fake. What lies between is
+    *unsure*; where all fakes score above all reals, that is at least the middle third of the gap.
+    Raises `GanscopeError` if there are images of one class only.
     """
     s, y = np.asarray(scores, float), np.asarray(labels, int)
     _both_classes(y)
@@ -69,8 +70,8 @@ def choose_thresholds(
     if sources is not None:
         source = np.asarray(sources)[y == 0][order]
         for name in np.unique(source):
-            if (source == name).sum() >= FEWEST:
-                part = source == name
+            part = source == name
+            if len(np.unique(group[part])) >= FEWEST:
                 bounds.append(tail_bound(logits[part], OF_A_SOURCE, group[part]))
     fake = max(fpr_1, float(1 / (1 + np.exp(-max(bounds)))))
     if fakes[0] > reals[-1]:  # the classes are apart: the middle of the gap is nobody's

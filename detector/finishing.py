@@ -14,7 +14,6 @@ import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
 from ganscope.detector import plots
 from ganscope.detector.calibration import (
-    FEWEST,
     calibrate,
     choose_thresholds,
     false_alarm_bound,
@@ -26,8 +25,9 @@ from ganscope.detector.scoring import score_images
 from ganscope.errors import ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"
-ENOUGH = 5
-"""Validation images of each class without which nothing can be chosen or set."""
+ENOUGH, LISTED = 5, 10
+"""Validation images of each class without which nothing can be chosen or set; photographs of a
+source without which its false alarms are not listed."""
 
 
 def finish_run(
@@ -120,7 +120,7 @@ def are_large(val: pd.DataFrame, size: int) -> bool:
 def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
     """How many photographs there are among the reals of one split, of how many an image was called
     fake, the share that is not exceeded with 95 % confidence, and the same for each source with at
-    least `FEWEST` of them. Images of one group are of one photograph.
+    least `LISTED` of them. Images of one group are of one photograph.
     """
     photographs = reals.assign(
         photograph=reals["group"].where(reals["group"] != "", reals["file_name"]),
@@ -139,7 +139,7 @@ def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
     return {
         **count(photographs),
         "split": str(reals["split"].iloc[0]) if len(reals) else "val",
-        "by_source": {k: v for k, v in sources.items() if v["photographs"] >= FEWEST},
+        "by_source": {k: v for k, v in sources.items() if v["photographs"] >= LISTED},
     }
 
 

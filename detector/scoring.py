@@ -53,9 +53,11 @@ class Scored:
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
     """(T, 2): top and left of each tile in pixels."""
     reencoded: dict[str, float] = field(default_factory=dict)
-    """Score after each of `REENCODED` (by its label), if that was asked for: the image's own, moved
-    as far as that of some of its tiles.
+    """Score after each of `REENCODED` (by its label), if that was asked for and the verdict is not
+    unsure already: the image's own, moved as far as that of some of its tiles.
     """
+    again: np.ndarray | None = None
+    """Tiles to look at once more for that, until they are."""
     width: int = 0
     height: int = 0
     contrast: float = 0.0
@@ -175,8 +177,8 @@ def score_images(
     """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
 
     batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
-    score each image after each of `REENCODED`, too. A file that cannot be read gives a `Scored`
-    with its `error`.
+    score each image that gets a verdict after each of `REENCODED`, too. A file that cannot be read
+    gives a `Scored` with its `error`.
     """
     where = pick_device(device)
     detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,6 +204,18 @@ def score_images(
             owner.tile_logits = np.concatenate([owner.tile_logits, logits[:number]])
             logits = logits[number:]
 
+    def look_again() -> None:
+        """Stock up the re-encoded tiles of what got a verdict from its own."""
+        nonlocal stocked
+        for scored in waiting:
+            if scored.again is not None and _complete(scored):
+                own = float(scored.tile_logits.astype(np.float64).mean())
+                if detector.verdict(float(detector.score(own))) != "unsure":
+                    stock.append((scored, scored.again))
+                    stocked += len(scored.again)
+                    scored.expected += len(scored.again)
+                scored.again = None
+
     for scored, cut in _opened(images, detector.size, reencode):
         waiting.append(scored)
         if cut is not None:
@@ -209,10 +223,12 @@ def score_images(
             stocked += len(cut)
         while stocked >= batch_size:
             run(batch_size)
-        while waiting and _complete(waiting[0]):
+            look_again()
+        while waiting and _complete(waiting[0]) and waiting[0].again is None:
             yield _pooled(detector, waiting.popleft())
-    if stocked:
-        run(stocked)
+    while stocked:
+        run(min(stocked, batch_size))
+        look_again()
     while waiting:
         yield _pooled(detector, waiting.popleft())
 
@@ -296,6 +312,6 @@ def _tiled(
     scored.warnings = tuple(said)
     if reencode:
         chosen = positions[_some_tiles(len(positions))]
-        cut = np.concatenate([cut, reencoded_tiles(pixels, size, chosen)])
+        scored.again = reencoded_tiles(pixels, size, chosen)
     scored.expected = len(cut)
     return scored, cut
