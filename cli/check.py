@@ -129,6 +129,13 @@ def _most_suspect(checks: list["Check"]) -> list["Check"]:
     return sorted(checks, key=lambda c: -1.0 if c.score is None else c.score, reverse=True)[:SHOWN]
 
 
+def _percent(probability: float | None) -> str:
+    """Never 0 % or 100 %: no calibration is that sure."""
+    if probability is None:
+        return "-"
+    return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"
+
+
 def _table(checks: list["Check"]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("verdict")
@@ -148,7 +155,7 @@ def _table(checks: list["Check"]) -> Table:
         table.add_row(
             verdict,
             f"{one.score:.3f}",
-            "-" if one.probability is None else f"{one.probability:.0%}",
+            _percent(one.probability),
             size,
             path,
             Text("; ".join(one.warnings)),

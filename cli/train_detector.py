@@ -160,6 +160,12 @@ def train_detector(
     for split in ("val", "test"):
         if split in measured:
             err.print(f"{split}: {_figures(measured[split]['overall'])}", highlight=False)
+            low = measured[split]["overall"]["auroc"]["low"]
+            if low is not None and low <= 0.5:
+                err.print(
+                    "[yellow]no better than guessing[/yellow], as far as so few images can tell: "
+                    "train for longer, or on more"
+                )
     err.print("[green]trained[/green]; metrics, scores, pictures and the detector are in")
     out.print(str(run), highlight=False, soft_wrap=True)
     err.print(f"next: ganscope check photo.jpg --detector {run}", highlight=False)

@@ -126,7 +126,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
 def explain_probability(probability: float) -> str:
     """A calibrated probability in words, for people who have never met one."""
     share = round(100 * probability)
-    number = "all" if share == 100 else "none" if share == 0 else f"about {share}"
+    number = "nearly all" if share == 100 else "hardly any" if share == 0 else f"about {share}"
     return f"of 100 images with this score {number} are generated, if fakes are as common as photos"
 
 
@@ -165,6 +165,8 @@ def _judge(detector: Detector, scored: Scored) -> Check:
 
 def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
+    if verdict == "unsure":
+        return f"no verdict; {said}"
     known = detector.config.get("false_alarms")
     if verdict == "fake" and known and known["photographs"]:
         count = f"{known['called_fake']:,} of {known['photographs']:,} photographs"

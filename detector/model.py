@@ -60,6 +60,14 @@ class Detector(FolderModel):
                 raise ValueError(f"{part}: {name} is {value!r}, no number")
             if not np.isfinite(value):
                 raise ValueError(f"{part}: {name} is {value!r}, not finite")
+        size, scale = config["input"]["size"], config["calibration"]["scale"]
+        real, fake = (config["thresholds"][name] for name in ("real", "fake"))
+        if size < 1:
+            raise ValueError(f"input: size is {size}")
+        if scale < 0:  # fakes would be called real
+            raise ValueError(f"calibration: scale is {scale}, negative")
+        if real > fake:
+            raise ValueError(f"thresholds: real is {real}, above fake")
         return cls(config)
 
     @classmethod

@@ -80,6 +80,9 @@ def test_an_incomplete_configuration_is_an_error(
         ("thresholds", "real", "0.3"),
         ("calibration", "scale", float("inf")),
         ("input", "smallest", None),
+        ("input", "size", -5),
+        ("thresholds", "real", 0.9),
+        ("calibration", "scale", -3.2),
     ],
 )
 def test_numbers_that_are_none_are_an_error(

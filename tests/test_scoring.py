@@ -367,8 +367,8 @@ def test_a_page_of_text_is_never_judged(board_detector: Detector, tmp_path: Path
 
 def test_a_probability_in_words() -> None:
     assert explain_probability(0.8349).startswith("of 100 images with this score about 83 are")
-    assert " none " in explain_probability(0.001)
-    assert " all " in explain_probability(0.9999)
+    assert " hardly any " in explain_probability(0.001)
+    assert " nearly all " in explain_probability(0.9999)
 
 
 @pytest.mark.parametrize("method", sorted(heatmap_methods))
