@@ -191,7 +191,8 @@ def _see_one(source: Source) -> None:
 
 def _order(source: Source, settings: GenerateSettings) -> np.ndarray:
     """In which the photographs come; if one class is asked for and the source has it, its only."""
-    order = np.random.default_rng(settings.seed).permutation(len(source))
+    # Not the order in which `assign_splits` goes through them: the first would all be test and val.
+    order = np.random.default_rng((settings.seed, 0, 4)).permutation(len(source))
     if settings.class_ and source.classes and settings.class_ in source.classes:
         return order[[source.classes[i] == settings.class_ for i in order]]
     return order
