@@ -13,6 +13,7 @@ from typing import TextIO
 import typer
 
 from ganscope.cli import (
+    arms_race,
     audit,
     benchmark,
     check,
@@ -45,6 +46,7 @@ app.command("train-detector")(train_detector.train_detector)
 app.command("check")(check.check)
 app.command("benchmark")(benchmark.benchmark)
 app.command("train-generator")(train_generator.train_generator)
+app.command("arms-race")(arms_race.arms_race)
 app.command("diversity")(diversity.diversity)
 app.add_typer(latent.app, name="latent")
 app.command("spectra")(spectra.spectra)

@@ -61,6 +61,18 @@ class Source:
     def __len__(self) -> int:
         return len(self.groups)
 
+    def part(self, numbers: Sequence[int]) -> "Source":
+        """Some of its photographs, as a source of the same name."""
+        chosen = list(numbers)
+        return Source(
+            self.name,
+            [self.groups[i] for i in chosen],
+            lambda i: self._read(chosen[i]),
+            None if self.classes is None else [self.classes[i] for i in chosen],
+            [self.paths[i] for i in chosen] if self.paths else (),
+            [self.origins[i] for i in chosen],
+        )
+
     def photo(self, number: int) -> np.ndarray:
         """The (H, W, 3) uint8 RGB pixels of one photograph; raises `ImageError` if it is
         damaged.

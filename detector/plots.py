@@ -89,13 +89,16 @@ def draw_matrix(path: str | Path, results: pd.DataFrame, metric: str = "auroc") 
             .reindex(index=detectors, columns=generators)
             .to_numpy(float)
         )
-        image = axes.imshow(values, cmap="RdYlGn", vmin=0.4, vmax=1.0, aspect="auto")
+        image = axes.imshow(values, cmap="RdYlBu", vmin=0.4, vmax=1.0, aspect="auto")
         axes.set_title(degradations[place], fontsize=10)
         axes.set_xticks(range(len(generators)), generators, rotation=35, ha="right", fontsize=8)
         axes.set_yticks(range(len(detectors)), [_short(d) for d in detectors], fontsize=8)
         for y, x in np.ndindex(values.shape):
             text = "-" if np.isnan(values[y, x]) else f"{values[y, x]:.2f}"
-            axes.text(x, y, text, ha="center", va="center", fontsize=9)
+            luma = np.dot(image.to_rgba(values[y, x])[:3], (0.299, 0.587, 0.114))
+            dark = not np.isnan(values[y, x]) and luma < 0.5
+            ink = "white" if dark else "black"
+            axes.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
         axes.spines[:].set_visible(False)
     if image is not None:
         figure.colorbar(image, ax=grid, shrink=0.8, label=metric.upper())

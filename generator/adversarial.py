@@ -42,6 +42,7 @@ class Adversarial(Architecture):
     norm = "batch"
     """Of the convolutional discriminator."""
     knows: tuple[str, ...] = ("loss", "label_smoothing", "instance_noise")
+    heeds_critic = True
     any_shape = True
     """Its step works with any networks, on points in the plane, too."""
 
@@ -117,13 +118,15 @@ class Adversarial(Architecture):
             fake = self.make(play, batch)
         with play.frozen(DISCRIMINATOR):
             g_loss = self.generator_loss(play.settings, self.verdict(play, batch, fake))
-            play.update(GENERATOR, g_loss)
-        return {
-            "d_loss": d_loss.detach(),
-            "g_loss": g_loss.detach(),
-            "d_real": on_real.detach().mean(),
-            "d_fake": on_fake.detach().mean(),
+            criticism = play.criticism(fake)
+            play.update(GENERATOR, g_loss + sum(criticism.values()))
+        scalars = {
+            "d_loss": d_loss,
+            "g_loss": g_loss,
+            "d_real": on_real.mean(),
+            "d_fake": on_fake.mean(),
         }
+        return {name: scalar.detach() for name, scalar in (scalars | criticism).items()}
 
 
 class GAN(Adversarial):

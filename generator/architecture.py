@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Adam, Optimizer
 
@@ -24,6 +25,10 @@ helpers."""
 
 FURTHER = ("loss", "label_smoothing", "instance_noise", "gradient_penalty", "unroll")
 """Settings that only some kinds know."""
+
+
+Critic = Callable[[Tensor], Tensor]
+"""Images (N, 3, H, W) in [0, 1] -> logits (N,), higher = more likely fake; a detector is one."""
 
 
 @dataclass
@@ -50,12 +55,15 @@ class Play:
         device: torch.device,
         latent_dim: int,
         scaler: Any = None,
+        critic: Critic | None = None,
+        critic_weight: float = 1.0,
     ):
         self.networks, self.optimizers = networks, optimizers
         self.settings, self.device, self.latent_dim = settings, device, latent_dim
         self.step = 0
         """Steps done so far."""
         self._backward, self._scaler = backward, scaler
+        self._critic, self._critic_weight = critic, critic_weight
 
     def bare(self, name: str) -> nn.Module:
         """A network inside DDP's wrapper, whose hooks would wait for gradients that never come."""
@@ -76,6 +84,15 @@ class Play:
         finally:
             for name in names:
                 self.networks[name].requires_grad_(True)
+
+    def criticism(self, fakes: Tensor) -> dict[str, Tensor]:
+        """What the frozen critic adds to the generator's loss: -log(1 - D(fake)) of fakes
+        (N, 3, H, W) in [-1, 1], weighed, by the name that the log has for it; empty without one.
+        """
+        if self._critic is None:
+            return {}
+        logits = self._critic((fakes.float() + 1) / 2)
+        return {"critic_loss": self._critic_weight * softplus(logits.float()).mean()}
 
     def update(self, names: str | tuple[str, ...], loss: Tensor) -> None:
         """One optimizer step of one network, or of several together."""
@@ -116,6 +133,8 @@ class Architecture:
     """True: forward takes (z, labels), and the source must have classes."""
     knows: tuple[str, ...] = ()
     """Those of `FURTHER` that its step heeds."""
+    heeds_critic = False
+    """True: its step adds what a frozen critic says to the generator's loss."""
     truncates = False
     """True: forward takes a truncation psi; else z itself is scaled by it."""
 

@@ -47,13 +47,17 @@ AHEAD = 2
 
 
 def generate_corpus(
-    settings: GenerateSettings, report: Callable[[int], None] | None = None
+    settings: GenerateSettings,
+    report: Callable[[int], None] | None = None,
+    *,
+    source: Source | None = None,
 ) -> Path:
     """Write `n` fakes and as many reals with a manifest; returns the corpus' folder.
 
     An unfinished corpus of the same request is continued. Number i of a seed is the same image
     whatever `n` is. With `shard`, or under `torchrun`, only a part is made; whichever part ends
-    last joins the manifests. `report` is called with the number of fakes written so far.
+    last joins the manifests. `report` is called with the number of fakes written so far. source:
+    the photographs that reals are cut from, in the place of those that `settings.real` names.
 
     Raises `GanscopeError` for an unknown generator or source, a folder that is not free, a full
     disk.
@@ -68,7 +72,9 @@ def generate_corpus(
         )
     if settings.from_ and not settings.from_.is_dir():
         raise GanscopeError(f"--from {settings.from_}: name a folder of photographs")
-    source = open_folder(settings.from_) if settings.from_ else open_source(settings.real)
+    if settings.from_ is not None:
+        source = open_folder(settings.from_)
+    source = source or open_source(settings.real)
     size = settings.size or generator.size or SIZE
     if settings.from_ is None:  # photographs too small: say so before writing
         random_crop(source, size, np.random.default_rng(0))
@@ -191,7 +197,8 @@ def _see_one(source: Source) -> None:
 
 def _order(source: Source, settings: GenerateSettings) -> np.ndarray:
     """In which the photographs come; if one class is asked for and the source has it, its only."""
-    order = np.random.default_rng(settings.seed).permutation(len(source))
+    # Not the order in which `assign_splits` goes through them: the first would all be test and val.
+    order = np.random.default_rng((settings.seed, 0, 4)).permutation(len(source))
     if settings.class_ and source.classes and settings.class_ in source.classes:
         return order[[source.classes[i] == settings.class_ for i in order]]
     return order

@@ -83,14 +83,15 @@ class StyleGAN(Adversarial):
             if _due(self.PATH_EVERY, play):
                 scalars["path"] = path_spread(bare[GENERATOR], play.z(len(real) // 2))
                 penalty = self.PATH_EVERY * self.PATH * scalars["path"]
-            play.update(GENERATOR, g_loss + penalty)
+            criticism = play.criticism(fake)
+            play.update(GENERATOR, g_loss + penalty + sum(criticism.values()))
         scalars |= {
             "d_loss": d_loss,
             "g_loss": g_loss,
             "d_real": on_real.mean(),
             "d_fake": on_fake.mean(),
         }
-        return {name: scalar.detach() for name, scalar in scalars.items()}
+        return {name: scalar.detach() for name, scalar in (scalars | criticism).items()}
 
 
 def _due(every: int, play: Play) -> bool:

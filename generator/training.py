@@ -37,7 +37,7 @@ from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
-from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
+from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Critic, Play
 from ganscope.generator.architectures import architectures
 from ganscope.generator.diversity import diversity_warning
 from ganscope.generator.model import Generator
@@ -58,7 +58,14 @@ WARM_UP = 1000
 
 
 def train_generator(
-    settings: TrainGeneratorSettings, report: Callable[[dict[str, Any]], None] | None = None
+    settings: TrainGeneratorSettings,
+    report: Callable[[dict[str, Any]], None] | None = None,
+    *,
+    source: Source | None = None,
+    critic: Critic | None = None,
+    critic_weight: float = 1.0,
+    after: Path | None = None,
+    keep_checkpoint: bool = False,
 ) -> Path:
     """Train a generator; returns its run folder.
 
@@ -66,16 +73,31 @@ def train_generator(
     `losses.csv`, `losses.png` and a sample grid an interval. An unfinished run with the same
     settings is continued. `report` is called after every step with step, steps and the losses.
 
+    source: the photographs, in the place of those that `settings.real` names. critic: images
+    (N, 3, size, size) in [0, 1] -> logits (N,), higher = more likely fake, such as a detector. The
+    generator learns to fool it, too: softplus of its logits, `critic_weight` times, joins the
+    generator's loss. It stays as it is, in evaluation mode. A run is continued with the same ones.
+    after: a finished run of the same networks, left with `keep_checkpoint`, whose networks and
+    optimizers are trained further.
+
     Raises `GanscopeError` for an unknown architecture or source, settings that do not go together,
     and for a folder that holds a finished run or one with other settings.
     """
     architecture = architectures[settings.generator]
-    _check(settings, architecture)
+    check_settings(settings)
+    if critic is not None and not architecture.heeds_critic:
+        raise GanscopeError(
+            f"--generator {settings.generator}: does not learn from a critic; take one that plays "
+            "against a discriminator, such as dcgan"
+        )
     device = pick_device(settings.device)
     state = processes(device)
-    food = _Food(settings, architecture, state.process_index)
+    food = _Food(settings, architecture, source or open_source(settings.real), state.process_index)
     classes = food.classes
     first = food.batch(0)  # photographs too small: say so before writing
+    before = load_checkpoint(after) if after else None
+    if after and not before:
+        raise GanscopeError(f"{after}: holds no {CHECKPOINT} to go on from; train it again")
     run = _open_run(settings, state)
     torch.manual_seed(settings.seed)
     average = Generator(
@@ -97,6 +119,8 @@ def train_generator(
         # Two forward passes come before a backward; batch norm's statistics stay each process' own.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
+    if isinstance(critic, torch.nn.Module):
+        critic = copy.deepcopy(critic).to(accelerator.device).eval().requires_grad_(False)
     rate = settings.learning_rate or architecture.learning_rate
     for network in networks.values():
         network.to(memory_format=speed.layout)
@@ -109,6 +133,8 @@ def train_generator(
         accelerator.device,
         architecture.latent_dim,
         accelerator.scaler,
+        critic,
+        critic_weight,
     )
     average.to(accelerator.device).eval()
     parts: dict[str, Any] = {
@@ -120,8 +146,10 @@ def train_generator(
         parts["scaler"] = accelerator.scaler
     if saved:
         play.step = saved["step"]
+    known = saved or before
+    if known:
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
+            part.load_state_dict(known[name])
     log = _read_log(run, play.step)
     watch = accelerator.is_main_process
     first = _moved(first, play.device, speed)
@@ -164,13 +192,19 @@ def train_generator(
 
     accelerator.wait_for_everyone()
     if watch:
-        _finish(settings, run, average, food.source, log)
+        further = ({"after": str(after)} if after else {}) | (
+            {"critic_weight": critic_weight} if critic else {}
+        )
+        _finish(settings, run, average, food.source, log, further)
+        for name in (SPEED,) if keep_checkpoint else (SPEED, CHECKPOINT):
+            (run / name).unlink(missing_ok=True)
     accelerator.wait_for_everyone()
     return run
 
 
-def _check(settings: TrainGeneratorSettings, architecture: Architecture) -> None:
-    """Refuse settings that do not go together."""
+def check_settings(settings: TrainGeneratorSettings) -> None:
+    """Raise `GanscopeError` for an unknown architecture or settings that do not go together."""
+    architecture = architectures[settings.generator]
     if settings.size not in architecture.sizes:
         known = ", ".join(map(str, architecture.sizes))
         raise GanscopeError(
@@ -228,10 +262,14 @@ class _Food:
     """Batches by number: random crops, their classes, and what a translation starts from."""
 
     def __init__(
-        self, settings: TrainGeneratorSettings, architecture: Architecture, process: int = 0
+        self,
+        settings: TrainGeneratorSettings,
+        architecture: Architecture,
+        source: Source,
+        process: int = 0,
     ):
         self.settings, self.paired, self.process = settings, architecture.paired, process
-        self.source = open_source(settings.real)
+        self.source = source
         self.classes = _classes(settings, architecture, self.source)
         self.prepare: str | None = None
         """Name of the way in which photographs are turned into inputs, if they are."""
@@ -442,17 +480,21 @@ def _finish(
     average: Generator,
     source: Source,
     log: list[dict[str, Any]],
+    further: dict[str, Any],
 ) -> None:
     """Draw the losses, write the card and, last of all, the network that marks the run finished."""
     _draw_losses(run, log)
     average.config |= {
-        "training": {**plain(settings), "steps": len(log), "photographs": len(source)},
+        "training": {
+            **plain(settings),
+            "steps": len(log),
+            "photographs": len(source),
+            **further,
+        },
         "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
     }
-    average.card = _card(settings, source, len(log))
+    average.card = _card(settings, source, len(log), further)
     average.to("cpu").save(run)
-    for name in (CHECKPOINT, SPEED):
-        (run / name).unlink(missing_ok=True)
 
 
 _LEGEND = {
@@ -489,11 +531,17 @@ def _draw_losses(run: Path, log: list[dict[str, Any]]) -> None:
         figure.savefig(part, dpi=120)
 
 
-def _card(settings: TrainGeneratorSettings, source: Source, steps: int) -> str:
+def _card(
+    settings: TrainGeneratorSettings, source: Source, steps: int, about: dict[str, Any]
+) -> str:
     batch = settings.batch_size
     further = ""
+    if "after" in about:
+        further += f" It went on from {Path(about['after']).name}."
+    if "critic_weight" in about:
+        further += f" A frozen detector was to be fooled, too (weight {about['critic_weight']:g})."
     if settings.input or architectures[settings.generator].from_photos:
-        further = f" It starts from {settings.input or 'edges'}; name photographs with `--from`."
+        further += f" It starts from {settings.input or 'edges'}; name photographs with `--from`."
     return f"""---
 library_name: ganscope
 tags: [ganscope, {settings.generator}]

@@ -22,6 +22,7 @@ COMMANDS = {
     "train-detector": config.TrainDetectorSettings,
     "check": config.CheckSettings,
     "benchmark": config.BenchmarkSettings,
+    "arms-race": config.ArmsRaceSettings,
     "audit": config.AuditSettings,
     "diversity": config.DiversitySettings,
     "spectra": config.SpectraSettings,
@@ -30,7 +31,7 @@ COMMANDS = {
     "latent direction": config.LatentDirectionSettings,
     "latent apply": config.LatentApplySettings,
 }
-ONLY_ON_SCREEN = {("audit", "json"), ("diversity", "json")}
+ONLY_ON_SCREEN = {("audit", "json"), ("diversity", "json"), ("arms-race", "json")}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -86,6 +87,9 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
             "did you mean 'dcgan'",
         ),
         (["benchmark", "nowhere"], "nowhere"),
+        (["arms-race", "--real", "nowhere/"], "no such folder"),
+        (["arms-race", "--real", "photographs", "--rounds", "1"], "--rounds must be at least 2"),
+        (["arms-race", "--real", "photographs", "--size", "50"], "dcgan makes images of"),
         (["audit", "nowhere"], "nowhere"),
         (["diversity", "nowhere", "--features", "pixels"], "nowhere"),
         (["spectra", "nowhere"], "nowhere"),

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALLER = {
     r"--n \d+": "--n 60",
     r"--steps \d+": "--steps 2",
+    r"--rounds \d+": "--rounds 2",
     r"--epochs \d+": "--epochs 1",
 }
 
@@ -32,6 +33,9 @@ def smaller(command: str) -> list[str]:
         command = re.sub(pattern, replacement, command)
     words = shlex.split(command)[1:]
     if words[0] == "train-detector" and "--epochs" not in words:
+        words += ["--epochs", "1"]
+    if words[0] == "arms-race":
+        words += ["--size", "16", "--n", "60", "--first-steps", "2", "--steps", "2"]
         words += ["--epochs", "1"]
     if words[0] == "train-generator":
         words += ["--width", "8", "--batch-size", "8", "--precision", "fp32"]

@@ -262,6 +262,21 @@ def test_splits_keep_a_photograph_together_and_all_have_both_classes(tmp_path: P
     }
 
 
+def test_few_reals_of_many_photographs_are_in_every_split(tmp_path: Path) -> None:
+    """Photographs come in another order than they are split in: else the first are test and val."""
+    (tmp_path / "photos").mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(240):
+        photo = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / "photos" / f"{i:03}.png"), photo)
+    wish = settings(tmp_path / "corpus", real=str(tmp_path / "photos"), size=16)
+    table = open_corpus(generate_corpus(wish)).table
+    splits = table["split"][table["label"] == 0].value_counts(normalize=True)
+    assert splits["train"] > 0.5
+    assert splits["val"] > 0
+    assert splits["test"] > 0
+
+
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
 def test_the_files_alone_do_not_tell(tmp_path: Path, format: str) -> None:
     root = generate_corpus(settings(tmp_path / "corpus", n=400, format=format))

@@ -29,6 +29,7 @@ _PUBLIC = {
     "heatmap": "ganscope.detector.heatmaps",
     "evaluate_scores": "ganscope.detector.metrics",
     "benchmark_detectors": "ganscope.detector.benchmark",
+    "arms_race": "ganscope.race",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])
