@@ -1,28 +1,58 @@
 """`ganscope benchmark`: detectors x generators x degradations."""
 
+import json as json_library
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from ganscope.cli.console import Device, Seed, err, out, progress
-from ganscope.config import BenchmarkSettings
+from ganscope.config import (
+    BenchmarkSettings,
+    GenerateSettings,
+    as_command,
+    next_free,
+    plain,
+    read_json,
+)
+from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
     import pandas
+    from rich.progress import Progress
 
 METRICS = {"acc.": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
 """Columns on the screen beside the AUROC; CSV and JSON have every metric."""
+MANY_ROWS, MANY_REMARKS = 60, 20
+"""With more rows those of degraded images are not shown; further remarks are counted."""
+SPAN = "95 %     "
+CORPORA = "corpora"
+"""Folder of the corpora that --generator makes, in that of the results."""
 
 
 def benchmark(
-    corpora: Annotated[list[Path], typer.Argument(help="Corpus folders.", metavar="CORPUS...")],
+    corpora: Annotated[
+        list[Path] | None, typer.Argument(help="Corpus folders.", metavar="CORPUS...")
+    ] = None,
     detector: Annotated[
         list[str] | None,
-        typer.Option(help="Detector to compare; may be repeated. [default: default]"),
+        typer.Option(
+            help="Detector to compare: a name, a run folder, a hub id, python:FILE.py:FUNCTION, "
+            "scores:FILE, onnx:FILE, or a published one, NAME:WEIGHTS; may be repeated. "
+            "[default: default]"
+        ),
     ] = None,
+    generator: Annotated[
+        list[str] | None,
+        typer.Option(help="Make a corpus with this generator first; may be repeated."),
+    ] = None,
+    n: Annotated[int, typer.Option(help="Fakes of each --generator, and as many reals.")] = 500,
+    real: Annotated[
+        str, typer.Option(help="Where the reals beside them come from, as for generate.")
+    ] = "photographs",
     train: Annotated[
         list[str] | None,
         typer.Option(
@@ -40,6 +70,9 @@ def benchmark(
     pretrained: Annotated[
         str | None, typer.Option(help="What each training of --train starts from: a file, or hub.")
     ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of each training, as for train-detector. [default: full]")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of the crops of --train. [default: its own]")
     ] = None,
@@ -50,9 +83,26 @@ def benchmark(
     soup: Annotated[
         int | None, typer.Option(help="So many trainings of --train averaged. [default: 1]")
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Trainings of --train beside each other.", rich_help_panel="Machine")
+    ] = 1,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            help="raw: files as they are; aligned: both classes cut to one size and compressed "
+            "alike; both."
+        ),
+    ] = "both",
+    align_size: Annotated[
+        int | None,
+        typer.Option(help="Side of the aligned images in pixels. [default: what most have]"),
+    ] = None,
     degrade: Annotated[
         list[str] | None,
-        typer.Option(help="Degradation NAME:VALUE beside the clean images; may be repeated."),
+        typer.Option(
+            help="Degradation NAME:VALUE beside the clean images, or standard for a list of them; "
+            "may be repeated."
+        ),
     ] = None,
     out_: Annotated[
         Path | None, typer.Option("--out", help="Folder for the results. [default: benchmark, ...]")
@@ -61,13 +111,22 @@ def benchmark(
     bootstrap: Annotated[
         int, typer.Option(help="Resamples behind each 95 % interval; 0: none.")
     ] = 1000,
+    cache: Annotated[
+        bool, typer.Option(help="Keep what detectors say of images; ask for new ones only.")
+    ] = True,
     batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
     seed: Seed = 0,
     device: Device = "auto",
+    json: Annotated[
+        bool, typer.Option("--json", help="Print what report.json holds, no tables.")
+    ] = False,
 ) -> None:
-    """Compare detectors on labelled corpora: a table, CSV, JSON, ROC and matrix pictures.
+    """Compare detectors on labelled corpora: a report, tables, scores and pictures.
 
-    Every detector is measured on the reals against one generator at a time, clean and degraded.
+    Every detector is measured on the reals against one generator at a time, clean and degraded, on
+    the files as they are and with both classes aligned.
+
+    Exit status: 0 done, 2 a mistake, 3 done, but something is missing (the report says what).
 
     Examples:
 
@@ -76,22 +135,32 @@ def benchmark(
       ganscope benchmark a/ b/ --detector default --detector runs/npr --degrade jpeg:75 --degrade
       resize:0.5
 
+      ganscope benchmark --generator photos --generator faces --n 500 --detector scores:theirs.csv
+
       ganscope benchmark corpus/ --train npr --train timm:resnet18 --out leave-one-out
     """
     settings = BenchmarkSettings(
-        corpora=tuple(corpora),
+        corpora=tuple(corpora or ()),
         detector=tuple(detector or ("default",)),
+        generator=tuple(generator or ()),
+        n=n,
+        real=real,
         train=tuple(train or ()),
         leave_out=tuple(leave_out or ()),
         epochs=epochs,
         pretrained=pretrained,
+        recipe=recipe,
         size=size,
         fuse=fuse,
         soup=soup,
+        jobs=jobs,
+        protocol=protocol,
+        align_size=align_size,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,
         bootstrap=bootstrap,
+        cache=cache,
         batch_size=batch_size,
         seed=seed,
         device=device,
@@ -99,30 +168,139 @@ def benchmark(
     from ganscope.detector.benchmark import benchmark_detectors
     from ganscope.detector.holdout import leave_one_out
 
+    command = as_command("benchmark", settings)
     with progress() as bar:
-        results = (leave_one_out if train else benchmark_detectors)(settings, bar)
-    show_results(results)
-    err.print("scores, tables and pictures are in")
-    out.print(str(results.attrs["out"]), highlight=False, soft_wrap=True)
+        settings = _with_corpora(settings, bar)
+        results = (leave_one_out if train else benchmark_detectors)(settings, bar, command)
+    folder = Path(results.attrs["out"])
+    if json:
+        print(json_library.dumps(read_json(folder / "report.json")))
+    else:
+        show_results(results)
+        err.print("report.html, tables, scores and pictures are in")
+        out.print(str(folder), highlight=False, soft_wrap=True)
+    if results.attrs["missing"] or results.attrs["unreadable"]:
+        raise typer.Exit(3)
+
+
+def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSettings:
+    """The settings with a corpus of each of their generators, made now or by an earlier try."""
+    if not settings.generator:
+        return settings
+    from ganscope.datasets.corpus import MANIFEST
+    from ganscope.datasets.writing import REQUEST
+    from ganscope.generator.opening import open_generator
+    from ganscope.generator.sampling import generate_corpus
+
+    name = "leave-one-out" if settings.train else "benchmark"
+    out = settings.out or next_free(Path(name), lambda p: p.exists() and not _only_corpora(p))
+    made = []
+    for name in settings.generator:
+        plan = GenerateSettings(
+            n=settings.n,
+            generator=name,
+            real=settings.real,
+            seed=settings.seed,
+            device=settings.device,
+        )
+        folder = out / CORPORA / open_generator(plan).label
+        if (folder / MANIFEST).exists():
+            before = read_json(folder / REQUEST)
+            other = [k for k in ("n", "generator", "real", "seed") if before[k] != plain(plan)[k]]
+            if other:
+                raise GanscopeError(
+                    f"{folder} was made with another {', '.join(other)}; name another folder with "
+                    "--out"
+                )
+        else:
+            task = bar.add_task(f"generating with {name}", total=settings.n, note="")
+            generate_corpus(
+                replace(plan, out=folder),
+                lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
+            )
+        made.append(folder)
+    return replace(settings, out=out, corpora=(*settings.corpora, *made), generator=())
+
+
+def _only_corpora(folder: Path) -> bool:
+    return [path.name for path in folder.iterdir()] == [CORPORA]
 
 
 def show_results(results: "pandas.DataFrame") -> None:
-    """Print a benchmark's results, a row a cell, and below it what deserves a remark."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("detector", "generator", "degraded"):
-        table.add_column(column, overflow="fold")
-    for column in ("AUROC", "95 %     ", *METRICS):
-        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    remarks = []
-    for _, row in results.iterrows():
-        cell = [str(row[name]) for name in ("detector", "generator", "degradation")]
-        low, high = row["auroc_low"], row["auroc_high"]
-        interval = f"{low:.2f}-{high:.2f}" if low == low else ""  # NaN: no bootstrap
+    """Print a benchmark's results, a row a cell, what the file format gave away, which differences
+    are more than chance, and what deserves a remark.
+    """
+    shown = results
+    if len(results) > MANY_ROWS:
+        shown = results[results["degradation"] == "clean"]
+    table = _table(("detector", "protocol", "generator", "degraded"), ("AUROC", SPAN, *METRICS))
+    for _, row in shown.iterrows():
+        cell = [str(row[n]) for n in ("detector", "protocol", "generator", "degradation")]
         rest = [f"{row[name]:.3f}" for name in METRICS.values()]
-        table.add_row(*map(Text, cell), f"{row['auroc']:.3f}", interval, *rest)
-        if row["remark"]:
-            remarks.append(f"{', '.join(cell)}: {row['remark']}")
+        span = _span(row["auroc_low"], row["auroc_high"])
+        table.add_row(*map(Text, cell), f"{row['auroc']:.3f}", span, *rest)
     out.print(table)
-    remarks += [f"left out: {p}: {why}" for p, why in results.attrs.get("unreadable", {}).items()]
-    for remark in remarks:
+    if len(shown) < len(results):
+        hidden = f"{len(results) - len(shown):,} rows of degraded images"
+        out.print(f"({hidden} are in the report and in results.csv)", highlight=False)
+    report = read_json(Path(results.attrs["out"]) / "report.json")
+    _show_gap(report["gap"])
+    _show_comparisons(report["comparisons"] or [])
+    remarks = []
+    for remark, rows in results[results["remark"] != ""].groupby("remark", sort=False):
+        cells = rows[["detector", "protocol", "generator", "degradation"]].agg(", ".join, axis=1)
+        more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
+        remarks.append(f"{remark} ({'; '.join(cells[:3])}{more})")
+    left_out = results.attrs["unreadable"].items()
+    remarks += [*results.attrs["missing"], *(f"left out: {p}: {why}" for p, why in left_out)]
+    for remark in remarks[:MANY_REMARKS]:
         err.print(Text(remark), style="yellow")
+    if len(remarks) > MANY_REMARKS:
+        err.print(f"{len(remarks) - MANY_REMARKS:,} more remarks are in report.json")
+
+
+def _show_gap(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    out.print("\nAUROC on files as they are less that on aligned ones: what the format gives away")
+    table = _table(("detector", "generator"), ("raw", "aligned", "gap"))
+    for row in rows:
+        figures = (f"{row['raw']:.3f}", f"{row['aligned']:.3f}", f"{row['gap']:+.3f}")
+        table.add_row(Text(row["detector"]), Text(row["generator"]), *figures)
+    out.print(table)
+
+
+def _show_comparisons(rows: list[dict[str, Any]]) -> None:
+    """Of clean images, of the protocol that the report speaks of; over all generators if it can."""
+    rows = [row for row in rows if row["degradation"] == "clean"]
+    protocols = {row["protocol"] for row in rows}
+    rows = [r for r in rows if r["protocol"] == ("aligned" if "aligned" in protocols else "raw")]
+    rows = [row for row in rows if row["generator"] == "all"] or rows
+    if not rows:
+        return
+    out.print("\nDifferences of AUROC, p corrected for the number of comparisons")
+    table = _table(
+        ("detector", "other", "protocol", "generator"), ("difference", SPAN, "p corrected")
+    )
+    for row in rows:
+        names = [Text(row[n]) for n in ("detector", "other", "protocol", "generator")]
+        nan = float("nan")
+        low, high, p = (nan if row[n] is None else row[n] for n in ("low", "high", "p_adjusted"))
+        chance = "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+        table.add_row(*names, f"{row['difference']:+.3f}", _span(low, high, "+.2f"), chance)
+    out.print(table)
+
+
+def _table(words: tuple[str, ...], figures: tuple[str, ...]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in words:
+        table.add_column(column, overflow="fold")
+    for column in figures:
+        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
+    return table
+
+
+def _span(low: float, high: float, form: str = ".2f") -> str:
+    """An interval, or nothing where there is none."""
+    joined = " to " if "+" in form else "-"
+    return f"{low:{form}}{joined}{high:{form}}" if low == low else ""  # NaN: no bootstrap

@@ -22,8 +22,9 @@ def train_detector(
     recipe: Annotated[
         str,
         typer.Option(
-            help="full: all weights learn; frozen-linear: a classifier on the features of a large "
-            "timm:NAME, computed once."
+            help="full: ours; frozen-linear: a classifier on the features of a large timm:NAME, "
+            "computed once; aligned: only photographs and the fakes made of them; cnndetect: blur "
+            "and JPEG by chance; npr: images as they are."
         ),
     ] = "full",
     fuse: Annotated[
@@ -67,26 +68,33 @@ def train_detector(
         ),
     ] = None,
     degrade: Annotated[
-        float,
-        typer.Option(help="Probability that a training image is degraded, both classes alike."),
-    ] = 0.8,
-    mix: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Probability that a fake is mixed with the photograph that it was made from."
+            help="Probability that a training image is degraded, both classes alike. [default: the "
+            "recipe's, 0.8 in full]"
         ),
-    ] = 0.4,
+    ] = None,
+    mix: Annotated[
+        float | None,
+        typer.Option(
+            help="Probability that a fake is mixed with the photograph that it was made from. "
+            "[default: the recipe's, 0.4 in full]"
+        ),
+    ] = None,
     pairs: Annotated[
-        float,
+        float | None,
         typer.Option(
             help="Share of the fakes that were made from photographs beside them, where there are "
-            "others, too."
+            "others, too. [default: the recipe's, 0.8 in full]"
         ),
-    ] = 0.8,
+    ] = None,
     hard_examples: Annotated[
-        float,
-        typer.Option(help="How much more often images it gets wrong are drawn; 0: all alike."),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="How much more often images it gets wrong are drawn; 0: all alike. [default: the "
+            "recipe's, 1 in full]"
+        ),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without progress before it stops; 0: never early.")
     ] = 5,

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
@@ -83,10 +84,22 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     Raises `GanscopeError` if there is no corpus, or too few images of a class to say anything.
     """
     table = open_corpus(settings.corpus).table
+    limit, name = settings.max_auroc, str(settings.corpus)
+    return audit_table(table, name, limit, settings.aligned, settings.seed)
+
+
+def audit_table(
+    table: pd.DataFrame,
+    name: str = "the corpus",
+    max_auroc: float = AuditSettings.max_auroc,
+    aligned: bool = False,
+    seed: int = 0,
+) -> Audit:
+    """`audit_corpus` of some images of a corpus' table; name: for messages."""
     facts = [_facts(path) for path in table["path"]]
-    if settings.aligned:
+    if aligned:
         qualities = [estimate_quality(f.quantization) for f in facts if f and f.quantization]
-        rng = np.random.default_rng(settings.seed)
+        rng = np.random.default_rng(seed)
         facts = [f and _aligned(f, qualities, rng) for f in facts]
     readable = np.array([f is not None for f in facts])
     table, known = table[readable], [f for f in facts if f is not None]
@@ -95,11 +108,11 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     n_real = len(labels) - n_fake
     if min(n_real, n_fake) < FEWEST:
         raise GanscopeError(
-            f"{settings.corpus}: {n_real} reals and {n_fake} fakes can be read; "
+            f"{name}: {n_real} reals and {n_fake} fakes can be read; "
             f"an audit needs at least {FEWEST} of each"
         )
     groups = table["group"].where(table["group"] != "", table["file_name"]).to_numpy()
-    folds = list(_folds(labels, groups, settings.seed))
+    folds = list(_folds(labels, groups, seed))
     columns = {name: np.array([read(f) for f in known], float) for name, read in CLUES.items()}
     together = _held_out(np.hstack(list(columns.values())), labels, folds)
     clues = [
@@ -108,17 +121,17 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     reals = labels == 0
     return Audit(
         auroc=_auroc(labels, together),
-        interval=_interval(labels, together, settings.seed),
+        interval=_interval(labels, together, seed),
         clues=sorted(clues, key=lambda clue: -clue[1]),
         by_generator={
-            str(name): _auroc(labels[reals | mask], together[reals | mask])
-            for name in sorted(set(table["generator"]) - {"real"})
-            if (mask := (table["generator"] == name).to_numpy()).any()
+            str(fakes): _auroc(labels[reals | mask], together[reals | mask])
+            for fakes in sorted(set(table["generator"]) - {"real"})
+            if (mask := (table["generator"] == fakes).to_numpy()).any()
         },
         n_real=n_real,
         n_fake=n_fake,
         unreadable=int((~readable).sum()),
-        max_auroc=settings.max_auroc,
+        max_auroc=max_auroc,
     )
 
 
@@ -194,10 +207,12 @@ def _interval(
     labels: np.ndarray, scores: np.ndarray, seed: int, times: int = 500
 ) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
-    real, fake = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    real, fake = scores[labels == 0], scores[labels == 1]
     found = []
     for _ in range(times):
-        rows = np.concatenate([rng.choice(real, len(real)), rng.choice(fake, len(fake))])
-        found.append(_auroc(labels[rows], scores[rows]))
+        below = np.sort(rng.choice(real, len(real)))
+        above = rng.choice(fake, len(fake))
+        wins = [np.searchsorted(below, above, side).mean() for side in ("left", "right")]
+        found.append(sum(wins) / 2 / len(below))
     low, high = np.quantile(found, [0.025, 0.975])
     return float(low), float(high)

@@ -6,7 +6,7 @@ draws from `random_degradation`, for both classes alike; the benchmark applies a
 shows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -97,8 +97,42 @@ def crop(pixels: np.ndarray, share: float, rng: Rng) -> np.ndarray:
     return np.ascontiguousarray(pixels[top : top + height, left : left + width])
 
 
-RANGES = {"jpeg": (1, 100), "webp": (1, 100), "blur": (0, 20), "noise": (0, 100), "crop": (0.05, 1)}
-"""Values that each degradation takes; `resize` and its kernels: 0.05 to 8."""
+@degradations.register("screenshot")
+def screenshot(pixels: np.ndarray, factor: float, rng: Rng) -> np.ndarray:
+    """Shown on a screen at this factor of its size, captured, and sent on as JPEG 85."""
+    return jpeg(_resize(pixels, factor, cv2.INTER_LINEAR), 85, rng)
+
+
+NETWORK_SIDE = 1080
+"""Pixels: the longer side of what social networks show."""
+
+
+@degradations.register("social")
+def social(pixels: np.ndarray, quality: float, rng: Rng) -> np.ndarray:
+    """Shared twice: shrunk to 1080 pixels at most, sharpened, JPEG of this quality, JPEG again."""
+    factor = NETWORK_SIDE / max(pixels.shape[:2])
+    if factor < 1:
+        pixels = _resize(pixels, factor, cv2.INTER_AREA)
+    soft = cv2.GaussianBlur(pixels, (0, 0), 1.0)
+    pixels = jpeg(cv2.addWeighted(pixels, 1.3, soft, -0.3, 0), quality, rng)
+    return jpeg(pixels, max(1, quality - 5), rng)
+
+
+RANGES = {
+    "jpeg": (1, 100),
+    "webp": (1, 100),
+    "social": (1, 100),
+    "blur": (0, 20),
+    "noise": (0, 100),
+    "crop": (0.05, 1),
+}
+"""Values that each degradation takes; `resize`, its kernels and `screenshot`: 0.05 to 8."""
+STANDARD = (
+    *("jpeg:95", "jpeg:90", "jpeg:75", "jpeg:50", "jpeg:30", "webp:80", "webp:50"),
+    *("resize-area:0.5", "resize-lanczos:0.5", "resize-bicubic:0.75", "resize-bicubic:1.5"),
+    *("blur:1", "noise:4", "crop:0.5", "screenshot:0.75", "social:75"),
+)
+"""What `--degrade standard` stands for."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +171,12 @@ def parse_degradation(text: str) -> Degradation:
     return Degradation(name, value)
 
 
+def parse_degradations(texts: Iterable[str]) -> list[Degradation]:
+    """Several degradations; the word "standard" stands for all of `STANDARD`."""
+    words = [word for text in texts for word in (STANDARD if text == "standard" else (text,))]
+    return [parse_degradation(word) for word in words]
+
+
 WORST_QUALITY = 40
 """JPEG and WebP quality below which no training sees images."""
 
@@ -166,6 +206,17 @@ def random_degradation(pixels: np.ndarray, rng: Rng, factor: float | None = None
         pixels = jpeg(pixels, int(rng.integers(WORST_QUALITY, 99)), rng)
     elif choice < 0.8:
         pixels = webp(pixels, int(rng.integers(WORST_QUALITY, 99)), rng)
+    return pixels
+
+
+def blur_and_jpeg(pixels: np.ndarray, rng: Rng, factor: float = 1.0) -> np.ndarray:
+    """The mix of CNNDetection (Wang et al. 2020, arXiv:1912.11035): blur of sigma up to 3 (p .5),
+    JPEG 30-100 (p .5).
+    """
+    if rng.random() < 0.5:
+        pixels = blur(pixels, rng.uniform(0, 3), rng)
+    if rng.random() < 0.5:
+        pixels = jpeg(pixels, int(rng.integers(30, 101)), rng)
     return pixels
 
 

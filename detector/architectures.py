@@ -5,18 +5,15 @@ of logits, `patch_logits`) and register a builder here that returns it with its 
 """
 
 import difflib
-import os
 from dataclasses import dataclass
 from typing import Any
 
 import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from ganscope.detector.networks import CNN, NPR, Fused, Patch, TimmNet
-from ganscope.errors import GanscopeError, reason_of
+from ganscope.detector.weights import load_from_hub, load_strictly, read_weights
+from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -131,7 +128,8 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
     if weights == "hub":
         _load_from_hub(net)
         return
-    state = _without_wrapping(_read_state(weights))
+    said = f"--pretrained {weights}"
+    state = read_weights(weights, said)
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, TimmNet):
@@ -144,22 +142,7 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
         for key, value in state.items()
         if not (key.startswith(heads) and (key not in own or own[key].shape != value.shape))
     }
-    missing = [
-        key
-        for key in own
-        if key not in state and not key.startswith(heads) and "num_batches" not in key
-    ]
-    faults = {
-        "missing": missing,
-        "not in the network": [key for key in state if key not in own],
-        "of another shape": [k for k in state if k in own and own[k].shape != state[k].shape],
-    }
-    if any(faults.values()):
-        said = "; ".join(f"{what}: {_some(keys)}" for what, keys in faults.items() if keys)
-        raise GanscopeError(
-            f"--pretrained {weights}: its keys do not fit the architecture ({said})"
-        )
-    net.load_state_dict(state, strict=False)
+    load_strictly(net, state, said, may_lack=heads)
 
 
 def _load_from_hub(net: nn.Module) -> None:
@@ -168,48 +151,9 @@ def _load_from_hub(net: nn.Module) -> None:
             "--pretrained hub: timm publishes no weights for this architecture; "
             "use --detector lite or timm:NAME, or name a weights file"
         )
-    try:
-        source = timm.create_model(net.name, pretrained=True, num_classes=1, **net.options)
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = reason_of(error)
-        raise GanscopeError(
-            f"--pretrained hub: the weights of {net.name} are not to be had ({reason}); "
-            "offline, name a weights file"
-        ) from None
+    source = load_from_hub(
+        net.name, "--pretrained hub", "name a weights file", num_classes=1, **net.options
+    )
     heads = tuple(f"{name}." for name in net.head_names())
     state = {k: v for k, v in source.state_dict().items() if not k.startswith(heads)}
     net.backbone.load_state_dict(state, strict=False)
-
-
-def _read_state(path: str) -> dict[str, Any]:
-    if not os.path.isfile(path):
-        raise GanscopeError(f"--pretrained {path}: no such file")
-    try:
-        if path.endswith(".safetensors"):
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise GanscopeError(f"--pretrained {path}: cannot be read ({error})") from None
-    except Exception as error:  # pickle.UnpicklingError and its kin share no other base
-        raise GanscopeError(f"--pretrained {path}: not a file of plain weights ({error})") from None
-    return state
-
-
-def _without_wrapping(state: Any) -> dict[str, Tensor]:
-    """The tensors inside {"state_dict": ...} or {"model": ...}, names without module. and net."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict):
-        raise GanscopeError("--pretrained: the file holds no dictionary of weights")
-    return {
-        key.removeprefix("module.").removeprefix("net."): value.float()
-        if value.is_floating_point()
-        else value
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _some(keys: list[str], most: int = 5) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")

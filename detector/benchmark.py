@@ -1,78 +1,97 @@
-"""Detectors x generators x degradations: scores first, then every figure from the table of scores.
+"""Detectors x generators x degradations, on files as they are and aligned: scores first, then every
+figure from the table of scores.
 
 Reals are measured against one generator at a time. Each image is opened once for all detectors and
-degradations. The table of scores is written out, so any figure can be computed again, or another
-detector's scores be put beside it.
+degradations, and what a detector said of it is kept: adding a detector or a generator costs only
+what is new. The table of scores is written out, so any figure can be computed again.
 """
 
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+import platform
+import time
+from collections.abc import Sequence
+from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-import ganscope
-from ganscope.config import BenchmarkSettings, next_free, plain, write_json, write_text
+from ganscope.config import BenchmarkSettings, as_command, next_free, plain
+from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
-from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradation
+from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import plots
+from ganscope.detector.comparison import compare_detectors, false_alarms_by_source
+from ganscope.detector.findings import main_protocol
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
-from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.scoring import score_images
-from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import open_image
+from ganscope.detector.mistakes import worst_mistakes
+from ganscope.detector.outside import Scorer, open_scorer
+from ganscope.detector.report import FILES, Mistake, write_report
+from ganscope.detector.rounds import Scores, list_changes, score_all
+from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CHUNK = 64
-"""Images open at a time, and fewer where they are large:"""
-CHUNK_PIXELS = 50_000_000
-"""once so many pixels are open, they are scored before more are."""
-AHEAD = 4
-"""Further images that may be open and waiting."""
-RESULTS = "results.json"
-"""Written last: it marks a benchmark finished."""
-MADE_OF = ("scores.csv", "results.csv", RESULTS, "roc.png", "matrix.png")
+MADE_OF = (*FILES, "roc.png", "matrix.png")
+VERSIONS = ("ganscope", "torch", "timm", "scikit-learn", "numpy", "opencv-python", "pillow")
+"""Packages on which the figures may depend."""
+AUDITED = 1000
+"""Images of a class that are audited at most: enough for a second decimal."""
 
 
 def benchmark_detectors(
-    settings: BenchmarkSettings, progress: "Progress | None" = None
+    settings: BenchmarkSettings, progress: "Progress | None" = None, command: str | None = None
 ) -> pd.DataFrame:
     """Measure detectors on corpora; returns the results, a row a cell, and writes them.
 
-    Columns: detector, generator, degradation, n_real, n_fake, every metric with _low and _high,
-    remark. The folder (in `attrs["out"]`) gets `scores.csv`, `results.csv`, `results.json`,
-    `roc.png` and `matrix.png`. Accuracies are at each detector's own shipped threshold. Images that
-    cannot be read are left out and counted in `attrs["unreadable"]`.
+    Columns: detector, protocol, generator, degradation, n_real, n_fake, every metric with _low and
+    _high, remark. The folder (in `attrs["out"]`) gets `report.html` with `report.json` and tables
+    (see `write_report`), `scores.parquet`, `roc.png` and `matrix.png`. Accuracies are at each
+    detector's own shipped threshold. What could not be had is listed in `attrs["missing"]`,
+    unreadable images in `attrs["unreadable"]`. command: what was typed, for the report.
 
-    Raises `GanscopeError` for an unknown detector, corpus or degradation, for corpora without
-    images of both classes in the split, and for an output folder that holds another benchmark.
+    Raises `GanscopeError` for an unknown corpus or degradation, for corpora without images of both
+    classes in the split, for an output folder that holds another benchmark, and if no detector can
+    be had.
     """
-    degradations = parse_degradations(settings)
-    detectors = _load_all(settings.detector)
+    begun = time.monotonic()
+    changes = list_changes(settings)
+    scorers, missing = _open_all(settings)
     table = _images(settings)
     out = _open_folder(settings)
-    scores, unreadable = score_all(settings, table, detectors, degradations, progress)
-    if scores.empty:
-        raise GanscopeError("none of the images could be read")
-    results = evaluate_all(scores, detectors, settings)
-    weights = {name: detector.weights for name, detector in detectors.items()}
-    write_results(settings, out, scores, results, weights, unreadable)
+    scores = score_all(settings, table, scorers, changes, progress)
+    scores.missing[:0] = missing
+    if scores.table.empty:
+        raise GanscopeError(_nothing(scores))
+    results = evaluate_all(scores.table, scorers, settings)
+    mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
+    about = {"command": command or as_command("benchmark", settings), "begun": begun}
+    write_results(settings, out, scores, results, scorers, mistakes, about)
     return results
 
 
-def parse_degradations(settings: BenchmarkSettings) -> list[Degradation]:
-    """The degradations to test under, clean first, each once."""
-    found = [CLEAN, *(parse_degradation(d) for d in settings.degrade)]
-    return list({d.label: d for d in found}.values())
+def _open_all(settings: BenchmarkSettings) -> tuple[dict[str, Scorer], list[str]]:
+    """Name -> detector, each name once; and why some could not be had, if others could."""
+    found: dict[str, Scorer] = {}
+    missing = []
+    for name in dict.fromkeys(settings.detector):
+        try:
+            found[name] = open_scorer(name, settings.batch_size, settings.device)
+        except GanscopeError as error:
+            missing.append(str(error))
+    if not found:
+        raise GanscopeError("; ".join(missing))
+    return found, missing
+
+
+def _nothing(scores: Scores) -> str:
+    """Why there is no score at all, in a line."""
+    faults = [f"{path}: {reason}" for path, reason in scores.unreadable.items()]
+    faults += scores.missing
+    more = f"; and {len(faults) - 2} more such lines" if len(faults) > 2 else ""
+    return f"no image has a score: {'; '.join(faults[:2])}{more}"
 
 
 def _open_folder(settings: BenchmarkSettings) -> Path:
@@ -85,46 +104,6 @@ def _open_folder(settings: BenchmarkSettings) -> Path:
     except OSError as error:
         raise GanscopeError(f"{out}: cannot be made ({error.strerror})") from None
     return out
-
-
-def write_results(
-    settings: BenchmarkSettings,
-    out: Path,
-    scores: pd.DataFrame,
-    results: pd.DataFrame,
-    weights: dict[str, str],
-    unreadable: dict[str, str],
-) -> None:
-    """Write scores, results and pictures, and note in the results' attributes where.
-
-    weights: name of each detector -> hash of its weights.
-    """
-    write_text(out / "scores.csv", _wide(scores).to_csv(index=False, float_format="%.6g"))
-    write_text(out / "results.csv", results.to_csv(index=False, float_format="%.6g"))
-    clean = scores[scores["degradation"] == CLEAN.label]
-    plots.draw_roc(
-        out / "roc.png",
-        {
-            name: (part["label"].to_numpy(), part["score"].to_numpy())
-            for name, part in clean.groupby("detector", sort=False)
-        },
-    )
-    plots.draw_matrix(out / "matrix.png", results)
-    about = {
-        "settings": plain(settings),
-        "detectors": weights,
-        "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
-        "unreadable": unreadable,
-        # NaN is no JSON
-        "results": results.astype(object).where(results.notna(), None).to_dict("records"),
-    }
-    write_json(out / RESULTS, about)
-    results.attrs |= {"out": str(out), "unreadable": unreadable}
-
-
-def _load_all(names: tuple[str, ...]) -> dict[str, Detector]:
-    """Name -> detector, each name once."""
-    return {name: load_detector(name) for name in dict.fromkeys(names)}
 
 
 def _images(settings: BenchmarkSettings) -> pd.DataFrame:
@@ -140,110 +119,29 @@ def _images(settings: BenchmarkSettings) -> pd.DataFrame:
     return table.reset_index(drop=True)
 
 
-def score_all(
-    settings: BenchmarkSettings,
-    table: pd.DataFrame,
-    detectors: dict[str, Detector],
-    degradations: list[Degradation],
-    progress: "Progress | None",
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """A row an image, degradation and detector; and path -> reason of what could not be read."""
-    device = str(pick_device(settings.device))
-    rows: list[dict[str, Any]] = []
-    unreadable: dict[str, str] = {}
-    task = progress.add_task("benchmarking", total=len(table), note="") if progress else None
-    for numbers, images in _opened(table["path"].tolist(), unreadable):
-        for degradation in degradations:
-            degraded = [
-                # The same noise and kernel for every detector and in every run.
-                degradation(pixels, np.random.default_rng((settings.seed, number)))
-                for number, pixels in zip(numbers, images, strict=True)
-            ]
-            for name, detector in detectors.items():
-                found = score_images(detector, degraded, settings.batch_size, device)
-                for number, scored in zip(numbers, found, strict=True):
-                    if scored.error:
-                        unreadable[table.at[number, "path"]] = f"{name}: {scored.error}"
-                        continue
-                    rows.append(
-                        {
-                            "image": number,
-                            "degradation": degradation.label,
-                            "detector": name,
-                            "score": scored.score,
-                            "probability": float(detector.probability(scored.logit)),
-                        }
-                    )
-        if progress and task is not None:
-            progress.update(task, completed=numbers[-1] + 1)
-    about = table[["path", "file_name", "label", "generator", "source", "group"]]
-    scores = pd.DataFrame(
-        rows, columns=["image", "degradation", "detector", "score", "probability"]
-    )
-    return scores.join(about, on="image"), unreadable
-
-
-def _opened(
-    paths: list[str], unreadable: dict[str, str]
-) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """Chunks of (row numbers, pixels), opened in threads a few images ahead, in order."""
-
-    def work(path: str) -> np.ndarray | ImageError:
-        try:
-            return open_image(path).pixels
-        except ImageError as error:
-            return error
-
-    numbers: list[int] = []
-    images: list[np.ndarray] = []
-    source = iter(paths)
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        ahead: deque[Future] = deque(pool.submit(work, p) for p in islice(source, AHEAD))
-        try:
-            for number, path in enumerate(paths):
-                found = ahead.popleft().result()
-                ahead.extend(pool.submit(work, p) for p in islice(source, 1))
-                if isinstance(found, ImageError):
-                    unreadable[path] = found.reason
-                else:
-                    numbers.append(number)
-                    images.append(found)
-                pixels = sum(image.shape[0] * image.shape[1] for image in images)
-                if len(images) >= CHUNK or pixels >= CHUNK_PIXELS:
-                    yield numbers, images
-                    numbers, images = [], []
-            if images:
-                yield numbers, images
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _wide(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row an image and degradation, a column a detector."""
-    keys = ["path", "label", "generator", "source", "group", "degradation"]
-    order = list(dict.fromkeys(scores["detector"]))
-    wide = scores.pivot_table(
-        index=[*keys, "image"], columns="detector", values="score", sort=False
-    )
-    return wide[order].reset_index().drop(columns="image").rename_axis(columns=None)
-
-
 def evaluate_all(
-    scores: pd.DataFrame, detectors: dict[str, Detector], settings: BenchmarkSettings
+    scores: pd.DataFrame, scorers: dict[str, Scorer], settings: BenchmarkSettings
 ) -> pd.DataFrame:
-    """The results: a row for each detector, generator and degradation."""
+    """The results: a row for each detector, protocol, generator and degradation."""
     parts = []
-    for (name, degradation), part in scores.groupby(["detector", "degradation"], sort=False):
-        threshold = detectors[str(name)].thresholds["fake"]
+    keys = ["detector", "protocol", "degradation"]
+    for (name, protocol, degradation), part in scores.groupby(keys, sort=False):
+        threshold = scorers[str(name)].threshold
         cell = evaluate_by_generator(part, threshold, settings.bootstrap, settings.seed)
         cell.insert(0, "detector", name)
-        cell.insert(2, "degradation", degradation)
+        cell.insert(1, "protocol", protocol)
+        cell.insert(3, "degradation", degradation)
         parts.append(cell)
     results = pd.concat(parts, ignore_index=True)
-    seen = {name for name, detector in detectors.items() if _trained_here(detector, settings)}
+    seen = {name for name, scorer in scorers.items() if _trained_here(scorer, settings)}
     results["remark"] = [_remark(row, seen) for _, row in results.iterrows()]
     return results[
-        ["detector", "generator", "degradation", "n_real", "n_fake", *_columns(), "remark"]
+        [
+            *("detector", "protocol", "generator", "degradation"),
+            *("n_real", "n_fake"),
+            *_columns(),
+            "remark",
+        ]
     ]
 
 
@@ -251,11 +149,11 @@ def _columns() -> list[str]:
     return [column for name in NAMES for column in (name, f"{name}_low", f"{name}_high")]
 
 
-def _trained_here(detector: Detector, settings: BenchmarkSettings) -> bool:
+def _trained_here(scorer: Scorer, settings: BenchmarkSettings) -> bool:
     """Whether training images of a detector may be among those that it is measured on."""
-    if settings.split in ("val", "test") or settings.train:
+    if settings.split in ("val", "test") or settings.train or scorer.network is None:
         return False
-    trained_on = {Path(c).resolve() for c in detector.config["training"].get("corpora", ())}
+    trained_on = {Path(c).resolve() for c in scorer.network.config["training"].get("corpora", ())}
     return bool(trained_on & {Path(c).resolve() for c in settings.corpora})
 
 
@@ -266,3 +164,95 @@ def _remark(row: pd.Series, seen: set[str]) -> str:
         return "trained on this corpus, so this flatters; --split test measures what it never saw"
     sure = row["auroc_high"] if np.isfinite(row["auroc_high"]) else row["auroc"]
     return "probably inverted: fakes score lower than reals" if sure < 0.5 else ""
+
+
+def write_results(
+    settings: BenchmarkSettings,
+    out: Path,
+    scores: Scores,
+    results: pd.DataFrame,
+    scorers: dict[str, Scorer],
+    mistakes: Sequence[Mistake],
+    about: dict[str, Any],
+) -> None:
+    """Write scores, pictures and report, and note in the results' attributes where they are.
+
+    scorers: by the detector's name, where the scores have a column `left_out` by `name_without`.
+    about: command, and begun, the `time.monotonic` of the start.
+    """
+    table = scores.table
+    thresholds = {name: scorer.threshold for name, scorer in scorers.items()}
+    comparisons, alarms = _compare(table, thresholds, settings)
+    clean = table[table["degradation"] == CLEAN.label]
+    protocol = main_protocol(results)
+    plots.draw_roc(
+        out / "roc.png",
+        {
+            name: (part["label"].to_numpy(), part["score"].to_numpy())
+            for name, part in clean[clean["protocol"] == protocol].groupby("detector", sort=False)
+        },
+    )
+    plots.draw_matrix(out / "matrix.png", results)
+    images = table.drop_duplicates("path")
+    write_report(
+        out,
+        results,
+        table,
+        {
+            "command": about["command"],
+            "settings": plain(settings),
+            "versions": {"python": platform.python_version()} | {n: version(n) for n in VERSIONS},
+            "detectors": {name: scorer.weights for name, scorer in scorers.items()},
+            "thresholds": thresholds,
+            "corpora": [str(corpus) for corpus in settings.corpora],
+            "images": {"count": len(images), "hash": _digest(images["hash"])},
+            "seconds": time.monotonic() - about["begun"],
+            "unreadable": scores.unreadable,
+            "missing": scores.missing,
+        },
+        comparisons,
+        alarms,
+        _audit(images, settings.seed),
+        mistakes,
+    )
+    results.attrs |= {"out": str(out), "unreadable": scores.unreadable, "missing": scores.missing}
+
+
+def name_without(detector: str, generator: str) -> str:
+    """What a detector is called that was trained without a generator's fakes; "": as it is."""
+    return f"{detector} without {generator}" if generator else detector
+
+
+def _compare(
+    table: pd.DataFrame, thresholds: dict[str, float], settings: BenchmarkSettings
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Comparisons and false alarms, protocol by protocol, and among trainings without the same
+    generator.
+    """
+    compared, alarms = [], []
+    without = table["left_out"] if "left_out" in table else pd.Series("", table.index)
+    for (protocol, generator), rows in table.groupby(["protocol", without], sort=False):
+        found = compare_detectors(rows, settings.bootstrap, settings.seed)
+        compared.append(found.assign(protocol=protocol))
+        named = rows.assign(detector=[name_without(d, generator) for d in rows["detector"]])
+        alarms.append(false_alarms_by_source(named, thresholds).assign(protocol=protocol))
+    comparisons, called = (pd.concat(parts, ignore_index=True) for parts in (compared, alarms))
+    return comparisons, called
+
+
+def _audit(images: pd.DataFrame, seed: int) -> dict[str, Any] | None:
+    """What the files themselves give away; None where they are too few to say."""
+    some = [
+        part.sample(min(len(part), AUDITED), random_state=seed).sort_index()
+        for _, part in images.groupby("label")
+    ]
+    try:
+        found = audit_table(pd.concat(some, ignore_index=True), seed=seed)
+    except GanscopeError:
+        return None
+    return found.as_dict()
+
+
+def _digest(hashes: pd.Series) -> str:
+    """One hash for a set of images."""
+    return blake2b("".join(sorted(hashes)).encode(), digest_size=16).hexdigest()

@@ -8,6 +8,7 @@ misses. Validation photographs are few, so the first is answered with a margin f
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
@@ -108,6 +109,21 @@ def false_alarm_bound(called_fake: int, reals: int) -> float:
     if called_fake >= reals:
         return 1.0
     return float(stats.beta.ppf(CONFIDENCE, called_fake + 1, reals - called_fake))
+
+
+def count_called(
+    called: Sequence[bool] | np.ndarray, photographs: Sequence | np.ndarray
+) -> dict[str, int | float]:
+    """`photographs`: how many there are among images (N,), `called_fake`: of how many any image was
+    called fake, and `at_most`: the share that is not exceeded (see `false_alarm_bound`).
+    """
+    each = pd.Series(np.asarray(called, bool)).groupby(np.asarray(photographs), sort=False).any()
+    fakes = int(each.sum())
+    return {
+        "photographs": len(each),
+        "called_fake": fakes,
+        "at_most": false_alarm_bound(fakes, len(each)),
+    }
 
 
 def _both_classes(y: np.ndarray) -> None:

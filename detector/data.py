@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ganscope.datasets.degradations import (
+    blur_and_jpeg,
     estimate_quality,
     lossy_history,
     random_degradation,
@@ -176,7 +177,8 @@ class Views(Dataset):
 
     degrade: probability that a view to learn from is degraded. qualities: label -> JPEG qualities
     of that class' files (`jpeg_qualities`); lossless files of the other class are compressed alike.
-    mix: probability that a fake to learn from is mixed with its twin (`find_twins`).
+    mix: probability that a fake to learn from is mixed with its twin (`find_twins`). recipe: as in
+    `TrainDetectorSettings`; it says what degrades them.
     """
 
     def __init__(
@@ -189,8 +191,10 @@ class Views(Dataset):
         seed: int,
         mix: float = 0.0,
         twins: np.ndarray | None = None,
+        recipe: str = "full",
         cache_bytes: int = CACHE_BYTES,
     ):
+        self.blurs = recipe == "cnndetect"
         self.paths = table["path"].tolist()
         self.labels = [int(label) for label in table["label"]]
         self.size, self.degrade, self.qualities, self.seed = size, degrade, qualities, seed
@@ -233,7 +237,7 @@ class Views(Dataset):
         rng = np.random.default_rng((self.seed, key.epoch, key.draw, key.learn))
         own = np.random.default_rng((self.seed, *key))
         degrade = key.learn and rng.random() < self.degrade
-        factor = random_factor(rng) if degrade else 1.0
+        factor = random_factor(rng) if degrade and not self.blurs else 1.0
         region = math.ceil((self.size + MARGIN) / factor)
         top, left = random_corner(opened.pixels.shape, region, rng)
         pixels = opened.pixels[top : top + region, left : left + region]
@@ -245,7 +249,8 @@ class Views(Dataset):
                 pixels = mix_pair(pixels, real, own) if show_the_same(pixels, real) else pixels
         pixels = self.neutral(pixels, opened.format, key.row, own)
         if degrade:
-            pixels = random_degradation(pixels, rng, factor)
+            change = blur_and_jpeg if self.blurs else random_degradation
+            pixels = change(pixels, rng, factor)
         pixels = random_crop(pad(pixels, self.size), self.size, rng)
         return pixels[:, ::-1] if key.learn and rng.random() < 0.5 else pixels
 

@@ -16,7 +16,7 @@ from ganscope.detector import plots
 from ganscope.detector.calibration import (
     calibrate,
     choose_thresholds,
-    false_alarm_bound,
+    count_called,
 )
 from ganscope.detector.data import Views
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
@@ -128,12 +128,8 @@ def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
     )
 
     def count(rows: pd.DataFrame) -> dict[str, Any]:
-        called = rows.groupby("photograph")["called"].any()
-        return {
-            "photographs": len(called),
-            "called_fake": int(called.sum()),
-            "at_most": round(false_alarm_bound(int(called.sum()), len(called)), 4),
-        }
+        found = count_called(rows["called"].to_numpy(), rows["photograph"].to_numpy())
+        return found | {"at_most": round(found["at_most"], 4)}
 
     sources = {str(name): count(rows) for name, rows in photographs.groupby("source")}
     return {

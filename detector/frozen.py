@@ -86,7 +86,7 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
 
     train = table[table["split"] == "train"]
     views = open_views(settings, table, detector.size)
-    sampler = Sampler(train, 0.0, views.twins[: len(train)], settings.pairs)
+    sampler = Sampler(train, 0.0, views.twins[: len(train)], settings.pairs or 0.0)
     orders = {"val": to_keys(np.flatnonzero(table["split"] == "val"), 0, False)}
     for look in range(settings.epochs):
         rows = sampler.draw(len(train), np.random.default_rng((settings.seed, look)))

@@ -210,17 +210,25 @@ def _stitched(
 def overlay(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:
     """An image with its heatmap laid over it and a colour bar beside it, (H', W', 3) uint8 RGB.
 
-    Blue: no evidence for fake; red: strong evidence. Large images are shrunk to 1600 pixels a side.
+    Large images are shrunk to 1600 pixels a side, small ones enlarged to 256.
     """
     shrink = min(1.0, 1600 / max(pixels.shape[:2]))
     grow = max(1.0, 256 / max(pixels.shape[:2]))
     width, height = (max(1, round(side * shrink * grow)) for side in pixels.shape[1::-1])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
-    values = (np.clip(cv2.resize(heat, (width, height)), 0, 1) * 255).astype(np.uint8)
-    colours = cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[..., ::-1]
-    grey = np.repeat(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[..., None], 3, -1)
-    blended = cv2.addWeighted(grey, 1 - strength, np.ascontiguousarray(colours), strength, 0)
+    blended = lay_over(small, cv2.resize(heat, (width, height)), strength)
     return np.hstack([blended, _colour_bar(height)])
+
+
+def lay_over(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:
+    """The colours of a heatmap (H, W) over an image (H, W, 3) in grey: (H, W, 3) uint8 RGB.
+
+    Blue: no evidence for fake; red: strong evidence.
+    """
+    values = (np.clip(heat, 0, 1) * 255).astype(np.uint8)
+    colours = cv2.applyColorMap(values, cv2.COLORMAP_TURBO)[..., ::-1]
+    grey = np.repeat(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[..., None], 3, -1)
+    return cv2.addWeighted(grey, 1 - strength, np.ascontiguousarray(colours), strength, 0)
 
 
 def _colour_bar(height: int, width: int = 64) -> np.ndarray:

@@ -5,55 +5,67 @@ photographs that were kept for the test: the cross-generator matrix of the paper
 cells that are done are kept, so a killed run goes on where it was.
 """
 
-from dataclasses import replace
+import multiprocessing
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from ganscope.config import (
     BenchmarkSettings,
     TrainDetectorSettings,
+    as_command,
     changed,
     next_free,
     plain,
     read_json,
+    replacing,
     write_json,
-    write_text,
 )
+from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.corpus import open_corpora
 from ganscope.detector.architectures import build
-from ganscope.detector.benchmark import (
-    RESULTS,
-    evaluate_all,
-    parse_degradations,
-    score_all,
-    write_results,
-)
-from ganscope.detector.model import load_detector
+from ganscope.detector.benchmark import evaluate_all, name_without, write_results
+from ganscope.detector.mistakes import worst_mistakes
+from ganscope.detector.outside import Scorer, open_scorer
+from ganscope.detector.report import FILES, MOST_MISTAKES
+from ganscope.detector.rounds import Scores, list_changes, score_all
 from ganscope.detector.training import split_table, train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
+from ganscope.memory import keep_freed_memory
 from ganscope.registry import unknown
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SETTINGS, CELL = "settings.json", "held-out.csv"
-IGNORED = ("out", "device", "batch_size", "bootstrap")
+REPORT = FILES[-1]
+SETTINGS, CELL, FAULTS = "settings.json", "held-out.parquet", "held-out.json"
+IGNORED = ("out", "device", "batch_size", "bootstrap", "cache", "jobs")
 """Settings that may differ when it is continued: they change no score."""
 
 
-def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = None) -> pd.DataFrame:
+def leave_one_out(
+    settings: BenchmarkSettings, progress: "Progress | None" = None, command: str | None = None
+) -> pd.DataFrame:
     """Train and measure every architecture of `settings.train`; results as `benchmark_detectors`'.
 
-    In the results `detector` is the architecture and `generator` the one that it never met. The
-    folder also gets `runs/ARCHITECTURE/GENERATOR`, the detectors. Raises `GanscopeError` as
-    `train_detector` and `benchmark_detectors` do, for a corpus with fewer than two generators or
-    without one of `settings.leave_out`, and for a folder that was begun with other settings.
+    In the results `detector` is the architecture and `generator` the one that it never met; in the
+    scores that one is `left_out`. The folder also gets `runs/ARCHITECTURE/GENERATOR`, the
+    detectors. command: what was typed, for the report.
+
+    Raises `GanscopeError` as `train_detector` and `benchmark_detectors` do, for a corpus with fewer
+    than two generators or without one of `settings.leave_out`, and for a folder that was begun with
+    other settings.
     """
-    degradations = parse_degradations(settings)
+    begun = time.monotonic()
+    list_changes(settings)
     table = open_corpora(settings.corpora).table
     generators = sorted(set(table["generator"][table["label"] == 1]))
     if len(generators) < 2:
@@ -72,6 +84,7 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
             test_generator=(generator,),
             epochs=settings.epochs or 10,
             pretrained=settings.pretrained,
+            recipe=settings.recipe or "full",
             size=settings.size,
             fuse=settings.fuse,
             soup=settings.soup or 1,
@@ -88,46 +101,114 @@ def leave_one_out(settings: BenchmarkSettings, progress: "Progress | None" = Non
         build(architecture)
     _open(out, settings)
 
-    cells = []
-    unreadable: dict[str, str] = {}
-    weights: dict[str, str] = {}
+    if settings.jobs == 1:
+        for plan in plans.values():
+            _train_and_score(plan, settings, progress)
+    else:
+        _beside_each_other(list(plans.values()), settings, progress)
+
+    cells, mistakes = [], []
+    together = Scores(pd.DataFrame())
+    scorers: dict[str, Scorer] = {}
     for (architecture, generator), plan in plans.items():
         run = plan.out or out
-        if not (run / CONFIG).exists():
-            train_detector(plan, progress)
-        detector = load_detector(str(run))
-        if not (run / CELL).exists():
-            test = split_table(plan)
-            # Others' fakes are in the test, too, where they share a group with this generator's.
-            asked = (test["label"] == 0) | (test["generator"] == generator)
-            test = test[(test["split"] == "test") & asked].reset_index(drop=True)
-            alone = {architecture: detector}
-            found, faults = score_all(settings, test, alone, degradations, progress)
-            unreadable |= faults
-            write_text(run / CELL, found.to_csv(index=False))
-        found = pd.read_csv(run / CELL, dtype={"source": str, "group": str}, keep_default_na=False)
+        found, about = pd.read_parquet(run / CELL), read_json(run / FAULTS)
         if found.empty:
             raise GanscopeError(f"none of the test images of {generator} could be read")
-        name = f"{architecture} without {generator}"
-        weights[name] = detector.weights
-        results = evaluate_all(found, {architecture: detector}, settings)
-        cells.append((found.assign(detector=name), results))
-    scores = pd.concat([found for found, _ in cells], ignore_index=True)
-    scores["image"] = pd.factorize(scores["path"])[0]  # one number in all cells
+        together.unreadable |= about["unreadable"]
+        name = name_without(architecture, generator)
+        together.missing += [f"{name}: {said}" for said in about["missing"]]
+        scorer = open_scorer(str(run), settings.batch_size, settings.device)
+        scorers[name] = scorer
+        alone = {architecture: scorer}
+        cells.append((found.assign(left_out=generator), evaluate_all(found, alone, settings)))
+        alignment = about["alignment"] and Alignment(**about["alignment"])
+        mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
+    together.table = pd.concat([found for found, _ in cells], ignore_index=True)
+    together.table["image"] = pd.factorize(together.table["path"])[0]  # one number in all cells
     results = pd.concat([found for _, found in cells], ignore_index=True)
-    write_results(replace(settings, out=out), out, scores, results, weights, unreadable)
+    told = {"command": command or as_command("benchmark", settings), "begun": begun}
+    settings = replace(settings, out=out)
+    write_results(settings, out, together, results, scorers, mistakes, told)
     return results
+
+
+def _train_and_score(
+    plan: TrainDetectorSettings, settings: BenchmarkSettings, progress: "Progress | None" = None
+) -> None:
+    """Train one detector and score the images that were kept for its test, where that is not done
+    yet.
+    """
+    assert plan.out
+    if not (plan.out / CONFIG).exists():
+        train_detector(plan, progress)
+    if (plan.out / CELL).exists():
+        return
+    test = split_table(plan)
+    # Others' fakes are in the test, too, where they share a group with this generator's.
+    asked = (test["label"] == 0) | test["generator"].isin(plan.test_generator)
+    test = test[(test["split"] == "test") & asked].reset_index(drop=True)
+    scorer = open_scorer(str(plan.out), settings.batch_size, plan.device)
+    alone = {plan.detector: scorer}
+    found = score_all(settings, test, alone, list_changes(settings), progress)
+    about = {
+        "unreadable": found.unreadable,
+        "missing": found.missing,
+        "alignment": found.alignment and asdict(found.alignment),
+    }
+    write_json(plan.out / FAULTS, about)
+    with replacing(plan.out / CELL) as part:
+        found.table.to_parquet(part, index=False)
+
+
+def _beside_each_other(
+    plans: list[TrainDetectorSettings], settings: BenchmarkSettings, progress: "Progress | None"
+) -> None:
+    """Train and score in processes of their own, which share the cores and take turns on GPUs."""
+    context = multiprocessing.get_context("spawn")
+    places = context.Queue()
+    for number in range(settings.jobs):
+        places.put(number)
+    task = progress.add_task("trainings", total=len(plans), note="") if progress else None
+    with ProcessPoolExecutor(settings.jobs, context, _settle, (places, settings.jobs)) as pool:
+        waiting = [pool.submit(_in_its_place, plan, settings) for plan in plans]
+        try:
+            for future in as_completed(waiting):
+                future.result()
+                if progress and task is not None:
+                    progress.update(task, advance=1)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_place = 0
+"""Number of this process among those that train beside each other."""
+
+
+def _settle(places: Any, jobs: int) -> None:
+    global _place
+    _place = places.get()
+    keep_freed_memory()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+
+
+def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> None:
+    if plan.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        plan = replace(plan, device=f"cuda:{_place % torch.cuda.device_count()}")
+        settings = replace(settings, device=plan.device)
+    _train_and_score(plan, settings)
 
 
 def _taken(out: Path, settings: BenchmarkSettings) -> bool:
     """Whether a folder holds anything but these trainings, not yet finished."""
     if not (out / SETTINGS).exists():
         return out.exists()
-    return (out / RESULTS).exists() or bool(_changed(out, settings))
+    return (out / REPORT).exists() or bool(_changed(out, settings))
 
 
 def _open(out: Path, settings: BenchmarkSettings) -> None:
-    if (out / RESULTS).exists() or (out.exists() and not (out / SETTINGS).exists()):
+    if (out / REPORT).exists() or (out.exists() and not (out / SETTINGS).exists()):
         raise GanscopeError(f"{out} is there already; name another folder with --out")
     flags = _changed(out, settings) if (out / SETTINGS).exists() else []
     if flags:

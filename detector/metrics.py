@@ -1,23 +1,15 @@
 """ROC metrics and their intervals. Labels: 1 = fake; scores: higher = more likely fake.
 
-scikit-learn does the arithmetic of the values. The bootstrap needs each metric a thousand times, so
-it has a vectorised twin here that works on weights; a test holds the two together.
+Every metric takes weights, a row of them a resample: the value is that of equal weights, and the
+bootstrap needs a thousand more. Tests hold them to scikit-learn's and torchmetrics'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    balanced_accuracy_score,
-    brier_score_loss,
-    roc_auc_score,
-    roc_curve,
-)
 
 NAMES = (
     "auroc",
@@ -60,8 +52,8 @@ def evaluate_scores(
 
     probabilities: calibrated ones for `ece` and `brier`; None: the scores. threshold: on the score,
     for the accuracies. bootstrap: resamples behind the intervals, drawn within each class, whole
-    `groups` at a time where they are given. With one class only, all metrics are NaN but the
-    accuracy.
+    `groups` at a time where they are given, also those with images of both classes. With one class
+    only, all metrics are NaN but the accuracy.
     """
     y, s = np.asarray(labels, int), np.asarray(scores, float)
     p = s if probabilities is None else np.asarray(probabilities, float)
@@ -71,10 +63,7 @@ def evaluate_scores(
     if not bootstrap or len(set(y.tolist())) < 2:
         return {name: Metric(values[name]) for name in NAMES}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // len(y))
-    for start in range(0, bootstrap, step):
-        weights = _resamples(y, groups, min(step, bootstrap - start), rng)
+    for weights in bootstrap_weights(y, groups, bootstrap, seed):
         for name, column in _weighted(y, s, p, threshold, weights).items():
             samples[name].append(column)
     bounds = {n: np.nanquantile(np.concatenate(c), [0.025, 0.975]) for n, c in samples.items()}
@@ -89,17 +78,10 @@ def evaluate_by_generator(
     table: columns label, generator, score, probability and, if there is one, group. Returns a row a
     generator: generator, n_real, n_fake, and name, name_low, name_high of every metric.
     """
-    reals = table[table["label"] == 0]
-    fakes = table[table["label"] == 1]
-    parts: list[tuple[str, pd.DataFrame]] = [("all", fakes)]
-    if fakes["generator"].nunique() > 1 or not len(fakes):
-        parts += [(str(name), rows) for name, rows in fakes.groupby("generator")]
-    else:
-        parts = [(str(fakes["generator"].iloc[0]), fakes)]
     rows = []
-    for name, part in parts:
-        both = pd.concat([reals, part])
-        row: dict[str, Any] = {"generator": name, "n_real": len(reals), "n_fake": len(part)}
+    for name, both in against_generators(table):
+        fakes = int(both["label"].sum())
+        row: dict[str, Any] = {"generator": name, "n_real": len(both) - fakes, "n_fake": fakes}
         metrics = evaluate_scores(
             both["label"].to_numpy(),
             both["score"].to_numpy(),
@@ -115,55 +97,97 @@ def evaluate_by_generator(
     return pd.DataFrame(rows)
 
 
+def against_generators(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The reals with all fakes, "all", where there are several generators or none, and with those
+    of one generator at a time.
+    """
+    reals = table[table["label"] == 0]
+    fakes = table[table["label"] == 1]
+    if fakes["generator"].nunique() != 1:
+        yield "all", pd.concat([reals, fakes])
+    for name, part in fakes.groupby("generator"):
+        yield str(name), pd.concat([reals, part])
+
+
+def bootstrap_weights(
+    y: np.ndarray, groups: Sequence[str] | np.ndarray | None, times: int, seed: int
+) -> Iterator[np.ndarray]:
+    """How often each image is drawn in each of `times` resamples, in chunks (B, N)."""
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK // len(y))
+    for start in range(0, times, step):
+        yield _resamples(y, groups, min(step, times - start), rng)
+
+
+def weighted_auroc(y: np.ndarray, s: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """AUROC (B,) for each row of weights w (B, N)."""
+    return np.trapezoid(*_curve(y, s, w), axis=1)
+
+
+def units(y: np.ndarray, groups: Sequence[str] | np.ndarray | None) -> np.ndarray:
+    """The number (N,) of what each image belongs to: its group, or itself where it has none."""
+    own = np.arange(len(y))
+    if groups is None:
+        return own
+    names, group = np.unique(np.asarray(groups, str), return_inverse=True)
+    return np.where(names[group] != "", len(y) + group, own)
+
+
+def reliability(
+    labels: Sequence[int] | np.ndarray, probabilities: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What was stated, what came true and of how many images, in the bins of `ece` that hold any.
+
+    Returns mean probability (B,), share of fakes (B,) and images (B,); each class weighs half.
+    """
+    y, p = np.asarray(labels, int), np.asarray(probabilities, float)
+    w = _balanced(y, np.ones((1, len(y))))[0]
+    bins = np.minimum((p * ECE_BINS).astype(int), ECE_BINS - 1)
+    count = np.bincount(bins, minlength=ECE_BINS)
+    weight, stated, true = (
+        np.bincount(bins, weights=v, minlength=ECE_BINS)[count > 0] for v in (w, w * p, w * y)
+    )
+    return stated / weight, true / weight, count[count > 0]
+
+
 def _values(y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
     values = dict.fromkeys(NAMES, float("nan"))
     if len(y):
-        values["accuracy"] = float(accuracy_score(y, s >= threshold))
+        values["accuracy"] = float(((s >= threshold) == y).mean())
     if len(set(y.tolist())) < 2:
         return values
-    fpr, tpr, _ = roc_curve(y, s, drop_intermediate=False)
-    return values | {
-        "auroc": float(roc_auc_score(y, s)),
-        "ap": float(average_precision_score(y, s)),
-        "balanced_accuracy": float(balanced_accuracy_score(y, s >= threshold)),
-        "eer": float(_eer(fpr[None], tpr[None])[0]),
-        "tpr_at_fpr_1": float(tpr[fpr <= 0.01].max()),
-        "tpr_at_fpr_5": float(tpr[fpr <= 0.05].max()),
-        "ece": float(_ece(y, p, _balanced(y, np.ones((1, len(y)))))[0]),
-        "brier": float(brier_score_loss(y, p, sample_weight=_balanced(y, np.ones((1, len(y))))[0])),
-    }
+    found = _weighted(y, s, p, threshold, np.ones((1, len(y))))
+    # Rounded where sums of many shares are not exact: a perfect AUROC is 1.
+    return {name: round(float(column[0]), 12) for name, column in found.items()}
 
 
 def _resamples(
     y: np.ndarray, groups: Sequence[str] | np.ndarray | None, times: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """How often each image is drawn in each resample: (times, N)."""
-    units = np.arange(len(y))  # an image without a group is drawn alone
-    if groups is not None:
-        names, group = np.unique(np.asarray(groups, str), return_inverse=True)
-        units = np.where(names[group] != "", len(y) + group, units)
-    weights = np.zeros((times, len(y)))
+    """How often each image is drawn in each resample: (times, N).
+
+    Units with reals only, with fakes only and with both are drawn separately, so no resample lacks
+    a class, and a photograph and the fake made of it are drawn together.
+    """
+    unit = np.unique(units(y, groups), return_inverse=True)[1]
+    kind = np.zeros(int(unit.max()) + 1, int)  # 1: holds a real, 2: a fake, 3: both
     for label in (0, 1):
-        rows = np.flatnonzero(y == label)
-        _, unit = np.unique(units[rows], return_inverse=True)
-        count = int(unit.max()) + 1
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=times)
-        weights[:, rows] = drawn[:, unit]
-    return weights
+        kind[unit[y == label]] |= label + 1
+    drawn = np.zeros((times, len(kind)))
+    for members in (np.flatnonzero(kind == k) for k in (1, 2, 3)):
+        if count := len(members):
+            drawn[:, members] = rng.multinomial(count, np.full(count, 1 / count), size=times)
+    return drawn[:, unit]
 
 
 def _weighted(
     y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float, w: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Every metric for each row of weights w (B, N): name -> (B,)."""
-    order = np.argsort(-s, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(s[order]) != 0])  # equal scores stand together
-    positive = np.add.reduceat(w[:, order] * y[order], starts, axis=1).cumsum(axis=1)
-    negative = np.add.reduceat(w[:, order] * (1 - y[order]), starts, axis=1).cumsum(axis=1)
-    n1, n0 = positive[:, -1:], negative[:, -1:]
-    zero = np.zeros((len(w), 1))
-    tpr, fpr = np.hstack([zero, positive / n1]), np.hstack([zero, negative / n0])
-    precision = positive / np.maximum(positive + negative, 1e-12)
+    tpr, fpr = _curve(y, s, w)
+    n1, n0 = ((w * one).sum(axis=1) for one in (y, 1 - y))
+    found, alarms = tpr[:, 1:] * n1[:, None], fpr[:, 1:] * n0[:, None]
+    precision = found / np.maximum(found + alarms, 1e-12)
     right = (s >= threshold) == y
     total = w.sum(axis=1)
     return {
@@ -171,7 +195,7 @@ def _weighted(
         "ap": (np.diff(tpr, axis=1) * precision).sum(axis=1),
         "accuracy": (w * right).sum(axis=1) / total,
         "balanced_accuracy": (
-            (w * right * y).sum(axis=1) / n1[:, 0] + (w * right * (1 - y)).sum(axis=1) / n0[:, 0]
+            (w * right * y).sum(axis=1) / n1 + (w * right * (1 - y)).sum(axis=1) / n0
         )
         / 2,
         "eer": _eer(fpr, tpr),
@@ -180,6 +204,18 @@ def _weighted(
         "ece": _ece(y, p, _balanced(y, w)),
         "brier": (_balanced(y, w) * (p - y) ** 2).sum(axis=1),
     }
+
+
+def _curve(y: np.ndarray, s: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """TPR and FPR (B, 1 + different scores) from (0, 0) on, for each row of weights w (B, N)."""
+    order = np.argsort(-s, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(s[order]) != 0])  # equal scores stand together
+    weights, zero = w[:, order], np.zeros((len(w), 1))
+    rates = []
+    for member in (y[order], 1 - y[order]):
+        count = np.add.reduceat(weights * member, starts, axis=1).cumsum(axis=1)
+        rates.append(np.hstack([zero, count / count[:, -1:]]))
+    return rates[0], rates[1]
 
 
 def _eer(fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:

@@ -146,12 +146,12 @@ class Detector(FolderModel):
 
     def score(self, logit: Any) -> Any:
         """logit(s) -> score(s) in [0, 1], higher = more likely fake; no probability."""
-        return _sigmoid(logit)
+        return sigmoid(logit)
 
     def probability(self, logit: Any) -> Any:
         """logit(s) -> calibrated probability of being fake, for equally many reals and fakes."""
         calibration = self.config["calibration"]
-        return _sigmoid(np.asarray(logit) * calibration["scale"] + calibration["shift"])
+        return sigmoid(np.asarray(logit) * calibration["scale"] + calibration["shift"])
 
     def verdict(self, score: float) -> str:
         """ "fake" from the upper threshold on, "real" below the lower one, else "unsure"."""
@@ -160,7 +160,7 @@ class Detector(FolderModel):
         return "real" if score < self.thresholds["real"] else "unsure"
 
 
-def _sigmoid(logit: Any) -> Any:
+def sigmoid(logit: Any) -> Any:
     """Sigmoid of a number or an array in double precision, without overflow."""
     x = np.asarray(logit, np.float64)
     value = np.exp(-np.logaddexp(0.0, -x))

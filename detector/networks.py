@@ -67,8 +67,12 @@ class NPR(nn.Module):
         self.layer1, self.layer2 = resnet.layer1, resnet.layer2
         self.fc1 = nn.Linear(512, 1)
 
+    def residual(self, x: Tensor) -> Tensor:
+        """What of the images the network sees."""
+        return neighbouring_pixel_residual(x) * (2 / 3)
+
     def patch_logits(self, x: Tensor) -> Tensor:
-        x = self.conv1(neighbouring_pixel_residual(x) * (2 / 3))
+        x = self.conv1(self.residual(x))
         x = self.layer2(self.layer1(self.maxpool(F.relu(self.bn1(x)))))
         return self.fc1(x.permute(0, 2, 3, 1)).squeeze(-1).float()
 

@@ -78,7 +78,7 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     soup = average_weights(parts).to(device)
     train = table[table["split"] == "train"]
     views = open_views(settings, table, soup.size)
-    rows = Sampler(train, 0.0, views.twins[: len(train)], settings.pairs).draw(
+    rows = Sampler(train, 0.0, views.twins[: len(train)], settings.pairs or 0.0).draw(
         min(VIEWS, 4 * len(train)), np.random.default_rng(settings.seed)
     )
     keys = to_keys(rows, 0, True, views.twins)

@@ -117,7 +117,9 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     )
 
     views = open_views(settings, table, average.size)
-    sampler = Sampler(train, settings.hard_examples, views.twins[: len(train)], settings.pairs)
+    sampler = Sampler(
+        train, settings.hard_examples or 0.0, views.twins[: len(train)], settings.pairs or 0.0
+    )
     batch = settings.batch_size * accelerator.num_processes
     steps = max(round(len(train) / batch), 1)
     labels = torch.from_numpy(table["label"].to_numpy(np.float32))
@@ -251,11 +253,12 @@ def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) 
     return Views(
         table,
         size=size,
-        degrade=settings.degrade,
+        degrade=settings.degrade or 0.0,
         qualities=jpeg_qualities(table[table["split"] == "train"]),
         seed=settings.seed,
-        mix=settings.mix,
+        mix=settings.mix or 0.0,
         twins=find_twins(table),
+        recipe=settings.recipe,
     )
 
 
@@ -315,7 +318,7 @@ def open_other(
             replace(
                 settings,
                 detector=settings.fuse,
-                recipe="full",
+                recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
                 fuse=None,
                 soup=1,
                 pretrained=None,

@@ -7,16 +7,13 @@ gets whole batches with a seed each, networks and pipelines make an image at a t
 import ast
 import contextlib
 import hashlib
-import importlib.util
 import inspect
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Self
 
 import numpy as np
@@ -25,10 +22,10 @@ from torch import Tensor, nn
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
+from ganscope.functions import line_of, load_function
 from ganscope.generator.model import AnyGenerator, latent
 from ganscope.generator.pixels import to_pixels
 from ganscope.generator.specs import as_label, choice, hash_networks, seed_of, split_options, whole
-from ganscope.registry import unknown
 
 GROUP = "ganscope.generators"
 """Entry points group in which packages offer generators."""
@@ -77,7 +74,7 @@ class FunctionGenerator(AnyGenerator):
         except Exception as error:
             file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
             raise GanscopeError(
-                f"--generator {self.name}: it raised {reason_of(error)}{_line(error, file)}"
+                f"--generator {self.name}: it raised {reason_of(error)}{line_of(error, file)}"
             ) from error
         try:
             return _as_pixels(images, FUNCTION_BATCH)
@@ -86,13 +83,6 @@ class FunctionGenerator(AnyGenerator):
                 f"--generator {self.name}: asked for {FUNCTION_BATCH} images, it returned {error}; "
                 "return (n, H, W, 3) uint8, or float in [0, 1]"
             ) from None
-
-
-def _line(error: BaseException, file: str) -> str:
-    """In which line of a user's file an error arose, in brackets."""
-    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
-    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-    return f" (line {line} of {Path(file).name})" if line else ""
 
 
 def _as_pixels(images: Any, n: int) -> np.ndarray:
@@ -129,39 +119,9 @@ def python_generator(spec: str) -> FunctionGenerator:
     Raises `GanscopeError` if there is no such file or function, or the file cannot be run.
     """
     name = f"python:{spec}"
-    file, colon, function_name = spec.rpartition(":")
-    if not colon or not function_name.isidentifier():
-        raise GanscopeError(f"--generator {name}: write python:FILE.py:FUNCTION")
-    path = Path(file)
-    if not path.is_file():
-        raise GanscopeError(f"--generator {name}: no such file: {file}")
-    module = _run_file(name, path.resolve())
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = sorted(k for k, v in vars(module).items() if inspect.isfunction(v) and k[0] != "_")
-        raise GanscopeError(
-            f"--generator {name}: {unknown(f'function of {path.name}', function_name, known)}"
-        )
-    return FunctionGenerator(name, as_label(path.stem, function_name), function, hash_files(path))
-
-
-def _run_file(name: str, path: Path) -> ModuleType:
-    module_name = f"ganscope_generator_{path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    if spec is None or spec.loader is None:
-        raise GanscopeError(f"--generator {name}: {path.name} is no Python file; end it in .py")
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # its neighbours can be imported; behind all others
-    sys.modules[module_name] = module  # dataclasses look themselves up there
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise GanscopeError(
-            f"--generator {name}: {path.name} cannot be run: {reason_of(error)}"
-            f"{_line(error, str(path))}"
-        ) from error
-    return module
+    function, path = load_function(spec, f"--generator {name}")
+    label = as_label(path.stem, spec.rpartition(":")[2])
+    return FunctionGenerator(name, label, function, hash_files(path))
 
 
 def entry_point_generators() -> dict[str, EntryPoint]:

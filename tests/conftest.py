@@ -23,6 +23,12 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another one, or the user, kept."""
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """(512, 512, 3) uint8 RGB: a photograph that scikit-image carries."""

@@ -10,10 +10,14 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from ganscope.config import BenchmarkSettings
-from ganscope.detector import benchmark
+from ganscope.cli import benchmark as benchmark_cli
+from ganscope.config import BenchmarkSettings, as_command
+from ganscope.datasets.alignment import Alignment
+from ganscope.detector import benchmark, plots, rounds
 from ganscope.detector.benchmark import benchmark_detectors
-from ganscope.detector.model import Detector
+from ganscope.detector.mistakes import worst_mistakes
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.outside import NetworkScorer, View, open_scorer
 from ganscope.errors import GanscopeError
 
 
@@ -59,7 +63,10 @@ def settings(corpus: Path, out: Path, **changes: object) -> BenchmarkSettings:
 
 
 def test_every_cell_is_the_auroc_of_its_scores(
-    corpus: Path, detectors: dict[str, str], tmp_path: Path
+    corpus: Path,
+    detectors: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     results = benchmark_detectors(
         settings(
@@ -69,27 +76,66 @@ def test_every_cell_is_the_auroc_of_its_scores(
             degrade=("jpeg:75", "resize:0.9"),
         )
     )
-    assert len(results) == 2 * 3 * 3  # detectors x (all, bright, alike) x (clean, two)
-    scores = pd.read_csv(tmp_path / "out" / "scores.csv", keep_default_na=False)
-    assert len(scores) == 36 * 3
+    # protocols x detectors x (all, bright, alike) x (clean, two)
+    assert len(results) == 2 * 2 * 3 * 3
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert len(scores) == 36 * 3 * 2 * 2
     for _, row in results.iterrows():
-        part = scores[scores["degradation"] == row["degradation"]]
+        same = ["detector", "protocol", "degradation"]
+        part = scores[(scores[same] == row[same]).all(axis=1)]
         if row["generator"] != "all":
             part = part[part["generator"].isin(["real", row["generator"]])]
-        expected = roc_auc_score(part["label"], part[row["detector"]])
+        expected = roc_auc_score(part["label"], part["score"])
         assert row["auroc"] == pytest.approx(expected, abs=1e-6)
-    cells = results.set_index(["detector", "generator", "degradation"])["auroc"]
+    raw = results[results["protocol"] == "raw"]
+    cells = raw.set_index(["detector", "generator", "degradation"])["auroc"]
     assert cells[detectors["light"], "bright", "clean"] == 1
     assert cells[detectors["dark"], "bright", "jpeg:75"] == 0
     assert 0.2 < cells[detectors["light"], "alike", "clean"] < 0.8
-    remarks = results.set_index(["detector", "generator", "degradation"])["remark"]
+    remarks = raw.set_index(["detector", "generator", "degradation"])["remark"]
     assert "inverted" in remarks[detectors["dark"], "bright", "clean"]
     assert remarks[detectors["light"], "bright", "clean"] == ""
-    about = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert len(about["results"]) == len(results)
-    assert set(about["detectors"]) == set(detectors.values())
+    compared = pd.read_csv(tmp_path / "out" / "comparisons.csv")
+    assert len(compared) == 2 * 3 * 3  # one pair; protocols, generators, degradations
+    assert set(compared["detector"]) == {detectors["light"]}
+    assert set(compared["other"]) == {detectors["dark"]}
+    for _, row in compared[compared["protocol"] == "raw"].iterrows():
+        one, other = (
+            cells[row[name], row["generator"], row["degradation"]] for name in ("detector", "other")
+        )
+        assert row["difference"] == pytest.approx(one - other, abs=1e-5)
+    alarms = pd.read_csv(tmp_path / "out" / "false_alarms.csv", keep_default_na=False)
+    assert alarms["photographs"].tolist() == [12] * 2 * 2 * 3
+    reals = scores[(scores["label"] == 0) & (scores["degradation"] == "clean")]
+    for _, row in alarms[alarms["degradation"] == "clean"].iterrows():
+        part = reals[
+            (reals["detector"] == row["detector"]) & (reals["protocol"] == row["protocol"])
+        ]
+        threshold = load_detector(row["detector"]).thresholds["fake"]
+        assert row["called_fake"] == (part["score"] >= threshold).sum()
     for name in ("roc.png", "matrix.png"):
         assert cv2.imread(str(tmp_path / "out" / name)).shape[0] > 200
+    assert (
+        "<h1>2 detectors against 2 generators</h1>"
+        in (tmp_path / "out" / "report.html").read_text()
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["about"]["command"].startswith(f"ganscope benchmark {corpus} --detector ")
+    assert report["about"]["images"]["count"] == 36
+    assert report["audit"]["n_fake"] == 24
+    both = results[results["degradation"] == "clean"].set_index(
+        ["protocol", "detector", "generator"]
+    )
+    assert len(report["gap"]) == 2 * 3
+    for row in report["gap"]:
+        one, two = (
+            both.loc[(p, row["detector"], row["generator"]), "auroc"] for p in ("raw", "aligned")
+        )
+        assert row["gap"] == pytest.approx(one - two)
+    benchmark_cli.show_results(results)
+    said = capsys.readouterr().out
+    assert "what the format gives away" in said
+    assert "p corrected" in said
 
 
 def test_an_unreadable_image_is_left_out_and_named(
@@ -104,7 +150,7 @@ def test_an_unreadable_image_is_left_out_and_named(
         settings(broken, tmp_path / "out", detector=(detectors["light"],))
     )
     assert list(results.attrs["unreadable"]) == [str(broken / "0_real" / "3.png")]
-    assert results["n_real"].tolist() == [11, 11, 11]
+    assert results["n_real"].tolist() == [11] * 6
 
 
 @pytest.mark.parametrize(
@@ -127,18 +173,130 @@ def test_mistakes_are_named(
 
 
 def test_chunks_of_open_images_are_bounded_by_their_pixels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "CHUNK_PIXELS", 250)
-    paths = [str(tmp_path / f"{i}.png") for i in range(8)]
-    for path in paths:
-        cv2.imwrite(path, np.zeros((10, 10, 3), np.uint8))
-    Path(paths[4]).write_bytes(b"damaged")
-    unreadable: dict[str, str] = {}
-    chunks = list(benchmark._opened(paths, unreadable))
-    assert [numbers for numbers, _ in chunks] == [[0, 1, 2], [3, 5, 6], [7]]
-    assert [len(images) for _, images in chunks] == [3, 3, 1]
-    assert list(unreadable) == [paths[4]]
+    seen = []
+    ask = NetworkScorer.values
+
+    def values(self: NetworkScorer, views: list[View]) -> list[float | str]:
+        seen.append(len(views))
+        return ask(self, views)
+
+    monkeypatch.setattr(NetworkScorer, "values", values)
+    monkeypatch.setattr(rounds, "CHUNK_PIXELS", 3 * 2 * 40 * 48)  # pixels and a copy
+    benchmark_detectors(
+        settings(corpus, tmp_path / "out", detector=(detectors["light"],), protocol="raw")
+    )
+    assert seen == [3] * 12
+
+
+def test_only_what_is_new_is_asked(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int]] = []
+    ask = NetworkScorer.values
+
+    def values(self: NetworkScorer, views: list[View]) -> list[float | str]:
+        if len(asked) == stop:
+            raise KeyboardInterrupt
+        asked.append((self.name, len(views)))
+        return ask(self, views)
+
+    monkeypatch.setattr(NetworkScorer, "values", values)
+    monkeypatch.setattr(rounds, "CHUNK", 12)
+    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
+    light, dark = detectors["light"], detectors["dark"]
+    plan = {"detector": (light,), "degrade": ("noise:5",)}
+    stop = 5  # a chunk is asked for four times: raw and aligned, clean and with noise
+    with pytest.raises(KeyboardInterrupt):
+        benchmark_detectors(settings(corpus, tmp_path / "killed", **plan))
+    assert asked == [(light, 12)] * 5
+    stop = -1
+    first = benchmark_detectors(settings(corpus, tmp_path / "killed", **plan))
+    assert asked == [(light, 12)] * 12
+    again = benchmark_detectors(settings(corpus, tmp_path / "again", **plan))
+    assert len(asked) == 12
+    pd.testing.assert_frame_equal(first, again)
+    more = benchmark_detectors(
+        settings(corpus, tmp_path / "more", **(plan | {"detector": (light, dark)}))
+    )
+    assert asked[12:] == [(dark, 12)] * 12
+    pd.testing.assert_frame_equal(more[more["detector"] == light].reset_index(drop=True), first)
+    fresh = benchmark_detectors(settings(corpus, tmp_path / "fresh", cache=False, **plan))
+    assert len(asked) == 36
+    pd.testing.assert_frame_equal(fresh, first)
+
+
+def test_alignment_takes_the_file_format_away(
+    astronaut: np.ndarray, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    """Reals are JPEG, fakes PNG; nothing else tells them apart, for they show the same."""
+    root = tmp_path / "corpus"
+    for folder in ("0_real", "1_fake"):
+        (root / folder).mkdir(parents=True)
+    for i in range(16):
+        pixels = np.ascontiguousarray(astronaut[20 * i : 20 * i + 64, 8 * i : 8 * i + 72, ::-1])
+        quality = [cv2.IMWRITE_JPEG_QUALITY, 60 + i]
+        cv2.imwrite(str(root / "0_real" / f"{i}.jpg"), pixels, quality)
+        cv2.imwrite(str(root / "1_fake" / f"{i}.png"), pixels)
+    code = (
+        "import cv2, numpy as np\n"
+        "def blocks(path: str):\n"
+        "    grey = cv2.imread(path).mean(2)\n"
+        "    steps = np.abs(np.diff(grey, axis=1)).mean(0)\n"
+        "    edge = steps[7::8].mean() / (steps.mean() + 1e-6)\n"
+        "    return float(1 / (1 + edge))\n"
+    )
+    (tmp_path / "blocks.py").write_text(code)
+    results = benchmark_detectors(
+        settings(root, tmp_path / "out", detector=(f"python:{tmp_path / 'blocks.py'}:blocks",))
+    )
+    raw, aligned = results["auroc"]
+    assert results["protocol"].tolist() == ["raw", "aligned"]
+    assert raw > 0.7
+    assert abs(aligned - 0.5) < 0.15
+
+
+def test_a_detector_that_fails_does_not_stop_the_others(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "f.py").write_text(
+        "def breaks(path: str):\n    raise ValueError('no')\n\n"
+        "def some(path: str):\n    return float('nan') if path.endswith('/3.png') else 0.5\n"
+    )
+    breaks, some = (f"python:{tmp_path / 'f.py'}:{name}" for name in ("breaks", "some"))
+    results = benchmark_detectors(
+        settings(
+            corpus,
+            tmp_path / "out",
+            detector=(breaks, "no-such", detectors["light"], some),
+            protocol="raw",
+        )
+    )
+    assert set(results["detector"]) == {detectors["light"], some}
+    counts = results[results["generator"] == "all"].set_index("detector")["n_fake"]
+    assert counts.to_dict() == {detectors["light"]: 24, some: 22}
+    missing = results.attrs["missing"]
+    assert "unknown detector 'no-such'" in missing[0]
+    assert any(said.startswith(f"{breaks}: it raised ValueError: no") for said in missing)
+    assert sum("3.png" in said and "no finite number" in said for said in missing) == 3
+
+
+def test_scores_of_an_outside_program_take_part(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    names = sorted(p.relative_to(corpus).as_posix() for p in corpus.rglob("*.png"))
+    table = pd.DataFrame({"path": names, "score": [float("1_fake" in name) for name in names]})
+    table.iloc[1:].to_csv(corpus / "theirs.csv", index=False)
+    results = benchmark_detectors(
+        settings(corpus, tmp_path / "out", detector=(f"scores:{corpus / 'theirs.csv'}",))
+    )
+    assert results["protocol"].tolist() == ["raw"] * 3
+    assert results["auroc"].tolist() == [1.0] * 3
+    assert results["n_real"].tolist() == [11] * 3
+    missing = results.attrs["missing"]
+    assert any("files as they are only" in said for said in missing)
+    assert any(names[0] in said and "no score in this file" in said for said in missing)
 
 
 def test_a_single_pixel_goes_through_every_degradation(
@@ -153,14 +311,126 @@ def test_a_single_pixel_goes_through_every_degradation(
         settings(tmp_path / "tiny", tmp_path / "o", detector=(detectors["light"],), degrade=degrade)
     )
     assert results.attrs["unreadable"] == {}
-    assert set(results["n_real"]) == {12}
+    assert results.groupby("protocol")["n_real"].first().to_dict() == {"aligned": 11, "raw": 12}
 
 
 def test_a_benchmark_is_not_written_over(
     corpus: Path, detectors: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "scores.csv").write_text("mine")
+    (tmp_path / "out" / "results.csv").write_text("mine")
     with pytest.raises(GanscopeError, match="another folder"):
         benchmark_detectors(settings(corpus, tmp_path / "out", detector=(detectors["light"],)))
-    assert (tmp_path / "out" / "scores.csv").read_text() == "mine"
+    assert (tmp_path / "out" / "results.csv").read_text() == "mine"
+
+
+def test_the_worst_mistakes_are_shown_as_the_detector_saw_them(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    paths = sorted(str(p) for p in corpus.rglob("*.png"))
+    table = pd.DataFrame({"path": paths, "label": [int("1_fake" in p) for p in paths]})
+    table["generator"] = [Path(p).parent.name if "1_fake" in p else "real" for p in paths]
+    table["score"] = [((7 * i) % 36) / 36 for i in range(len(paths))]
+    table = table.assign(detector="light", protocol="aligned", degradation="clean")
+    better = table.assign(score=table["label"].astype(float))
+    table = pd.concat([table, better.assign(protocol="raw"), better.assign(degradation="blur:1")])
+    scorer = open_scorer(detectors["light"], device="cpu")
+    found = worst_mistakes(table, {"light": scorer}, Alignment(32, ()), most=8)
+    clean = table[(table["protocol"] == "aligned") & (table["degradation"] == "clean")]
+    alarms = clean[(clean["label"] == 0) & (clean["score"] >= scorer.threshold)]
+    misses = clean[(clean["label"] == 1) & (clean["score"] < scorer.threshold)]
+    assert [m.path for m in found] == [
+        *alarms.sort_values("score", ascending=False)["path"][:4],
+        *misses.sort_values("score")["path"][:4],
+    ]
+    for mistake in found:
+        assert mistake.thumbnail.shape == (32, 32, 3)
+        assert mistake.overlay is not None
+        assert mistake.overlay.shape == (32, 32, 3)
+    whole = worst_mistakes(table[table["protocol"] == "aligned"], {"light": scorer}, None, most=0)
+    assert len(whole) == 2  # one of each class at least
+
+
+def test_one_protocol_without_a_class_leaves_the_other(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(corpus, tmp_path / "c")
+    for path in (tmp_path / "c" / "1_fake").rglob("*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path))[:20, :20])
+    results = benchmark_detectors(
+        settings(tmp_path / "c", tmp_path / "out", detector=(detectors["light"],), align_size=32)
+    )
+    raw, aligned = (results[results["protocol"] == name] for name in ("raw", "aligned"))
+    assert raw["auroc"].notna().all()
+    assert aligned["n_fake"].tolist() == [0]
+    assert aligned["remark"].tolist() == ["one class only"]
+    assert "24 of 36 images are smaller than 32 pixels" in results.attrs["missing"][0]
+    assert "one class only" in (tmp_path / "out" / "report.html").read_text().lower()
+
+
+def test_images_without_a_score_are_named_ten_times_and_then_counted(
+    corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "few.csv").write_text("path,score\n0_real/0.png,0.1\n1_fake/alike/0.png,0.9\n")
+    (tmp_path / "twice.csv").write_text("path,score\na.png,0.1\na.png,0.1\n")
+    results = benchmark_detectors(
+        settings(
+            corpus,
+            tmp_path / "out",
+            detector=(f"scores:{tmp_path / 'few.csv'}", f"scores:{tmp_path / 'twice.csv'}"),
+            protocol="raw",
+        )
+    )
+    assert (results["n_real"].item(), results["n_fake"].item()) == (1, 1)
+    missing = results.attrs["missing"]
+    assert "a.png is listed twice" in missing[0]
+    assert sum("png: scores:" in said for said in missing) == 10
+    assert missing[-1].startswith("24 more images: scores:")
+
+
+def test_without_any_score_there_is_one_line(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    import shutil
+
+    (tmp_path / "none.csv").write_text("path,score\nother.png,0.1\n")
+    with pytest.raises(
+        GanscopeError, match=r"no image has a score: .*has no score in this"
+    ) as none:
+        benchmark_detectors(
+            settings(corpus, tmp_path / "o", detector=(f"scores:{tmp_path / 'none.csv'}",))
+        )
+    assert str(none.value).endswith("more such lines")
+    shutil.copytree(corpus, tmp_path / "broken")
+    for path in (tmp_path / "broken").rglob("*.png"):
+        path.write_bytes(b"damaged")
+    with pytest.raises(GanscopeError, match=r"no image has a score: .*\.png: "):
+        benchmark_detectors(
+            settings(tmp_path / "broken", tmp_path / "p", detector=(detectors["light"],))
+        )
+
+
+def test_the_command_is_what_a_user_types(tmp_path: Path) -> None:
+    plan = BenchmarkSettings(
+        corpora=(Path("my corpus"),),
+        detector=("default", "runs/npr"),
+        degrade=("jpeg:75",),
+        cache=False,
+        bootstrap=0,
+    )
+    assert as_command("benchmark", plan) == (
+        "ganscope benchmark 'my corpus' --detector default --detector runs/npr --degrade jpeg:75 "
+        "--bootstrap 0 --no-cache"
+    )
+
+
+def test_pictures_take_any_name(tmp_path: Path) -> None:
+    name = r"a $\nothing_{ b$"
+    results = pd.DataFrame(
+        {"detector": [name], "generator": [name], "degradation": "clean", "auroc": [0.9]}
+    )
+    plots.draw_matrix(tmp_path / "matrix.png", results)
+    plots.draw_roc(tmp_path / "roc.png", {name: (np.array([0, 1]), np.array([0.2, 0.7]))})
+    assert (tmp_path / "matrix.png").stat().st_size > 1000

@@ -31,7 +31,12 @@ COMMANDS = {
     "latent direction": config.LatentDirectionSettings,
     "latent apply": config.LatentApplySettings,
 }
-ONLY_ON_SCREEN = {("audit", "json"), ("diversity", "json"), ("arms-race", "json")}
+ONLY_ON_SCREEN = {
+    ("arms-race", "json"),
+    ("audit", "json"),
+    ("benchmark", "json"),
+    ("diversity", "json"),
+}
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
@@ -161,11 +166,15 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
     assert record["verdict"] in {"fake", "real", "unsure"}
     audited = run("audit", "corpus", cwd=tmp_path)
     assert audited.returncode in {0, 1}  # on 120 images the estimate is rough
-    measured = run(
-        "benchmark", "corpus", "--detector", "runs/cnn", "--bootstrap", "50", cwd=tmp_path
-    )
+    plan = ("benchmark", "corpus", "--detector", "runs/cnn", "--bootstrap", "50")
+    measured = run(*plan, "--json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
-    assert (tmp_path / "benchmark" / "matrix.png").exists()
+    report = json.loads(measured.stdout)
+    assert report["about"]["command"] == " ".join(("ganscope", *plan))
+    assert [row["protocol"] for row in report["results"]] == ["raw", "aligned"]
+    assert report["gap"][0]["gap"] == report["gap"][0]["raw"] - report["gap"][0]["aligned"]
+    for name in ("matrix.png", "report.html", "report.json", "scores.parquet"):
+        assert (tmp_path / "benchmark" / name).exists()
 
 
 def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) -> None:

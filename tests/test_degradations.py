@@ -9,11 +9,16 @@ from PIL import Image
 
 from ganscope.datasets.degradations import (
     CLEAN,
+    STANDARD,
+    blur_and_jpeg,
     degradations,
     estimate_quality,
     lossy_history,
     parse_degradation,
+    parse_degradations,
     random_degradation,
+    screenshot,
+    social,
 )
 from ganscope.errors import GanscopeError
 
@@ -197,3 +202,24 @@ def test_a_history_is_drawn_from_all_the_qualities(astronaut: np.ndarray) -> Non
     expected = {apply("jpeg", small, q).tobytes() for q in (50, 70, 90)}
     found = {lossy_history(small, [50, 70, 90], rng(s)).tobytes() for s in range(20)}
     assert found == expected
+
+
+def test_blur_and_jpeg_leave_a_quarter_alone(astronaut: np.ndarray) -> None:
+    pixels = astronaut[:64, :80]
+    found = [blur_and_jpeg(pixels, np.random.default_rng(i)) for i in range(200)]
+    assert {f.shape for f in found} == {(64, 80, 3)}
+    same = sum(np.array_equal(f, pixels) for f in found)
+    assert 40 <= same <= 90  # hardly any blur is none, too
+
+
+def test_standard_stands_for_a_list() -> None:
+    found = parse_degradations(["jpeg:60", "standard"])
+    assert [d.label for d in found[:3]] == ["jpeg:60", "jpeg:95", "jpeg:90"]
+    assert len(found) == 1 + len(STANDARD)
+
+
+def test_sharing_shrinks_large_photographs_only(astronaut: np.ndarray) -> None:
+    assert social(astronaut, 75, rng()).shape == astronaut.shape
+    large = np.repeat(np.repeat(astronaut, 3, 0), 3, 1)[:1000]
+    assert max(social(large, 75, rng()).shape) == 1080
+    assert screenshot(astronaut, 0.75, rng()).shape == (384, 384, 3)

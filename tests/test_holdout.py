@@ -25,6 +25,7 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
         size=16,
         degrade=("jpeg:75",),
         out=tmp_path / "out",
+        protocol="raw",
         bootstrap=20,
         device="cpu",
     )
@@ -40,10 +41,16 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
         assert images["test"][name] == count
         row = results[(results["generator"] == name) & (results["degradation"] == "clean")].iloc[0]
         assert (row["n_fake"], row["n_real"]) == (count, images["test"]["real"])
-    scores = pd.read_csv(tmp_path / "out" / "scores.csv")
-    assert len(scores) == 2 * (20 + 16 + 12 + 10)  # a row an image, a column a detector
+    scores = pd.read_parquet(tmp_path / "out" / "scores.parquet")
+    assert len(scores) == 2 * (20 + 16 + 12 + 3 * 10)
+    assert set(scores["detector"]) == {"cnn"}
+    assert set(scores["left_out"]) == {"a", "b", "c"}
+    assert set(scores.loc[scores["left_out"] == "a", "generator"]) == {"real", "a"}
+    assert "The detector: cnn" in (tmp_path / "out" / "report.html").read_text()
+    about = json.loads((tmp_path / "out" / "report.json").read_text())["about"]
+    assert list(about["detectors"]) == [f"cnn without {name}" for name in "abc"]
     # Killed before the end: what is done is not done again, what was asked must be the same.
-    (tmp_path / "out" / "results.json").unlink()
+    (tmp_path / "out" / "report.json").unlink()
     with pytest.raises(GanscopeError, match=r"other settings \(--epochs\)"):
         leave_one_out(replace(settings, epochs=3))
     monkeypatch.setattr(holdout, "train_detector", None)

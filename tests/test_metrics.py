@@ -1,13 +1,29 @@
-"""Metrics: closed-form answers, agreement with scikit-learn, intervals, calibration, thresholds."""
+"""Metrics: closed-form answers, agreement with scikit-learn and torchmetrics, intervals that cover,
+calibration, thresholds.
+"""
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+import torch
+from scipy import stats
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    roc_auc_score,
+    roc_curve,
+)
 
 from ganscope.detector import metrics
 from ganscope.detector.calibration import calibrate, choose_thresholds
 from ganscope.detector.metrics import NAMES, evaluate_by_generator, evaluate_scores
+
+Drawn = tuple[np.ndarray, np.ndarray, np.ndarray | None]
+"""Labels, scores and groups."""
 
 
 def sample(n: int = 400, shift: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -85,14 +101,103 @@ def test_intervals_hold_the_value_and_shrink_with_data() -> None:
     assert large.high - large.low < (small.high - small.low) / 2
 
 
-def test_intervals_cover_the_truth() -> None:
-    """AUROC of normal scores one deviation apart is Phi(1/sqrt 2) = 0.7602."""
+def coverage(draw: Callable[[int], Drawn], truth: float, sets: int, grouped: bool = True) -> float:
+    """How often the AUROC's interval holds the truth; not grouped: where it is not told groups."""
     hits = 0
-    for seed in range(60):
-        labels, scores = sample(200, seed=seed)
-        metric = evaluate_scores(labels, scores, bootstrap=200, seed=seed)["auroc"]
-        hits += metric.low <= 0.7602 <= metric.high
-    assert 51 <= hits <= 60
+    with pytest.MonkeyPatch.context() as patch:
+        # The values take most of the time, and have no part in the intervals.
+        patch.setattr(metrics, "_values", lambda *_: dict.fromkeys(NAMES, 0.0))
+        for seed in range(sets):
+            labels, scores, groups = draw(seed)
+            given = groups if grouped else None
+            found = evaluate_scores(labels, scores, 0 * scores, 0.5, 200, seed, given)["auroc"]
+            hits += found.low <= truth <= found.high
+    return hits / sets
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """AUROC of normal scores one deviation apart is Phi(1/sqrt 2)."""
+
+    def draw(seed: int) -> Drawn:
+        labels = np.repeat([0, 1], 60)
+        return labels, np.random.default_rng(seed).normal(size=120) + labels, None
+
+    assert 0.91 <= coverage(draw, stats.norm.cdf(0.5**0.5), 250) <= 0.98
+
+
+def test_intervals_cover_the_truth_where_images_come_in_groups() -> None:
+    """Three images a scene, alike: without the groups, an interval is far too sure."""
+
+    def draw(seed: int) -> Drawn:
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], 120)
+        scores = rng.normal(size=80).repeat(3) + 0.5 * rng.normal(size=240) + 1.5 * labels
+        return labels, scores, np.arange(240) // 3 + 1
+
+    truth = stats.norm.cdf(1.5 / 2.5**0.5)
+    assert 0.90 <= coverage(draw, truth, 200) <= 0.98
+    assert coverage(draw, truth, 100, grouped=False) < 0.85
+
+
+def test_a_photograph_and_the_fake_made_of_it_are_drawn_together() -> None:
+    """What a scene does to both scores does not separate them: the interval may be narrower."""
+
+    def draw(seed: int) -> Drawn:
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], 80)
+        scores = np.tile(rng.normal(size=80), 2) + 0.5 * rng.normal(size=160) + labels
+        return labels, scores, np.tile(np.arange(80), 2)
+
+    other, own = stats.norm.cdf(1 / 2.5**0.5), stats.norm.cdf(1 / 0.5**0.5)  # scene
+    truth = (79 * other + own) / 80  # a fake meets its own photograph once
+    assert 0.90 <= coverage(draw, truth, 200) <= 0.98
+    assert coverage(draw, truth, 60, grouped=False) > 0.98
+    labels, _, groups = draw(0)
+    weights = metrics._resamples(labels, groups, 20, np.random.default_rng(0))
+    assert (weights[:, :80] == weights[:, 80:]).all()
+
+
+def test_every_resample_has_both_classes() -> None:
+    labels = np.array([0] * 5 + [1] * 5)
+    groups = np.array(["a", "a", "", "b", "b", "a", "c", "c", "", ""])
+    weights = metrics._resamples(labels, groups, 500, np.random.default_rng(0))
+    assert (weights @ labels > 0).all()
+    assert (weights @ (1 - labels) > 0).all()
+    assert (weights[:, [0, 6, 3]] == weights[:, [5, 7, 4]]).all()
+    assert weights.mean(axis=0) == pytest.approx(np.ones(10), abs=0.15)
+
+
+def test_scikit_learn_agrees() -> None:
+    labels, scores = sample(501)
+    found = evaluate_scores(labels, scores, threshold=0.6, bootstrap=0)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    weights = np.where(labels == 1, 1 / labels.sum(), 1 / (1 - labels).sum())
+    for name, expected in {
+        "auroc": roc_auc_score(labels, scores),
+        "ap": average_precision_score(labels, scores),
+        "accuracy": accuracy_score(labels, scores >= 0.6),
+        "balanced_accuracy": balanced_accuracy_score(labels, scores >= 0.6),
+        "tpr_at_fpr_5": np.max(tpr[fpr <= 0.05]),
+        "brier": brier_score_loss(labels, scores, sample_weight=weights),
+    }.items():
+        assert found[name].value == pytest.approx(expected, abs=1e-6), name
+
+
+def test_torchmetrics_agrees() -> None:
+    binary = pytest.importorskip("torchmetrics.functional.classification")
+    labels, scores = sample(400)
+    rarer = min(labels.sum(), 400 - labels.sum())  # torchmetrics does not weigh the classes
+    kept = np.r_[np.flatnonzero(labels == 0)[:rarer], np.flatnonzero(labels == 1)[:rarer]]
+    labels, scores = labels[kept], scores[kept]
+    found = evaluate_scores(labels, scores, threshold=0.605, bootstrap=0)
+    y, s = torch.from_numpy(labels), torch.from_numpy(scores)
+    for name, expected in {
+        "auroc": binary.binary_auroc(s, y),
+        "ap": binary.binary_average_precision(s, y),
+        "accuracy": binary.binary_accuracy(s, y, threshold=0.605),
+        "ece": binary.binary_calibration_error(s, y, n_bins=metrics.ECE_BINS, norm="l1"),
+    }.items():
+        assert found[name].value == pytest.approx(float(expected), abs=1e-6), name
 
 
 def test_groups_widen_the_interval_when_their_images_agree() -> None:

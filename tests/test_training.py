@@ -20,8 +20,8 @@ from accelerate import PartialState
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
+from ganscope.detector import data, training
 from ganscope.detector import soup as soup_module
-from ganscope.detector import training
 from ganscope.detector.data import (
     Key,
     Loader,
@@ -628,3 +628,24 @@ def test_few_fakes_are_looked_at_more_often_than_many_reals() -> None:
     assert {int(times[row]) for row in range(700)} == {1}
     assert {int(times[row]) for row in range(700, 760)} == {8}
     assert len({(key.row, key.draw) for key in seen}) == len(seen)  # other crops each time
+
+
+def test_a_recipe_fills_in_what_is_left_open() -> None:
+    plain = TrainDetectorSettings()
+    assert (plain.degrade, plain.mix, plain.pairs, plain.hard_examples) == (0.8, 0.4, 0.8, 1.0)
+    npr = TrainDetectorSettings(recipe="npr", mix=0.2)
+    assert (npr.degrade, npr.mix, npr.hard_examples) == (0.0, 0.2, 0.0)
+    with pytest.raises(GanscopeError, match="--recipe must be one of full, frozen-linear, aligned"):
+        TrainDetectorSettings(recipe="wang")
+
+
+@pytest.mark.parametrize(("recipe", "level"), [("full", 9), ("cnndetect", 7)])
+def test_each_recipe_has_its_degradations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, level: int
+) -> None:
+    monkeypatch.setattr(data, "random_degradation", lambda p, *_: np.full_like(p, 9))
+    monkeypatch.setattr(data, "blur_and_jpeg", lambda p, *_: np.full_like(p, 7))
+    table = open_corpus(make_corpus(tmp_path / "c", {"real": 2, "a": 2})).table
+    views = Views(table, size=16, degrade=1.0, qualities={0: [], 1: []}, seed=0, recipe=recipe)
+    assert (views[Key(0, 0, 0, True)] == level).all()
+    assert len(np.unique(views[Key(0, 0, 0, False)])) > 1

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -20,7 +21,14 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FORMATS = ("png", "jpeg", "webp")
 LOSSES = ("minimax", "non-saturating")
-RECIPES = ("full", "frozen-linear")
+RECIPES: dict[str, dict[str, float]] = {
+    "full": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8, "hard_examples": 1.0},
+    "frozen-linear": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8},
+    "aligned": {"degrade": 0.8, "mix": 0.0, "pairs": 1.0, "hard_examples": 0.0},
+    "cnndetect": {"degrade": 1.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+    "npr": {"degrade": 0.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+}
+"""Recipe of a training -> what it takes for the settings that the user leaves open."""
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
 
 
@@ -229,7 +237,9 @@ class TrainDetectorSettings:
     detector: str = "cnn"
     """An architecture: see `ganscope list detectors`, or timm:<name>."""
     recipe: str = "full"
-    """full: all weights learn; frozen-linear: a classifier on a backbone's features."""
+    """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features; aligned:
+    photographs and the fakes made of them only, alike in all else; cnndetect: blur and JPEG by
+    chance; npr: images as they are. See `RECIPES`."""
     fuse: str | None = None
     """Another detector whose logits are joined to this one's, in the proportion that validation
     asks for: a shipped name, run folder or hub id (it should not have learned from those images),
@@ -252,16 +262,17 @@ class TrainDetectorSettings:
     val_source: tuple[str, ...] = ()
     """Sources whose photographs are used for validation only: thresholds then hold for photographs
     of a kind that the detector has not learned from."""
-    degrade: float = 0.8
-    """Probability that an image is degraded (both classes alike) before it is learned from."""
-    mix: float = 0.4
+    degrade: float | None = None
+    """Probability that an image is degraded (both classes alike) before it is learned from. None,
+    here and in the next three: the recipe's."""
+    mix: float | None = None
     """Probability that a fake is mixed with the photograph that it was made from, where there is
     one, before it is learned from."""
-    pairs: float = 0.8
+    pairs: float | None = None
     """Share of the fakes that are drawn from those made of the corpora's own photographs, where
     there are others, too. Pairs differ by the generator's traces alone; other fakes also by what
     they show, by size and by sharpness, and a detector that sees many of them learns that."""
-    hard_examples: float = 1.0
+    hard_examples: float | None = None
     """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
     patience: int = 5
     """Epochs without a better validation AUROC before training stops; 0: never stop early."""
@@ -283,12 +294,15 @@ class TrainDetectorSettings:
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
         _at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
-        _one_of(self, precision=PRECISIONS, recipe=RECIPES)
+        _one_of(self, precision=PRECISIONS, recipe=tuple(RECIPES))
         _device(self.device)
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("degrade", "mix", "pairs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
-        if self.soup > 1 and self.recipe == "full" and not self.pretrained:
+        if self.soup > 1 and self.recipe != "frozen-linear" and not self.pretrained:
             raise GanscopeError(
                 "--soup averages only what began with the same weights; add --pretrained"
             )
@@ -331,9 +345,16 @@ class CheckSettings:
 class BenchmarkSettings:
     """Settings of `ganscope benchmark`."""
 
-    corpora: tuple[Path, ...]
+    corpora: tuple[Path, ...] = ()
     detector: tuple[str, ...] = ("default",)
-    """Detectors to compare: names, run folders, hub ids."""
+    """Detectors to compare: names, run folders, hub ids, python:FILE.py:FUNCTION, scores:FILE,
+    onnx:FILE, and published ones, NAME:WEIGHTS."""
+    generator: tuple[str, ...] = ()
+    """Generators whose corpora are made first, as `generate` takes them."""
+    n: int = 500
+    """Fakes of each of those generators, and as many reals."""
+    real: str = "photographs"
+    """The source of those reals."""
     train: tuple[str, ...] = ()
     """Architectures to train instead: for each generator on all others, to be measured on it."""
     leave_out: tuple[str, ...] = ()
@@ -342,14 +363,23 @@ class BenchmarkSettings:
     """Of each of those trainings; None: 10."""
     pretrained: str | None = None
     """What each of those trainings starts from, as for `train-detector`."""
+    recipe: str | None = None
+    """Of each of those trainings, as for `train-detector`; None: full."""
     size: int | None = None
     """Side of the crops in those trainings; None: the architecture's own."""
     fuse: str | None = None
     """An architecture that is trained beside each of those and joined to it."""
     soup: int | None = None
     """Trainings to average in the place of each of those, as for `train-detector`; None: 1."""
+    jobs: int = 1
+    """Of those trainings so many run beside each other, each in a process of its own; with several
+    GPUs they take turns on them."""
+    protocol: str = "both"
+    """raw: files as they are; aligned: both classes cut to one size and compressed alike; both."""
+    align_size: int | None = None
+    """Side of the aligned images in pixels; None: the largest of a few that most images have."""
     degrade: tuple[str, ...] = ()
-    """Degradations NAME:VALUE to test under, besides the clean images."""
+    """Degradations NAME:VALUE to test under, besides the clean images; "standard": a list."""
     out: Path | None = None
     """Folder for scores, tables and pictures; None: `benchmark` (`leave-one-out` with `train`),
     numbered on if it exists."""
@@ -357,6 +387,8 @@ class BenchmarkSettings:
     """Which images: all, train, val or test (as the corpus says)."""
     bootstrap: int = 1000
     """Resamples behind each 95 % interval; 0: no intervals."""
+    cache: bool = True
+    """Keep what detectors said of images, and ask them for new ones only."""
     batch_size: int = 32
     seed: int = 0
     device: str = "auto"
@@ -364,17 +396,21 @@ class BenchmarkSettings:
     def __post_init__(self) -> None:
         _paths(self, "out", "corpora")
         _at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16, soup=1)
-        _one_of(self, split=("all", "train", "val", "test"))
+        _at_least(self, n=10, jobs=1, align_size=16)
+        _one_of(self, split=("all", "train", "val", "test"), protocol=("both", "raw", "aligned"))
+        _one_of(self, recipe=tuple(RECIPES))
         _device(self.device)
-        if not self.corpora:
-            raise GanscopeError("name at least one corpus to benchmark on")
+        if not self.corpora and not self.generator:
+            raise GanscopeError("name at least one corpus to benchmark on, or a --generator")
         if not self.detector:
             raise GanscopeError("name at least one --detector")
         if not self.train:
-            for name in ("epochs", "pretrained", "size", "fuse", "soup", "leave_out"):
+            for name in ("epochs", "pretrained", "recipe", "size", "fuse", "soup", "leave_out"):
                 if getattr(self, name) not in (None, ()):
                     flag = name.replace("_", "-")
                     raise GanscopeError(f"--{flag} goes with --train; leave it out")
+            if self.jobs > 1:
+                raise GanscopeError("--jobs goes with --train; leave it out")
         elif self.detector != ("default",):
             raise GanscopeError("--train and --detector do not go together; run two benchmarks")
         elif self.split != "all":
@@ -550,6 +586,23 @@ def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) 
     now = plain(settings)
     names = [f.name for f in fields(settings) if f.name not in ignore]
     return [_flag(name) for name in names if now[name] != other.get(name)]
+
+
+def as_command(name: str, settings: Any) -> str:
+    """The command line that these settings mirror, without what is left open."""
+    places, flags = [], []
+    for field in fields(settings):
+        value, flag = getattr(settings, field.name), _flag(field.name)
+        if value == field.default:
+            continue
+        if field.name in ("corpora", "corpus", "paths"):
+            places += [str(v) for v in value] if isinstance(value, tuple) else [str(value)]
+        elif isinstance(value, bool):
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        else:
+            for one in value if isinstance(value, tuple) else (value,):
+                flags += [flag, str(one)]
+    return shlex.join(["ganscope", name, *places, *flags])
 
 
 def write_text(path: str | Path, text: str) -> None:

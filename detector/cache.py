@@ -1,0 +1,136 @@
+"""What detectors said of images before: kept on disk, so that nothing is computed twice.
+
+A value is found again by the image's bytes, by what was done to the image, and by the detector. It
+does not matter where the file lies or what corpus names it.
+"""
+
+import os
+import sqlite3
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from ganscope.datasets.degradations import estimate_quality
+from ganscope.errors import GanscopeWarning, ImageError
+from ganscope.images import read_facts
+
+READERS = 4
+"""Threads that read files."""
+_TABLES = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, bytes INTEGER, modified INTEGER, image TEXT,
+    quality INTEGER, width INTEGER, height INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS looks (
+    detector TEXT, change TEXT, image TEXT, value REAL, PRIMARY KEY (detector, change, image)
+) WITHOUT ROWID;
+"""
+
+
+def cache_file() -> Path:
+    """Where values are kept: $GANSCOPE_CACHE, or `ganscope` in the user's folder for caches."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GANSCOPE_CACHE") or Path(home) / "ganscope") / "benchmark.sqlite"
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What the benchmark must know of a file before it opens it."""
+
+    image: str
+    """Hash of the file's bytes."""
+    quality: int
+    """JPEG quality, 1 to 100; 0: another container."""
+    width: int
+    height: int
+
+
+class Cache:
+    """Values of images by detector and change, and the hashes of files that have not changed.
+
+    path: an SQLite file; None: nothing outlives the process. One that cannot be written is done
+    without, with a warning.
+    """
+
+    def __init__(self, path: Path | None):
+        try:
+            if path:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            self._open(str(path or ":memory:"))
+        except (OSError, sqlite3.Error) as error:
+            warnings.warn(
+                f"{path}: nothing can be kept there ({error}); set GANSCOPE_CACHE to a folder of "
+                "yours",
+                GanscopeWarning,
+                stacklevel=2,
+            )
+            self._open(":memory:")
+
+    def _open(self, name: str) -> None:
+        self.base = sqlite3.connect(name, timeout=60)
+        self.base.execute("PRAGMA journal_mode=WAL")
+        self.base.executescript(_TABLES)
+
+    def close(self) -> None:
+        self.base.close()
+
+    def facts(self, paths: list[str]) -> list[FileFacts | ImageError]:
+        """The facts about each file; those whose size and time are as they were are not read."""
+        known = {
+            path: (size, modified, FileFacts(*rest))
+            for path, size, modified, *rest in self.base.execute("SELECT * FROM files")
+        }
+        found: dict[str, FileFacts | ImageError] = {}
+        new = []
+
+        def look(path: str) -> tuple[str, int, int, FileFacts | ImageError]:
+            whole = os.path.abspath(path)
+            try:
+                about = os.stat(path)
+                old = known.get(whole)
+                if old and old[:2] == (about.st_size, about.st_mtime_ns):
+                    return whole, -1, -1, old[2]
+                return whole, about.st_size, about.st_mtime_ns, read_file(path)
+            except ImageError as error:
+                return whole, -1, -1, error
+            except OSError as error:
+                return whole, -1, -1, ImageError(path, error.strerror or "cannot be read")
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for path, (whole, size, modified, facts) in zip(
+                paths, pool.map(look, paths), strict=True
+            ):
+                found[path] = facts
+                if size >= 0 and isinstance(facts, FileFacts):
+                    rest = (facts.image, facts.quality, facts.width, facts.height)
+                    new.append((whole, size, modified, *rest))
+        with self.base:
+            self.base.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", new)
+        return [found[path] for path in paths]
+
+    def values(self, detector: str, change: str) -> dict[str, float]:
+        """Image -> value, of all images that this detector has seen after this change."""
+        asked = "SELECT image, value FROM looks WHERE detector = ? AND change = ?"
+        return dict(self.base.execute(asked, (detector, change)))
+
+    def keep(self, detector: str, rows: Iterable[tuple[str, str, float]]) -> None:
+        """Keep (change, image, value) of a detector; at once on disk."""
+        with self.base:
+            self.base.executemany(
+                "INSERT OR REPLACE INTO looks VALUES (?,?,?,?)",
+                ((detector, *row) for row in rows),
+            )
+
+
+def read_file(path: str) -> FileFacts:
+    """The facts about a file; raises `ImageError` or `OSError` if it cannot be read."""
+    facts = read_facts(path)
+    digest = blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    quality = estimate_quality(facts.quantization) if facts.quantization else 0
+    return FileFacts(digest.hexdigest(), quality, facts.stored_width, facts.stored_height)

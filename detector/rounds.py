@@ -1,0 +1,329 @@
+"""Every detector asked for every image, as it is and after every change.
+
+Each image is opened once for all detectors and changes, and what a detector said of it is kept
+(`cache`): adding a detector or a generator costs only what is new.
+"""
+
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ganscope.config import BenchmarkSettings
+from ganscope.datasets.alignment import Alignment, choose_alignment
+from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
+from ganscope.detector.cache import Cache, FileFacts, cache_file
+from ganscope.detector.outside import Scorer, View
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import open_image
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+CHUNK, CHUNK_PIXELS = 64, 50_000_000
+"""Images prepared at a time, and fewer where they and their changed copies have so many pixels."""
+NAMED = 10
+"""Images that are named of those that lack a score for the same reason; the others are counted."""
+WORKERS = min(4, os.cpu_count() or 1)
+"""Threads that open and change images."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to an image before a detector sees it."""
+
+    protocol: str
+    """raw: the file as it is; aligned: see `datasets.alignment`."""
+    degradation: Degradation = CLEAN
+
+    @property
+    def nothing(self) -> bool:
+        return self == Change("raw")
+
+
+@dataclass
+class Scores:
+    """What all detectors said of all images, and what is missing."""
+
+    table: pd.DataFrame
+    """A row an image, protocol, degradation and detector: image, path, file_name, hash (of the
+    file), label, generator, source, group, protocol, degradation, detector, score, probability."""
+    alignment: Alignment | None = None
+    """What made the images of the aligned protocol."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """path -> reason, of images that are left out of everything."""
+    missing: list[str] = field(default_factory=list)
+    """What else could not be had, a sentence each."""
+
+
+def list_changes(settings: BenchmarkSettings) -> list[Change]:
+    """Every protocol with every degradation, clean first, each once."""
+    protocols = ("raw", "aligned") if settings.protocol == "both" else (settings.protocol,)
+    found = [CLEAN, *parse_degradations(settings.degrade)]
+    return [Change(p, d) for p in protocols for d in {d.label: d for d in found}.values()]
+
+
+def score_all(
+    settings: BenchmarkSettings,
+    table: pd.DataFrame,
+    scorers: dict[str, Scorer],
+    changes: list[Change],
+    progress: "Progress | None" = None,
+) -> Scores:
+    """Ask every detector for every image after every change, unless it was asked before.
+
+    A detector that fails is left out, and told of; the others go on.
+    """
+    scores = Scores(pd.DataFrame())
+    with closing(Cache(cache_file() if settings.cache else None)) as cache:
+        paths = table["path"].tolist()
+        facts = cache.facts(paths)
+        for path, found in zip(paths, facts, strict=True):
+            if isinstance(found, ImageError):
+                scores.unreadable[path] = found.reason
+        rounds = _Rounds(settings, table, facts, scorers, changes, cache, scores)
+        rounds.run(progress)
+        scores.table, scores.alignment = rounds.rows(), rounds.alignment
+    return scores
+
+
+class _Rounds:
+    """One scoring of a table: what is known, what is to do, and the doing."""
+
+    def __init__(
+        self,
+        settings: BenchmarkSettings,
+        table: pd.DataFrame,
+        facts: list[FileFacts | ImageError],
+        scorers: dict[str, Scorer],
+        changes: list[Change],
+        cache: Cache,
+        scores: Scores,
+    ):
+        self.settings, self.table, self.cache, self.scores = settings, table, cache, scores
+        self.scorers = dict(scorers)
+        self.facts = {i: f for i, f in enumerate(facts) if isinstance(f, FileFacts)}
+        self.changes = changes
+        self.alignment = self._choose_alignment()
+        self.values: dict[tuple[str, Change], dict[int, float]] = defaultdict(dict)
+        self.left_out: Counter[tuple[str, str, str]] = Counter()
+        self.todo: dict[int, dict[Change, list[str]]] = defaultdict(lambda: defaultdict(list))
+        self._look_up()
+
+    def _choose_alignment(self) -> Alignment | None:
+        if not self.facts or all(change.protocol == "raw" for change in self.changes):
+            return None
+        known = list(self.facts.values())
+        try:
+            alignment = choose_alignment(
+                self.table["label"].iloc[list(self.facts)].tolist(),
+                [min(f.width, f.height) for f in known],
+                [f.quality for f in known],
+                self.settings.align_size,
+            )
+        except GanscopeError as error:
+            if self.settings.protocol == "aligned":
+                raise
+            self.scores.missing.append(f"the aligned protocol: {error}")
+            self.changes = [change for change in self.changes if change.protocol == "raw"]
+            return None
+        small = sum(min(f.width, f.height) < alignment.side for f in known)
+        if small:
+            self.scores.missing.append(
+                f"{small} of {len(known)} images are smaller than {alignment.side} pixels and not "
+                "in the aligned protocol"
+            )
+        return alignment
+
+    def _look_up(self) -> None:
+        """Find out what the cache knows; the rest is to do."""
+        for name, scorer in self.scorers.items():
+            kept: dict[str, dict[str, float]] = {}
+            for change in self.changes:
+                if scorer.untouched_only and not change.nothing:
+                    continue
+                found = self.values[name, change]
+                for i, facts in self.facts.items():
+                    if not self._fits(facts, change):
+                        continue
+                    key = self._key(facts, change)
+                    if scorer.key and key not in kept:
+                        kept[key] = self.cache.values(scorer.key, key)
+                    value = kept[key].get(facts.image) if scorer.key else None
+                    if value is None:
+                        self.todo[i][change].append(name)
+                    else:
+                        found[i] = value
+            if scorer.untouched_only and len(self.changes) > 1:
+                self.scores.missing.append(
+                    f"{name}: knows the files as they are only; no figures for anything else"
+                )
+
+    def _fits(self, facts: FileFacts, change: Change) -> bool:
+        if change.protocol == "raw":
+            return True
+        return self.alignment is not None and min(facts.width, facts.height) >= self.alignment.side
+
+    def _key(self, facts: FileFacts, change: Change) -> str:
+        """Stands for all that a change does to an image."""
+        words = [change.degradation.label, f"seed {self.settings.seed}"]
+        if change.protocol == "aligned":
+            assert self.alignment
+            history = self.alignment.history(facts.image, facts.quality)
+            words += [f"aligned {self.alignment.side} after {history}"]
+        return ", ".join(words)
+
+    def run(self, progress: "Progress | None") -> None:
+        """Do what is to do."""
+        task = None
+        if progress:
+            total = sum(len(part) for part in self.todo.values())
+            task = progress.add_task("benchmarking", total=total, note="")
+        for chunk in self._prepared():
+            for change in self.changes:
+                for name in list(self.scorers):
+                    views = {
+                        i: made[change]
+                        for i, made in chunk.items()
+                        if name in self.todo[i].get(change, ()) and change in made
+                    }
+                    if views:
+                        self._ask(name, change, views)
+                if progress and task is not None:
+                    done = sum(change in self.todo[i] for i in chunk)
+                    progress.update(task, advance=done)
+        self._count_left_out()
+
+    def _ask(self, name: str, change: Change, made: dict[int, np.ndarray | str]) -> None:
+        """Ask one detector for some images and keep what it says."""
+        scorer = self.scorers[name]
+        for i, pixels in made.items():
+            if isinstance(pixels, str):
+                self._left_out(name, change, i, pixels)
+        numbers = [i for i, pixels in made.items() if not isinstance(pixels, str)]
+        views = [
+            View(
+                self.table.at[i, "path"],
+                made[i],  # type: ignore[arg-type]
+                not change.nothing,
+                self.table.at[i, "file_name"],
+            )
+            for i in numbers
+        ]
+        try:
+            found = scorer.values(views)
+        except GanscopeError as error:
+            self.scores.missing.append(f"{name}: {error}; its figures are missing")
+            del self.scorers[name]
+            return
+        rows = []
+        for i, value in zip(numbers, found, strict=True):
+            if isinstance(value, str):
+                self._left_out(name, change, i, value)
+                continue
+            self.values[name, change][i] = value
+            rows.append((self._key(self.facts[i], change), self.facts[i].image, value))
+        if scorer.key:
+            self.cache.keep(scorer.key, rows)
+
+    def _left_out(self, name: str, change: Change, i: int, reason: str) -> None:
+        what = "" if change.nothing else f", {change.protocol} {change.degradation.label}"
+        self.left_out[name, what, reason] += 1
+        if self.left_out[name, what, reason] <= NAMED:
+            self.scores.missing.append(f"{self.table.at[i, 'path']}{what}: {name}: {reason}")
+
+    def _count_left_out(self) -> None:
+        """Say how many images there are that were not named."""
+        for (name, what, reason), count in self.left_out.items():
+            if count > NAMED:
+                said = f"{count - NAMED:,} more images{what}: {name}: {reason}"
+                self.scores.missing.append(said)
+
+    def _prepared(self) -> Iterator[dict[int, dict[Change, np.ndarray | str]]]:
+        """Chunks of image number -> change -> pixels, or why there are none; made in threads."""
+        waiting = deque(sorted(self.todo))
+        ahead: deque[tuple[int, int, Future]] = deque()
+        chunk: dict[int, dict[Change, np.ndarray | str]] = {}
+        size = begun = 0
+        with ThreadPoolExecutor(WORKERS) as pool:
+            try:
+                while waiting or ahead:
+                    while waiting and (not ahead or begun < CHUNK_PIXELS) and len(ahead) < CHUNK:
+                        i = waiting.popleft()
+                        pixels = self._pixels(i)
+                        ahead.append((i, pixels, pool.submit(self._make, i)))
+                        begun += pixels
+                    i, pixels, future = ahead.popleft()
+                    begun -= pixels
+                    made = future.result()
+                    if isinstance(made, ImageError):
+                        self.scores.unreadable[self.table.at[i, "path"]] = made.reason
+                    else:
+                        chunk[i] = made
+                        size += pixels
+                    if len(chunk) >= CHUNK or size >= CHUNK_PIXELS:
+                        yield chunk
+                        chunk, size = {}, 0
+                if chunk:
+                    yield chunk
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _pixels(self, i: int) -> int:
+        """How many pixels an image and its changed copies have, about."""
+        facts = self.facts[i]
+        return facts.width * facts.height * (1 + sum(c.protocol == "raw" for c in self.todo[i]))
+
+    def _make(self, i: int) -> dict[Change, np.ndarray | str] | ImageError:
+        facts = self.facts[i]
+        try:
+            pixels = open_image(self.table.at[i, "path"]).pixels
+        except ImageError as error:
+            return error
+        aligned = None
+        made: dict[Change, np.ndarray | str] = {}
+        for change in self.todo[i]:
+            if change.protocol == "aligned" and aligned is None:
+                assert self.alignment
+                history = self.alignment.history(facts.image, facts.quality)
+                aligned = self.alignment(pixels, history)
+            source = pixels if change.protocol == "raw" or aligned is None else aligned
+            # The same noise and kernel for every detector and in every run.
+            rng = np.random.default_rng((self.settings.seed, int(facts.image[:15], 16)))
+            try:
+                made[change] = change.degradation(source, rng)
+            except GanscopeError as error:
+                made[change] = str(error)
+        return made
+
+    def rows(self) -> pd.DataFrame:
+        """The table of scores."""
+        parts = []
+        for (name, change), found in self.values.items():
+            if name not in self.scorers or not found:
+                continue
+            values = np.array(list(found.values()))
+            scorer = self.scorers[name]
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "image": list(found),
+                        "protocol": change.protocol,
+                        "degradation": change.degradation.label,
+                        "detector": name,
+                        "score": scorer.score(values),
+                        "probability": scorer.probability(values),
+                    }
+                ).sort_values("image")
+            )
+        if not parts:
+            return pd.DataFrame()
+        about = self.table[["path", "file_name", "label", "generator", "source", "group"]]
+        about = about.assign(hash=pd.Series({i: f.image for i, f in self.facts.items()}))
+        return pd.concat(parts, ignore_index=True).join(about, on="image")

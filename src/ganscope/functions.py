@@ -1,0 +1,58 @@
+"""Functions of a user's own, named FILE.py:FUNCTION."""
+
+import importlib.util
+import inspect
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.registry import unknown
+
+
+def load_function(spec: str, option: str) -> tuple[Callable[..., Any], Path]:
+    """The function that `FILE.py:FUNCTION` names, and its file, which is run.
+
+    option: what a user typed, for messages. Raises `GanscopeError` if there is no such file or
+    function, or the file cannot be run.
+    """
+    file, colon, name = spec.rpartition(":")
+    if not colon or not name.isidentifier():
+        raise GanscopeError(f"{option}: write python:FILE.py:FUNCTION")
+    path = Path(file)
+    if not path.is_file():
+        raise GanscopeError(f"{option}: no such file: {file}")
+    module = _run_file(option, path.resolve())
+    function = getattr(module, name, None)
+    if not callable(function):
+        known = sorted(k for k, v in vars(module).items() if inspect.isfunction(v) and k[0] != "_")
+        raise GanscopeError(f"{option}: {unknown(f'function of {path.name}', name, known)}")
+    return function, path
+
+
+def line_of(error: BaseException, file: str) -> str:
+    """In which line of a user's file an error arose, in brackets; "" if in none."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+    return f" (line {line} of {Path(file).name})" if line else ""
+
+
+def _run_file(option: str, path: Path) -> ModuleType:
+    module_name = f"ganscope_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise GanscopeError(f"{option}: {path.name} is no Python file; end it in .py")
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # its neighbours can be imported; behind all others
+    sys.modules[module_name] = module  # dataclasses look themselves up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise GanscopeError(
+            f"{option}: {path.name} cannot be run: {reason_of(error)}{line_of(error, str(path))}"
+        ) from error
+    return module

@@ -1,0 +1,186 @@
+"""Detectors from anywhere: functions, files of scores, ONNX files."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_published import tiny_ladeda, weights_of
+
+from ganscope.detector.outside import View, open_scorer
+from ganscope.errors import GanscopeError
+
+LIGHT = """
+import cv2
+from pathlib import Path
+
+def one(path):
+    return cv2.imread(path).mean() / 255
+
+def many(paths: list[Path]):
+    return [one(path) for path in paths]
+
+def unsaid(paths):
+    return [one(path) for path in paths]
+
+def wrong(path: str):
+    return None
+
+def short(paths: list[str]):
+    return [0.5]
+
+def logit(path: str):
+    return 7.0
+
+def nan(path: str):
+    return float("nan")
+
+def breaks(path: str):
+    raise RuntimeError("no such layer")
+"""
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> list[View]:
+    found = []
+    for number, level in enumerate((20, 120, 220)):
+        pixels = np.full((40, 48, 3), level, np.uint8)
+        path = str(tmp_path / f"{number}.png")
+        cv2.imwrite(path, pixels)
+        found.append(View(path, pixels, changed=False))
+    return found
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> str:
+    (tmp_path / "light.py").write_text(LIGHT)
+    return f"python:{tmp_path / 'light.py'}"
+
+
+@pytest.mark.parametrize("function", ["one", "many", "unsaid"])
+def test_a_function_is_asked_for_one_path_or_for_many(
+    light: str, views: list[View], function: str
+) -> None:
+    scorer = open_scorer(f"{light}:{function}")
+    expected = [20 / 255, 120 / 255, 220 / 255]
+    assert scorer.values(views) == pytest.approx(expected)
+    changed = View(views[0].path, np.full((8, 8, 3), 255, np.uint8), changed=True)
+    assert scorer.values([changed, views[1]]) == pytest.approx([1.0, expected[1]])
+    assert scorer.key != open_scorer(f"{light}:nan").key
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("wrong", "returned a NoneType, not a number"),
+        ("short", "for 3 paths it returned 1 scores"),
+        ("logit", "scores from 0"),
+        ("breaks", r"RuntimeError: no such layer \(line 27 of light.py\)"),
+    ],
+)
+def test_what_a_function_does_wrong_is_said(
+    light: str, views: list[View], function: str, message: str
+) -> None:
+    with pytest.raises(GanscopeError, match=message):
+        open_scorer(f"{light}:{function}").values(views)
+
+
+def test_a_function_may_fail_on_an_image(light: str, views: list[View]) -> None:
+    assert open_scorer(f"{light}:nan").values(views[:1]) == [
+        "it gave no finite number for this image"
+    ]
+
+
+def test_scores_come_from_a_table(tmp_path: Path, views: list[View]) -> None:
+    file = tmp_path / "scores.csv"
+    paths = [views[0].path, "1.png"]  # as the file's folder sees it
+    pd.DataFrame({"path": paths, "score": [0.25, 0.75]}).to_csv(file, index=False)
+    scorer = open_scorer(f"scores:{file}")
+    assert scorer.values(views) == [0.25, 0.75, "has no score in this file"]
+    assert scorer.score(np.array([0.25])) == pytest.approx([0.25])
+    assert scorer.untouched_only
+    pd.DataFrame({"path": paths, "score": [-2.0, 3.0]}).to_parquet(tmp_path / "l.parquet")
+    logits = open_scorer(f"scores:{tmp_path / 'l.parquet'}")
+    assert logits.score(np.array(logits.values(views[:2]))) == pytest.approx(
+        [1 / (1 + np.exp(2)), 1 / (1 + np.exp(-3))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,score\na,1\n", "no column 'path'"),
+        ("path,score\na,1\na,0\n", "a is listed twice"),
+        ("path,score\na,1\nb,\n", "the score of b is nan, no number"),
+        ("path,score\na,high\n", "the score of a is high, no number"),
+    ],
+)
+def test_faults_of_a_table_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(GanscopeError, match=message):
+        open_scorer(f"scores:{tmp_path / 's.csv'}")
+
+
+@pytest.mark.parametrize("name", ["python:x.py:f", "scores:x.csv", "onnx:x.onnx", "python:x"])
+def test_a_missing_file_is_said(name: str) -> None:
+    with pytest.raises(GanscopeError, match=r"no such file|write python:FILE.py:FUNCTION"):
+        open_scorer(name)
+
+
+def test_an_onnx_file_judges_tiles(tmp_path: Path, views: list[View]) -> None:
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=0),
+            helper.make_node("Sub", ["m", "half"], ["d"]),
+            helper.make_node("Mul", ["d", "eight"], ["y"]),
+        ],
+        "light",
+        [helper.make_tensor_value_info("x", 1, ["n", 3, 32, 32])],
+        [helper.make_tensor_value_info("y", 1, ["n"])],
+        [
+            helper.make_tensor("axes", 7, [3], [1, 2, 3]),
+            helper.make_tensor("half", 1, [], [0.5]),
+            helper.make_tensor("eight", 1, [], [8.0]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    file = tmp_path / "light.onnx"
+    onnx.save(model, str(file))
+    scorer = open_scorer(f"onnx:{file}")
+    expected = [8 * (view.pixels.mean() / 255 - 0.5) for view in views]
+    assert scorer.values(views) == pytest.approx(expected, abs=1e-4)
+    before = scorer.key
+    said = {"input": {"mean": [0.5, 0.5, 0.5]}, "thresholds": {"fake": 0.9}}
+    (tmp_path / "light.json").write_text(json.dumps(said))
+    scorer = open_scorer(f"onnx:{file}")
+    assert scorer.values(views) == pytest.approx([e - 4 for e in expected], abs=1e-4)
+    assert scorer.threshold == 0.9
+    assert scorer.key != before
+    file.write_bytes(b"no graph")
+    with pytest.raises(GanscopeError, match=r"onnx:.*light.onnx"):
+        open_scorer(f"onnx:{file}")
+
+
+def test_a_published_detector_takes_its_weights_from_a_file(
+    tmp_path: Path, views: list[View]
+) -> None:
+    state = weights_of(tiny_ladeda())
+    torch.save(state, tmp_path / "tiny.pth")
+    scorer = open_scorer(f"tiny-ladeda:{tmp_path / 'tiny.pth'}", device="cpu")
+    values = scorer.values(views)
+    assert np.isfinite(np.array(values, float)).all()
+    assert scorer.values(views[::-1]) == pytest.approx(values[::-1], abs=1e-4)
+    assert scorer.score(np.array([0.0])) == pytest.approx([0.5])
+    assert not scorer.untouched_only
+    torch.save({key.replace("fc.", "head."): v for key, v in state.items()}, tmp_path / "w.pth")
+    with pytest.raises(GanscopeError, match=r"w\.pth.*fc\.") as error:
+        open_scorer(f"tiny-ladeda:{tmp_path / 'w.pth'}")
+    assert "\n" not in str(error.value)
+    with pytest.raises(GanscopeError, match=r"none\.pth"):
+        open_scorer(f"npr:{tmp_path / 'none.pth'}")
