@@ -101,8 +101,8 @@ def train_detector(
     soup: Annotated[
         int,
         typer.Option(
-            help="So many trainings that differ by their seeds; their weights are averaged. Needs "
-            "--pretrained."
+            help="So many trainings from one start (--pretrained, or one training more), alike but "
+            "for their seeds; their weights are averaged."
         ),
     ] = 1,
     seed: Seed = 0,

@@ -32,7 +32,7 @@ from ganscope.detector.training import (
 )
 from ganscope.devices import pick_device, processes
 from ganscope.errors import GanscopeError
-from ganscope.folders import CONFIG
+from ganscope.folders import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -46,8 +46,9 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     """Train `settings.soup` detectors and average them; `train_detector` describes the run folder.
 
     The parts are whole runs in `seed-N` of the run folder: those that are finished are not trained
-    again. All split the corpus alike. Raises `GanscopeError` as `train_detector` does, and for more
-    than one process.
+    again. All split the corpus alike. Without `settings.pretrained` they begin with the weights of
+    one training more, the run `start`. Raises `GanscopeError` as `train_detector` does, and for
+    more than one process.
     """
     device = pick_device(settings.device)
     state = processes(device)
@@ -66,12 +67,18 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     write_json(begun, now)
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
     other = open_other(settings, run, progress)
+    alone = replace(settings, split_seed=split_seed, soup=1, fuse=None)
+    seeds = range(settings.seed, settings.seed + settings.soup)
+    if not settings.pretrained:
+        start = run / "start"
+        if not (start / CONFIG).exists():
+            train_detector(replace(alone, seed=seeds.stop, out=start), progress)
+        alone = replace(alone, pretrained=str(start / WEIGHTS))
     parts, logs = [], []
-    for seed in range(settings.seed, settings.seed + settings.soup):
+    for seed in seeds:
         part = run / f"seed-{seed}"
         if not (part / CONFIG).exists():
-            alone = replace(settings, seed=seed, split_seed=split_seed, soup=1, fuse=None, out=part)
-            train_detector(alone, progress)
+            train_detector(replace(alone, seed=seed, out=part), progress)
         parts.append(load_detector(str(part)))
         logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
 

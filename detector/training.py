@@ -306,7 +306,8 @@ def open_other(
 ) -> Detector | None:
     """The detector to be fused with, None without `settings.fuse`.
 
-    An architecture is trained first, on the same images, in the run folder's `fused`.
+    An architecture is trained first, on the same images and as a soup of as many trainings, in the
+    run folder's `fused`.
     """
     if not settings.fuse:
         return None
@@ -320,7 +321,6 @@ def open_other(
                 detector=settings.fuse,
                 recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
                 fuse=None,
-                soup=1,
                 pretrained=None,
                 learning_rate=None,
                 split_seed=settings.seed if settings.split_seed is None else settings.split_seed,

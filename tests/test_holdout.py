@@ -67,8 +67,6 @@ def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> No
         leave_one_out(BenchmarkSettings(train=("cnn",), leave_out=("b", "aa"), **plain))
     with pytest.raises(GanscopeError, match="did you mean 'cnn'"):
         leave_one_out(BenchmarkSettings(train=("patch", "cmn"), **plain))
-    with pytest.raises(GanscopeError, match="add --pretrained"):
-        leave_one_out(BenchmarkSettings(train=("cnn",), soup=2, **plain))
     for wrong, message in (
         ({"train": ("cnn",), "detector": ("runs/a",)}, "--train and --detector"),
         ({"train": ("cnn",), "split": "test"}, "--split does not go"),

@@ -587,12 +587,25 @@ def test_batch_norm_of_a_soup_knows_the_mean_weights(corpus: Path, tmp_path: Pat
     assert not torch.allclose(soup.state_dict()[name], mean, atol=1e-3)
 
 
-def test_soups_need_one_start(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(GanscopeError, match="add --pretrained"):
-        train_detector(settings(corpus, tmp_path / "run", soup=2))
+def test_a_soup_without_weights_to_start_from_trains_its_start(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+
+    def note(asked: TrainDetectorSettings, *_: object) -> Path:
+        begun.append((asked.seed, asked.split_seed, asked.pretrained, asked.soup, asked.fuse))
+        return train_detector(asked)
+
+    monkeypatch.setattr(soup_module, "train_detector", note)
+    run = train_detector(settings(corpus, tmp_path / "run", epochs=1, soup=2, fuse="patch"))
+    expected = []
+    for folder in (run / "fused", run):  # what it is fused with is a soup as well
+        start = str(folder / "start" / "model.safetensors")
+        expected += [(2, 0, None, 1, None), (0, 0, start, 1, None), (1, 0, start, 1, None)]
+    assert begun == expected
+    assert load_detector(str(run)).config["architecture"] == "fused"
     with pytest.raises(GanscopeError, match="--soup must be at least 1"):
-        settings(corpus, tmp_path / "run", soup=0)
-    assert not (tmp_path / "run").exists()
+        settings(corpus, tmp_path / "other", soup=0)
 
 
 # Validation

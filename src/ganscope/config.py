@@ -278,7 +278,7 @@ class TrainDetectorSettings:
     """Epochs without a better validation AUROC before training stops; 0: never stop early."""
     soup: int = 1
     """So many trainings from one start, with seeds counted on from `seed`; their weights are
-    averaged."""
+    averaged. The start is `pretrained`, or else one training more."""
     seed: int = 0
     split_seed: int | None = None
     """Seed of the splits alone; None: `seed`."""
@@ -302,10 +302,6 @@ class TrainDetectorSettings:
         for name in ("degrade", "mix", "pairs"):
             if not 0 <= getattr(self, name) <= 1:
                 raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
-        if self.soup > 1 and self.recipe != "frozen-linear" and not self.pretrained:
-            raise GanscopeError(
-                "--soup averages only what began with the same weights; add --pretrained"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
