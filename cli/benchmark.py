@@ -252,7 +252,8 @@ def show_results(results: "pandas.DataFrame") -> None:
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         remarks.append(f"{remark} ({'; '.join(cells[:3])}{more})")
     left_out = results.attrs["unreadable"].items()
-    remarks += [*results.attrs["missing"], *(f"left out: {p}: {why}" for p, why in left_out)]
+    remarks += [*results.attrs["missing"], *results.attrs["notes"]]
+    remarks += [*(f"left out: {p}: {why}" for p, why in left_out)]
     for remark in remarks[:MANY_REMARKS]:
         err.print(Text(remark), style="yellow")
     if len(remarks) > MANY_REMARKS:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
 from ganscope.config import CheckSettings
+from ganscope.images import count_images
 
 if TYPE_CHECKING:
     from ganscope.detector.checking import Check
@@ -75,15 +76,18 @@ def check(
         batch_size=batch_size,
         device=device,
     )
-    from ganscope.detector.checking import check_images, count_images
+    total = count_images(settings.paths)  # a mistyped path is told before the detector is loaded
+    from ganscope.detector.checking import check_images
 
     counts: Counter[str] = Counter()
     shown: list[Check] = []
+    drawn = 0
     checks = check_images(settings)
     with progress() as bar:
-        task = bar.add_task("checking", total=count_images(settings), note="")
+        task = bar.add_task("checking", total=total, note="")
         for one in checks:
             counts[_outcome(one)] += 1
+            drawn += one.heatmap is not None
             if json:
                 try:
                     print(json_library.dumps(one.as_dict()), flush=True)
@@ -97,6 +101,8 @@ def check(
             bar.update(task, advance=1)
     if not json:
         show_checks(shown, counts)
+        if heatmap and drawn:
+            err.print(f"{drawn:,} heatmaps are in {heatmap}", highlight=False)
     if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
         raise typer.Exit(1)
     if counts["error"]:

@@ -20,7 +20,9 @@ from rich.progress import (
 _worker = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
 
 out = Console(quiet=_worker)
-"""Results: what a person reads or a program parses."""
+"""Results: what a person reads or a program parses; not wrapped where no person is looking."""
+if not out.is_terminal:
+    out.width = 1000
 err = Console(stderr=True, quiet=_worker)
 """Progress and remarks."""
 

@@ -228,18 +228,22 @@ _PHOTOGRAPHS = {
 
 
 def open_folder(name: str | Path) -> Source:
-    """The photographs of a folder, or the reals of a labelled corpus."""
+    """The photographs of a folder, or the reals of a labelled corpus.
+
+    Where no source is told, it is the folder's own name, not the path that leads there.
+    """
     root, name = Path(name), str(name)
+    own = root.resolve().stem if root.suffix.lower() == ".csv" else root.resolve().name
     if root.suffix.lower() == ".csv" or _is_corpus(root):
         table = open_corpus(root).table
         table = table[table["label"] == 0]
         paths = table["path"].tolist()
         groups = [g or p for g, p in zip(table["group"], paths, strict=True)]
-        classes, origins = None, [origin or name for origin in table["source"]]
+        classes, origins = None, [origin or own for origin in table["source"]]
     else:
         paths = list(find_images(name))
         groups = [os.path.relpath(p, name) for p in paths]
-        classes, origins = _subfolders(paths, root), []
+        classes, origins = _subfolders(paths, root), [own] * len(paths)
     return Source(name, groups, lambda i: open_image(paths[i]).pixels, classes, paths, origins)
 
 

@@ -9,6 +9,7 @@ what is new. The table of scores is written out, so any figure can be computed a
 import platform
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +29,7 @@ from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, Mistake, write_report
-from ganscope.detector.rounds import Scores, list_changes, score_all
+from ganscope.detector.rounds import WORKERS, Scores, list_changes, score_all
 from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def benchmark_detectors(
     Columns: detector, protocol, generator, degradation, n_real, n_fake, every metric with _low and
     _high, remark. The folder (in `attrs["out"]`) gets `report.html` with `report.json` and tables
     (see `write_report`), `scores.parquet`, `roc.png` and `matrix.png`. Accuracies are at each
-    detector's own shipped threshold. What could not be had is listed in `attrs["missing"]`,
-    unreadable images in `attrs["unreadable"]`. command: what was typed, for the report.
+    detector's own shipped threshold. What could not be had is listed in `attrs["missing"]`, what
+    was not asked for in `attrs["notes"]`, unreadable images in `attrs["unreadable"]`. command: what
+    was typed, for the report.
 
     Raises `GanscopeError` for an unknown corpus or degradation, for corpora without images of both
     classes in the split, for an output folder that holds another benchmark, and if no detector can
@@ -123,15 +125,19 @@ def evaluate_all(
     scores: pd.DataFrame, scorers: dict[str, Scorer], settings: BenchmarkSettings
 ) -> pd.DataFrame:
     """The results: a row for each detector, protocol, generator and degradation."""
-    parts = []
+
+    def evaluate(cell: tuple[tuple[str, str, str], pd.DataFrame]) -> pd.DataFrame:
+        (name, protocol, degradation), part = cell
+        threshold = scorers[name].threshold
+        found = evaluate_by_generator(part, threshold, settings.bootstrap, settings.seed)
+        found.insert(0, "detector", name)
+        found.insert(1, "protocol", protocol)
+        found.insert(3, "degradation", degradation)
+        return found
+
     keys = ["detector", "protocol", "degradation"]
-    for (name, protocol, degradation), part in scores.groupby(keys, sort=False):
-        threshold = scorers[str(name)].threshold
-        cell = evaluate_by_generator(part, threshold, settings.bootstrap, settings.seed)
-        cell.insert(0, "detector", name)
-        cell.insert(1, "protocol", protocol)
-        cell.insert(3, "degradation", degradation)
-        parts.append(cell)
+    with ThreadPoolExecutor(WORKERS) as pool:  # the bootstrap's arithmetic runs beside itself
+        parts = list(pool.map(evaluate, scores.groupby(keys, sort=False)))
     results = pd.concat(parts, ignore_index=True)
     seen = {name for name, scorer in scorers.items() if _trained_here(scorer, settings)}
     results["remark"] = [_remark(row, seen) for _, row in results.iterrows()]
@@ -209,13 +215,15 @@ def write_results(
             "seconds": time.monotonic() - about["begun"],
             "unreadable": scores.unreadable,
             "missing": scores.missing,
+            "notes": scores.notes,
         },
         comparisons,
         alarms,
         _audit(images, settings.seed),
         mistakes,
     )
-    results.attrs |= {"out": str(out), "unreadable": scores.unreadable, "missing": scores.missing}
+    results.attrs |= {"out": str(out), "unreadable": scores.unreadable}
+    results.attrs |= {"missing": scores.missing, "notes": scores.notes}
 
 
 def name_without(detector: str, generator: str) -> str:

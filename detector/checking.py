@@ -3,10 +3,11 @@ verdict.
 """
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ FIELDS = (
     "detector",
     "width",
     "height",
+    "heatmap",
     "warnings",
     "error",
 )
@@ -63,6 +65,8 @@ class Check:
     height: int
     warnings: tuple[str, ...]
     error: str | None
+    heatmap: str | None = None
+    """Its overlay, where one was written."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields of `FIELDS`, in that order."""
@@ -85,25 +89,17 @@ def check_image(
     return _judge(loaded, scored)
 
 
-def count_images(settings: CheckSettings) -> int:
-    """How many images `check_images` will judge; raises `GanscopeError` if a path does not
-    exist.
-    """
-    return sum(1 for path in settings.paths for _ in find_images(path))
-
-
 def check_images(settings: CheckSettings) -> Iterator[Check]:
     """Judge images as a stream, in order: files as named, folders' images in sorted order.
 
-    Heatmaps are written as the stream goes on, none where nothing can be said; the CSV takes its
-    name when it is complete. Raises `GanscopeError` if a path does not exist, a folder holds no
-    images, or the detector cannot be had.
+    Heatmaps are written as the stream goes on, none where nothing can be said, each under a name
+    that no file has yet; the CSV takes its name when it is complete. Raises `GanscopeError` if a
+    path does not exist, a folder holds no images, or the detector cannot be had.
     """
     for path in settings.paths:
         if next(find_images(path), None) is None:
             raise GanscopeError(f"{path}: no images in this folder")
     detector = load_detector(settings.detector)
-    names = _heatmap_names(settings.heatmap) if settings.heatmap else None
     paths = (image for path in settings.paths for image in find_images(path))
     with _Table(settings.csv) as table:
         for scored in score_images(
@@ -114,12 +110,14 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             reencode=settings.reencode,
         ):
             check = _judge(detector, scored)
-            table.add(check)
-            if names and check.probability is not None:
+            if settings.heatmap and check.probability is not None:
                 pixels = open_image(check.path).pixels
                 detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
-                write_overlay(names.send(check.path), pixels, heat)
+                drawn = _free_name(settings.heatmap, check.path)
+                write_overlay(drawn, pixels, heat)
+                check = replace(check, heatmap=str(drawn))
+            table.add(check)
             yield check
 
 
@@ -199,26 +197,14 @@ def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
     return f"re-encoded ({', '.join(lost)}) it would be judged otherwise" if lost else ""
 
 
-def _heatmap_names(folder: Path) -> Any:
-    """A primed generator: send it an image's path, get a name in `folder` that no other one has."""
-
-    def names() -> Iterator[Path]:
-        taken: set[str] = set()
-        found = folder
-        while True:
-            path = yield found
-            assert path is not None  # `send` always brings one; next() only primes
-            stem = name = Path(path).stem
-            number = 1
-            while name in taken:
-                number += 1
-                name = f"{stem}-{number}"
-            taken.add(name)
-            found = folder / f"{name}.png"
-
-    primed = names()
-    next(primed)
-    return primed
+def _free_name(folder: Path, image: str) -> Path:
+    """A PNG's name after an image's, that no file in the folder has."""
+    stem = Path(image).stem
+    numbers = itertools.count(2)
+    found = folder / f"{stem}.png"
+    while found.exists():
+        found = folder / f"{stem}-{next(numbers)}.png"
+    return found
 
 
 class _Table:

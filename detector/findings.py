@@ -329,7 +329,11 @@ def _few(results: pd.DataFrame) -> list[Finding]:
 
 
 def _left_out(about: dict[str, Any]) -> list[Finding]:
-    found = [Finding("Missing", str(text)) for text in about.get("missing", ())]
+    found = [
+        Finding(title, str(text))
+        for name, title in (("missing", "Missing"), ("notes", "Not measured"))
+        for text in about.get(name, ())
+    ]
     if count := len(about.get("unreadable", ())):
         text = "1 image is" if count == 1 else f"{count:,} images are"
         found.append(Finding("Unreadable", f"{text} left out; see the end of this page."))

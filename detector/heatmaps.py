@@ -231,13 +231,14 @@ def lay_over(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np
     return cv2.addWeighted(grey, 1 - strength, np.ascontiguousarray(colours), strength, 0)
 
 
-def _colour_bar(height: int, width: int = 64) -> np.ndarray:
+def _colour_bar(height: int, width: int = 76) -> np.ndarray:
     ramp = np.linspace(255, 0, max(height - 40, 8)).astype(np.uint8)[:, None].repeat(16, 1)
     colours = cv2.applyColorMap(ramp, cv2.COLORMAP_TURBO)[..., ::-1]
     bar = np.full((height, width, 3), 255, np.uint8)
     top = max((height - len(colours)) // 2, 0)
     bar[top : top + len(colours), 8:24] = colours[: height - top]
-    for text, y in (("fake", top + 8), ("real", min(top + len(colours), height - 4))):
+    end = min(top + len(colours), height - 4)
+    for text, y in (("1 fake", top + 8), ("0.5", (top + 8 + end) // 2), ("0 real", end)):
         cv2.putText(
             bar, text, (28, y), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA
         )

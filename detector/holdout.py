@@ -118,6 +118,7 @@ def leave_one_out(
         together.unreadable |= about["unreadable"]
         name = name_without(architecture, generator)
         together.missing += [f"{name}: {said}" for said in about["missing"]]
+        together.notes += [f"{name}: {said}" for said in about["notes"]]
         scorer = open_scorer(str(run), settings.batch_size, settings.device)
         scorers[name] = scorer
         alone = {architecture: scorer}
@@ -154,6 +155,7 @@ def _train_and_score(
     about = {
         "unreadable": found.unreadable,
         "missing": found.missing,
+        "notes": found.notes,
         "alignment": found.alignment and asdict(found.alignment),
     }
     write_json(plan.out / FAULTS, about)

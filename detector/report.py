@@ -43,6 +43,7 @@ NOTHING: dict[str, Any] = {
     "seconds": None,
     "unreadable": {},
     "missing": [],
+    "notes": [],
 }
 """What a run tells about itself where it tells nothing."""
 
@@ -79,7 +80,8 @@ def write_report(
     image, protocol, degradation and detector, with label, generator, score, probability and, where
     a detector was trained anew for each generator, left_out, the one that it never met.
     about: command, versions, detectors (name -> hash of its weights), thresholds (name -> score),
-    corpora, images (count and hash), seconds, unreadable (path -> reason) and missing (sentences).
+    corpora, images (count and hash), seconds, unreadable (path -> reason), missing and
+    notes (sentences: what failed, and what was not asked).
     comparisons: detector, other, protocol, generator, degradation, difference, low, high, p_value,
     p_adjusted, method.
     alarms: detector, protocol, degradation, source, photographs, called_fake, share, at_most.

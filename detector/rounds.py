@@ -31,7 +31,7 @@ CHUNK, CHUNK_PIXELS = 64, 50_000_000
 NAMED = 10
 """Images that are named of those that lack a score for the same reason; the others are counted."""
 WORKERS = min(4, os.cpu_count() or 1)
-"""Threads that open and change images."""
+"""Threads that open and change images, and that compute figures."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,8 @@ class Scores:
     """path -> reason, of images that are left out of everything."""
     missing: list[str] = field(default_factory=list)
     """What else could not be had, a sentence each."""
+    notes: list[str] = field(default_factory=list)
+    """What was not asked for good reason: no failure, but no figure either."""
 
 
 def list_changes(settings: BenchmarkSettings) -> list[Change]:
@@ -135,7 +137,8 @@ class _Rounds:
             return None
         small = sum(min(f.width, f.height) < alignment.side for f in known)
         if small:
-            self.scores.missing.append(
+            few = small <= len(known) / 10  # of so many, another side would not be better
+            (self.scores.notes if few else self.scores.missing).append(
                 f"{small} of {len(known)} images are smaller than {alignment.side} pixels and not "
                 "in the aligned protocol"
             )
@@ -161,7 +164,7 @@ class _Rounds:
                     else:
                         found[i] = value
             if scorer.untouched_only and len(self.changes) > 1:
-                self.scores.missing.append(
+                self.scores.notes.append(
                     f"{name}: knows the files as they are only; no figures for anything else"
                 )
 

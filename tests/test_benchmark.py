@@ -294,9 +294,12 @@ def test_scores_of_an_outside_program_take_part(
     assert results["protocol"].tolist() == ["raw"] * 3
     assert results["auroc"].tolist() == [1.0] * 3
     assert results["n_real"].tolist() == [11] * 3
-    missing = results.attrs["missing"]
-    assert any("files as they are only" in said for said in missing)
-    assert any(names[0] in said and "no score in this file" in said for said in missing)
+    (note,) = results.attrs["notes"]
+    assert "files as they are only" in note
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["about"]["notes"] == [note]
+    (missing,) = results.attrs["missing"]
+    assert f"{names[0]}: " in missing
+    assert "no score in this file" in missing
 
 
 def test_a_single_pixel_goes_through_every_degradation(

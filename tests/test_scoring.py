@@ -1,6 +1,7 @@
 """Scoring and checking: tiles, batches, bad files, heatmaps that point at what was planted."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -201,8 +202,13 @@ def test_pictures_of_one_name_get_heatmaps_of_their_own(
         heatmap=tmp_path / "maps",
         device="cpu",
     )
-    list(check_images(settings))
-    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["photo-2.png", "photo.png"]
+    maps = tmp_path / "maps"
+    drawn = [check.as_dict()["heatmap"] for check in check_images(settings)]
+    assert drawn == [str(maps / "photo.png"), str(maps / "photo-2.png")]
+    # Nor does a later run take the place of an earlier one's.
+    (check,) = check_images(replace(settings, paths=(str(photo),)))
+    assert check.heatmap == str(maps / "photo-3.png")
+    assert len(list(maps.iterdir())) == 3
 
 
 def test_mistaken_paths_are_said_at_once(cnn: Detector, tmp_path: Path) -> None:

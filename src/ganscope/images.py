@@ -8,7 +8,7 @@ animated files, refuses decompression bombs before decoding, and turns every fai
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,3 +227,16 @@ def find_images(path: str | Path) -> Iterator[str]:
         for file in sorted(files):
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
                 yield os.path.join(folder, file)
+
+
+def count_images(paths: Sequence[str | Path]) -> int:
+    """How many images `find_images` finds; raises `GanscopeError` for a path that does not exist
+    and for a folder without images.
+    """
+    total = 0
+    for path in paths:
+        found = sum(1 for _ in find_images(path))
+        if not found:
+            raise GanscopeError(f"{path}: no images in this folder")
+        total += found
+    return total
