@@ -9,6 +9,7 @@ import hashlib
 import math
 import os
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ from ganscope.detector.finishing import ENOUGH, finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
@@ -312,7 +313,15 @@ def open_other(
     if not settings.fuse:
         return None
     if not is_architecture(settings.fuse):
-        return load_detector(settings.fuse)
+        other = load_detector(settings.fuse)
+        if _may_have_learned(other.config["training"], settings):
+            warnings.warn(
+                f"--fuse {settings.fuse} learned from these corpora in another split, perhaps from "
+                "images that the fusion is now fitted to, and will seem better than it is",
+                GanscopeWarning,
+                stacklevel=2,
+            )
+        return other
     part = run / "fused"
     if not (part / CONFIG).exists():
         train_detector(
@@ -329,6 +338,23 @@ def open_other(
             progress,
         )
     return load_detector(str(part))
+
+
+def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings) -> bool:
+    """Whether a detector, by its record, learned from what is now the validation split."""
+    now = plain(settings)
+    theirs, ours = (
+        {str(Path(corpus).resolve()) for corpus in record.get("corpora", ())}
+        for record in (training, now)
+    )
+    splits = [
+        [
+            record.get("seed") if record.get("split_seed") is None else record["split_seed"],
+            *(record.get(kind) for kind in ("val_generator", "test_generator", "val_source")),
+        ]
+        for record in (training, now)
+    ]
+    return bool(theirs & ours) and (theirs != ours or splits[0] != splits[1])
 
 
 def fingerprint(table: pd.DataFrame, processes: int) -> str:

@@ -155,6 +155,18 @@ def test_an_architecture_to_fuse_with_is_trained_first(corpus: Path, tmp_path: P
     assert not (tmp_path / "none").exists()
 
 
+def test_a_part_that_may_know_the_validation_images_is_told_of(
+    corpus: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    cnn = settings(corpus, tmp_path / "cnn", detector="cnn", recipe="full", size=16, epochs=1)
+    train_detector(cnn)
+    both = replace(cnn, fuse=str(tmp_path / "cnn"))
+    train_detector(replace(both, out=tmp_path / "same", seed=cnn.seed))
+    assert not [w for w in recwarn if "another split" in str(w.message)]
+    with pytest.warns(GanscopeWarning, match="learned from these corpora in another split"):
+        train_detector(replace(both, out=tmp_path / "other", split_seed=7))
+
+
 def test_a_part_that_knows_nothing_gets_no_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
