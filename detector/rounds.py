@@ -26,7 +26,7 @@ from ganscope.images import open_image
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CHUNK, CHUNK_PIXELS = 64, 50_000_000
+CHUNK, CHUNK_PIXELS = 256, 50_000_000
 """Images prepared at a time, and fewer where they and their changed copies have so many pixels."""
 NAMED = 10
 """Images that are named of those that lack a score for the same reason; the others are counted."""
