@@ -17,49 +17,47 @@ QUALITY = 90
 SIDES = (256, 224, 192, 160, 128, 96, 64, 48, 32)
 """Sides of the crops, in pixels, the best first."""
 ENOUGH = 0.9
-"""Share of each class that must be as large as the crops."""
+"""Share of each class that must be as large as the crops, and of the images of each generator that
+must be of the common quality or better."""
+LOSSLESS = 101
+"""Stands for the quality of what is no JPEG."""
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Cuts the middle out of every image, gives lossless ones the JPEG quality of a lossy one
-    first, and ends with one quality for all.
+    """Saves every image as JPEG of one quality, cuts its middle out, and saves that alike, too.
+
+    The first quality is so low that hardly an image was saved with a lower one before: whatever the
+    files were, they have lost as much.
     """
 
     side: int
     """Of the crops in pixels."""
-    qualities: tuple[int, ...]
-    """Of the JPEG files, sorted; empty: there are none."""
+    quality: int | None
+    """The first, that of the whole images; None: none of them was a JPEG."""
 
-    def history(self, image: str, quality: int) -> int:
-        """The JPEG quality that an image is brought through first; 0: none.
-
-        image: hash of its bytes in hexadecimal digits, which draws; quality: the file's own, 0 for
-        other containers than JPEG.
-        """
-        if quality or not self.qualities:
-            return 0
-        return self.qualities[int(image[:8], 16) % len(self.qualities)]
-
-    def __call__(self, pixels: np.ndarray, history: int) -> np.ndarray:
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8, no side below `side` -> (side, side, 3) uint8."""
         rng = np.random.default_rng(0)  # JPEG draws nothing
-        if history:
-            pixels = jpeg(pixels, history, rng)
+        if self.quality is not None:
+            pixels = jpeg(pixels, self.quality, rng)
         top, left = ((n - self.side) // 2 for n in pixels.shape[:2])
         return jpeg(pixels[top : top + self.side, left : left + self.side], QUALITY, rng)
 
 
 def choose_alignment(
+    generators: Sequence[str],
     labels: Sequence[int],
     shorter_sides: Sequence[int],
     qualities: Sequence[int],
     side: int | None = None,
 ) -> Alignment:
-    """The alignment for images with these labels, shorter sides and JPEG qualities (0: no JPEG).
+    """The alignment for images of these generators and labels, with these shorter sides and JPEG
+    qualities (0: no JPEG).
 
-    side: of the crops; None: the largest of `SIDES` that nine tenths of either class reach. Raises
-    `GanscopeError` if even the smallest is too large.
+    side: of the crops; None: the largest of `SIDES` that nine tenths of either class reach. The
+    quality is the best that nine tenths of the photographs, and of each generator's images, have.
+    Raises `GanscopeError` if even the smallest side is too large.
     """
     y, short = np.asarray(labels), np.asarray(shorter_sides)
     fits = (s for s in SIDES if all((short[y == c] >= s).mean() >= ENOUGH for c in set(y.tolist())))
@@ -69,4 +67,10 @@ def choose_alignment(
             f"most images are smaller than {SIDES[-1]} pixels: nothing can be aligned; use "
             "--protocol raw"
         )
-    return Alignment(found, tuple(sorted(q for q in qualities if q)))
+    names = np.where(y == 1, np.asarray(generators, dtype=object), None)  # photographs are one kind
+    quality = np.where(np.asarray(qualities) > 0, qualities, LOSSLESS)
+    lowest = min(
+        int(np.quantile(quality[names == name], 1 - ENOUGH, method="higher"))
+        for name in set(names.tolist())
+    )
+    return Alignment(found, lowest if lowest < LOSSLESS else None)

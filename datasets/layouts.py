@@ -118,6 +118,9 @@ def _rows(
     """A row for every image below `folder`; reals have the generator "real"."""
     if not folder.is_dir():
         return []
+    for path in find_images(folder):
+        if not path.isascii() and not _is_utf8(path):
+            raise GanscopeError(f"{path!a}: this name is no UTF-8; rename the file")
     return [
         {
             "file_name": Path(path).relative_to(root).as_posix(),
@@ -129,6 +132,14 @@ def _rows(
         }
         for path in find_images(folder)
     ]
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _folders(root: Path) -> list[Path]:

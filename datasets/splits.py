@@ -72,7 +72,7 @@ def split_corpus(
         if not (table["label"] == label).any():
             raise GanscopeError(f"the corpus holds no {word}; a detector needs both classes")
     named = bool(val_generator or test_generator)
-    if not named and not val_source and _usable(table):
+    if not named and not val_source and has_splits(table):
         return _report(table[table["split"] != ""].copy(), 0)
 
     own_test = table["split"] == "test"
@@ -131,7 +131,7 @@ def split_corpus(
     return _report(table[keep], int((~keep).sum()) + int(lost.sum()))
 
 
-def _usable(table: pd.DataFrame) -> bool:
+def has_splits(table: pd.DataFrame) -> bool:
     """Does the manifest's own split have both classes in train and val, and no group in two?"""
     have = set(zip(table["split"], table["label"], strict=True))
     if not {("train", 0), ("train", 1), ("val", 0), ("val", 1)} <= have:

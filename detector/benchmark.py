@@ -62,13 +62,14 @@ def benchmark_detectors(
     changes = list_changes(settings)
     scorers, missing = _open_all(settings)
     table = _images(settings)
-    out = _open_folder(settings)
+    out = _choose_folder(settings)
     scores = score_all(settings, table, scorers, changes, progress)
     scores.missing[:0] = missing
     if scores.table.empty:
         raise GanscopeError(_nothing(scores))
     results = evaluate_all(scores.table, scorers, settings)
     mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
+    _make_folder(out)
     about = {"command": command or as_command("benchmark", settings), "begun": begun}
     write_results(settings, out, scores, results, scorers, mistakes, about)
     return results
@@ -96,16 +97,22 @@ def _nothing(scores: Scores) -> str:
     return f"no image has a score: {'; '.join(faults[:2])}{more}"
 
 
-def _open_folder(settings: BenchmarkSettings) -> Path:
-    """Make the folder for the results; refuses one that holds another benchmark."""
+def _choose_folder(settings: BenchmarkSettings) -> Path:
+    """The folder for the results; refuses one that holds another benchmark, or cannot be made."""
     out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
     if any((out / name).exists() for name in MADE_OF):
         raise GanscopeError(f"{out} holds a benchmark already; name another folder with --out")
+    if not out.exists():
+        _make_folder(out)
+        out.rmdir()  # a benchmark that comes to nothing leaves nothing
+    return out
+
+
+def _make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise GanscopeError(f"{out}: cannot be made ({error.strerror})") from None
-    return out
 
 
 def _images(settings: BenchmarkSettings) -> pd.DataFrame:
@@ -139,7 +146,7 @@ def evaluate_all(
     with ThreadPoolExecutor(WORKERS) as pool:  # the bootstrap's arithmetic runs beside itself
         parts = list(pool.map(evaluate, scores.groupby(keys, sort=False)))
     results = pd.concat(parts, ignore_index=True)
-    seen = {name for name, scorer in scorers.items() if _trained_here(scorer, settings)}
+    seen = {name: _seen(scorer, settings) for name, scorer in scorers.items()}
     results["remark"] = [_remark(row, seen) for _, row in results.iterrows()]
     return results[
         [
@@ -155,19 +162,29 @@ def _columns() -> list[str]:
     return [column for name in NAMES for column in (name, f"{name}_low", f"{name}_high")]
 
 
-def _trained_here(scorer: Scorer, settings: BenchmarkSettings) -> bool:
-    """Whether training images of a detector may be among those that it is measured on."""
-    if settings.split in ("val", "test") or settings.train or scorer.network is None:
-        return False
-    trained_on = {Path(c).resolve() for c in scorer.network.config["training"].get("corpora", ())}
-    return bool(trained_on & {Path(c).resolve() for c in settings.corpora})
+def _seen(scorer: Scorer, settings: BenchmarkSettings) -> str:
+    """What to remark where a detector may have met images that it is measured on; "" if not."""
+    if settings.train or scorer.network is None:
+        return ""
+    training = scorer.network.config["training"]
+    trained_on = {Path(c).resolve() for c in training.get("corpora", ())}
+    if not trained_on & {Path(c).resolve() for c in settings.corpora}:
+        return ""
+    # Where generators or sources were held out, the training drew splits of its own.
+    held_out = ("val_generator", "test_generator", "val_source")
+    if settings.split == "test" and not any(training.get(name) for name in held_out):
+        return ""
+    if settings.split == "val":
+        return "its thresholds were set by images of this corpus, so this flatters"
+    more = "; --split test measures what it never saw" if settings.split == "all" else ""
+    return f"trained on this corpus, so this flatters{more}"
 
 
-def _remark(row: pd.Series, seen: set[str]) -> str:
+def _remark(row: pd.Series, seen: dict[str, str]) -> str:
     if not (row["n_real"] and row["n_fake"]):
         return "one class only"
-    if row["detector"] in seen and row["degradation"] == CLEAN.label:
-        return "trained on this corpus, so this flatters; --split test measures what it never saw"
+    if seen.get(row["detector"]):
+        return seen[row["detector"]]
     sure = row["auroc_high"] if np.isfinite(row["auroc_high"]) else row["auroc"]
     return "probably inverted: fakes score lower than reals" if sure < 0.5 else ""
 

@@ -19,9 +19,13 @@ from ganscope.images import read_facts
 
 READERS = 4
 """Threads that read files."""
+VERSION = 2
+"""Of what is kept. To be raised with every change of what ganscope itself does to images on their
+way to a value: degradations, alignment, tiles, the preprocessing of published detectors, estimates
+of JPEG quality. What an older version has kept is then forgotten."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, bytes INTEGER, modified INTEGER, image TEXT,
+    path BLOB PRIMARY KEY, bytes INTEGER, modified INTEGER, image TEXT,
     quality INTEGER, width INTEGER, height INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS looks (
@@ -56,23 +60,31 @@ class Cache:
     """
 
     def __init__(self, path: Path | None):
+        self.path, self.writes = path, True
         try:
             if path:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._open(str(path or ":memory:"))
         except (OSError, sqlite3.Error) as error:
-            warnings.warn(
-                f"{path}: nothing can be kept there ({error}); set GANSCOPE_CACHE to a folder of "
-                "yours",
-                GanscopeWarning,
-                stacklevel=2,
-            )
+            self._tell(error, path)
             self._open(":memory:")
 
     def _open(self, name: str) -> None:
         self.base = sqlite3.connect(name, timeout=60)
         self.base.execute("PRAGMA journal_mode=WAL")
-        self.base.executescript(_TABLES)
+        if self.base.execute("PRAGMA user_version").fetchone() != (VERSION,):
+            self.base.executescript(
+                "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS looks;"
+                f"{_TABLES} PRAGMA user_version={VERSION};"
+            )
+
+    def _tell(self, error: Exception, path: Path | None) -> None:
+        warnings.warn(
+            f"{path}: nothing can be kept there ({error}); set GANSCOPE_CACHE to a folder of yours",
+            GanscopeWarning,
+            stacklevel=3,
+        )
+        self.writes = False
 
     def close(self) -> None:
         self.base.close()
@@ -80,7 +92,7 @@ class Cache:
     def facts(self, paths: list[str]) -> list[FileFacts | ImageError]:
         """The facts about each file; those whose size and time are as they were are not read."""
         known = {
-            path: (size, modified, FileFacts(*rest))
+            os.fsdecode(path): (size, modified, FileFacts(*rest))
             for path, size, modified, *rest in self.base.execute("SELECT * FROM files")
         }
         found: dict[str, FileFacts | ImageError] = {}
@@ -106,9 +118,8 @@ class Cache:
                 found[path] = facts
                 if size >= 0 and isinstance(facts, FileFacts):
                     rest = (facts.image, facts.quality, facts.width, facts.height)
-                    new.append((whole, size, modified, *rest))
-        with self.base:
-            self.base.executemany("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", new)
+                    new.append((os.fsencode(whole), size, modified, *rest))
+        self._write("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", new)
         return [found[path] for path in paths]
 
     def values(self, detector: str, change: str) -> dict[str, float]:
@@ -118,11 +129,19 @@ class Cache:
 
     def keep(self, detector: str, rows: Iterable[tuple[str, str, float]]) -> None:
         """Keep (change, image, value) of a detector; at once on disk."""
-        with self.base:
-            self.base.executemany(
-                "INSERT OR REPLACE INTO looks VALUES (?,?,?,?)",
-                ((detector, *row) for row in rows),
-            )
+        self._write(
+            "INSERT OR REPLACE INTO looks VALUES (?,?,?,?)", ((detector, *row) for row in rows)
+        )
+
+    def _write(self, command: str, rows: Iterable[tuple]) -> None:
+        """Write rows; after the first failure (a full disk, say) nothing is written any more."""
+        if not self.writes:
+            return
+        try:
+            with self.base:
+                self.base.executemany(command, rows)
+        except sqlite3.Error as error:
+            self._tell(error, self.path)
 
 
 def read_file(path: str) -> FileFacts:

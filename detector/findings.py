@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.calibration import false_alarm_bound
-from ganscope.detector.metrics import NAMES
+from ganscope.detector.metrics import NAMES, against_generators
 
 ALL, MEAN = "all", "mean"
 """Rows over all generators: their fakes pooled; where no row is, the mean of the generators'."""
@@ -78,7 +79,7 @@ def find(
     findings = [
         _best(results, comparisons),
         _hardest(results),
-        _format(results),
+        _format(results, scores),
         _degraded(results),
         _alarms(results, scores, about, alarms),
         _audit(audit),
@@ -180,29 +181,34 @@ def _hardest(results: pd.DataFrame) -> Finding | None:
     return Finding(f"Hardest generator: {worst['generator']}", text, number(worst["auroc"]))
 
 
-def format_gap(results: pd.DataFrame) -> pd.DataFrame:
-    """AUROC on files as they are, less that on files saved alike, clean: what the format gives
-    away. Columns detector, generator, raw, aligned, gap; empty without both protocols.
+def format_gap(scores: pd.DataFrame) -> pd.DataFrame:
+    """AUROC on files as they are, less that on the same files saved alike, clean: what the format
+    gives away. scores: as `write_report` takes them. Columns detector, generator, raw, aligned,
+    gap; empty without both protocols.
     """
-    keys = ["detector", "generator"]
-    clean = results[results["degradation"] == CLEAN.label]
-    raw, aligned = (
-        clean.loc[clean["protocol"] == protocol, [*keys, "auroc"]].rename(
-            columns={"auroc": protocol}
-        )
-        for protocol in ("raw", "aligned")
-    )
-    both = raw.merge(aligned, on=keys).dropna()
-    return both.assign(gap=both["raw"] - both["aligned"])
+    rows = []
+    clean = scores[scores["degradation"] == CLEAN.label]
+    by = ["detector", *(["left_out"] if "left_out" in clean else [])]
+    for names, part in clean.groupby(by, sort=False):
+        both = part.pivot(index="image", columns="protocol", values="score")
+        if not {"raw", "aligned"} <= set(both.columns):
+            continue
+        about = part.drop_duplicates("image").set_index("image")[["label", "generator"]]
+        for generator, cell in against_generators(both.dropna().join(about)):
+            y = cell["label"].to_numpy()
+            if len(set(y.tolist())) == 2:
+                raw, aligned = (roc_auc_score(y, cell[name]) for name in ("raw", "aligned"))
+                rows.append((names[0], generator, raw, aligned, raw - aligned))
+    return pd.DataFrame(rows, columns=["detector", "generator", "raw", "aligned", "gap"])
 
 
-def _format(results: pd.DataFrame) -> Finding | None:
+def _format(results: pd.DataFrame, scores: pd.DataFrame) -> Finding | None:
     """AUROC on files as they are, less that on files saved alike."""
-    rows = overall(results[results["degradation"] == CLEAN.label])
-    table = rows.pivot_table(index="detector", columns="protocol", values="auroc", sort=False)
-    if not {"raw", "aligned"} <= set(table.columns):
-        return None
-    gap = (table["raw"] - table["aligned"]).dropna()
+    rows = format_gap(scores)
+    pooled = rows[rows["generator"] == ALL].set_index("detector")[["raw", "aligned"]]
+    means = rows.groupby("detector", sort=False)[["raw", "aligned"]].mean()
+    table = pooled.combine_first(means).reindex(means.index)
+    gap = table["raw"] - table["aligned"]
     if not len(gap):
         return None
     best = best_detector(results)

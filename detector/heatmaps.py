@@ -172,7 +172,7 @@ def _stitched(
 
     local: images (N, 3, size, size) in [0, 1] -> maps (N, h, w).
     """
-    size, device = detector.size, next(detector.parameters()).device
+    size, device = detector.size, detector.mean.device  # not every network has parameters
     height, width = pixels.shape[:2]
     short = (max(size - height, 0), max(size - width, 0))
     if any(short):

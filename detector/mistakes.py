@@ -7,12 +7,11 @@ import pandas as pd
 
 from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.cache import read_file
 from ganscope.detector.findings import main_protocol
 from ganscope.detector.heatmaps import heatmap, lay_over
 from ganscope.detector.model import Detector
 from ganscope.detector.outside import Scorer
-from ganscope.detector.report import MOST_MISTAKES, Mistake
+from ganscope.detector.report import MOST_MISTAKES, Mistake, shrunk
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
 from ganscope.images import open_image
@@ -48,16 +47,14 @@ def worst_mistakes(
             except GanscopeError:  # it was there when it was scored
                 continue
             about = (row["path"], row["label"], row["generator"], str(name), row["score"])
-            found.append(Mistake(*about, pixels, _heat(scorer, pixels)))
+            heat = _heat(scorer, pixels)
+            found.append(Mistake(*about, shrunk(pixels), None if heat is None else shrunk(heat)))
     return found
 
 
 def _as_seen(path: str, alignment: Alignment | None) -> np.ndarray:
     pixels = open_image(path).pixels
-    if alignment is None:
-        return pixels
-    facts = read_file(path)
-    return alignment(pixels, alignment.history(facts.image, facts.quality))
+    return pixels if alignment is None else alignment(pixels)
 
 
 def _heat(scorer: Scorer, pixels: np.ndarray) -> np.ndarray | None:

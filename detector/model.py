@@ -47,6 +47,12 @@ class Detector(FolderModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
+        cls.check(config)
+        return cls(config)
+
+    @staticmethod
+    def check(config: dict[str, Any]) -> None:
+        """Raise `ValueError` for numbers that no detector can have."""
         numbers = [
             *(("thresholds", name) for name in ("fake", "real")),
             *(("calibration", name) for name in ("scale", "shift")),
@@ -68,7 +74,6 @@ class Detector(FolderModel):
             raise ValueError(f"calibration: scale is {scale}, negative")
         if real > fake:
             raise ValueError(f"thresholds: real is {real}, above fake")
-        return cls(config)
 
     @classmethod
     def create(

@@ -246,6 +246,7 @@ class TableScorer(Scorer):
         self.logits = bool(((numbers < 0) | (numbers > 1)).any())
         self.weights = hash_files(path)
         self.named = dict(zip(table["path"], numbers, strict=True))
+        self.owners: dict[str, str] = {}
         here = [Path(p) if Path(p).exists() else path.parent / p for p in table["path"]]
         self.whole = {str(p.resolve()): value for p, value in zip(here, numbers, strict=True)}
 
@@ -253,7 +254,16 @@ class TableScorer(Scorer):
         return [self._value(view) for view in views]
 
     def _value(self, view: View) -> float | str:
-        value = self.whole.get(str(Path(view.path).resolve()), self.named.get(view.name))
+        value = self.whole.get(str(Path(view.path).resolve()))
+        # With several corpora, each one's folder stands before its names.
+        ends = (view.name.split("/", n)[-1] for n in range(view.name.count("/") + 1))
+        name = next((end for end in ends if end in self.named), None)
+        if value is None and name is not None:
+            if self.owners.setdefault(name, view.path) != view.path:
+                raise GanscopeError(
+                    f"{name} is the name of two images; write paths that can be opened"
+                )
+            value = self.named[name]
         return "has no score in this file" if value is None else float(value)
 
     def score(self, value: np.ndarray) -> np.ndarray:
@@ -268,7 +278,7 @@ class OnnxNet(nn.Module):
     outputs are probabilities, not logits.
     """
 
-    def __init__(self, path: str, probability: bool = False):
+    def __init__(self, path: str, probability: bool = False, device: str = "auto"):
         super().__init__()
         try:
             import onnxruntime
@@ -277,9 +287,10 @@ class OnnxNet(nn.Module):
                 "ONNX files need onnxruntime: pip install 'ganscope[onnx]'"
             ) from None
         try:
-            self.session = onnxruntime.InferenceSession(
-                path, providers=onnxruntime.get_available_providers()
-            )
+            providers = onnxruntime.get_available_providers()
+            if pick_device(device).type == "cpu":
+                providers = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(path, providers=providers)
         except Exception as error:  # its errors share no base but Exception
             raise GanscopeError(f"--detector onnx:{path}: {reason_of(error)}") from None
         inputs = self.session.get_inputs()
@@ -301,7 +312,10 @@ class OnnxNet(nn.Module):
             part = pixels[start : start + step]
             short = step - len(part)
             filled = np.concatenate([part, np.repeat(part[-1:], short, 0)]) if short else part
-            found = np.asarray(self.session.run(None, {self.input: filled})[0])
+            try:
+                found = np.asarray(self.session.run(None, {self.input: filled})[0])
+            except Exception as error:  # its errors share no base but Exception
+                raise GanscopeError(f"onnxruntime: {reason_of(error)}") from None
             parts.append(found.reshape(step, -1)[: len(part)])
         found = np.concatenate(parts).astype(np.float64)
         if found.shape[1] > 2:
@@ -314,7 +328,7 @@ class OnnxNet(nn.Module):
         return torch.from_numpy(logits).to(x.device)
 
 
-def open_onnx(file: str) -> Detector:
+def open_onnx(file: str, device: str = "auto") -> Detector:
     """An ONNX file as a detector.
 
     FILE.json beside it may say what the graph does not: `input` (size, mean, std), `thresholds`,
@@ -326,7 +340,10 @@ def open_onnx(file: str) -> Detector:
         raise GanscopeError(f"{option}: no such file")
     beside = Path(file).with_suffix(".json")
     said = read_json(beside) if beside.is_file() else {}
-    net = OnnxNet(file, said.get("output") == "probability")
+    net = OnnxNet(file, said.get("output") == "probability", device)
+    for part in ("input", "calibration", "thresholds"):
+        if not isinstance(said.get(part, {}), dict):
+            raise GanscopeError(f"{beside}: {part} is {said[part]!r}, no object")
     about = {"mean": [0.0] * 3, "std": [1.0] * 3, "rule": RULE} | said.get("input", {})
     size = net.side or about.get("size")
     if not size:
@@ -342,9 +359,20 @@ def open_onnx(file: str) -> Detector:
         "thresholds": {"fake": 0.5, "real": 0.5} | said.get("thresholds", {}),
         "training": {},
     }
-    detector = Detector(config, net).eval()
-    detector.name, detector.weights = f"onnx:{file}", hash_files(file)
+    try:
+        Detector.check(config)
+        detector = Detector(config, net).eval()
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise GanscopeError(f"{beside}: {error}") from None
+    detector.name, detector.weights = f"onnx:{file}", hash_files(*_onnx_files(Path(file)))
     return detector
+
+
+def _onnx_files(file: Path) -> list[Path]:
+    """An ONNX file and those beside it that exporters put large weights into."""
+    begins = (f"{file.name}.", f"{file.name}_", f"{file.stem}.data", f"{file.stem}.bin")
+    others = (p for p in file.parent.iterdir() if p.name.startswith(begins) and p.is_file())
+    return [file, *sorted(others)]
 
 
 def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer:
@@ -358,7 +386,7 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
     if kind == "scores" and rest:
         return TableScorer(rest)
     if kind == "onnx" and rest:
-        return NetworkScorer(name, open_onnx(rest), batch_size, device)
+        return NetworkScorer(name, open_onnx(rest, device), batch_size, device)
     if kind in published and rest:
         return PublishedScorer(name, load_published(kind, rest), batch_size, device)
     return NetworkScorer(name, load_detector(name), batch_size, device)

@@ -113,7 +113,7 @@ def write_report(
         "protocols": [tables.protocol_name(name) for name in tables.protocols(results)],
         "scale": [tables.shade(value) for value in np.linspace(0, 1, 11)],
         "matrices": [tables.by_generator(results, p) for p in tables.protocols(results)],
-        "gap": tables.gap(results),
+        "gap": tables.gap(scores),
         "measures": [tables.measures(results, p) for p in tables.protocols(results)],
         "curves": figures.curves(results, scores),
         "degraded": _degraded_tables(results),
@@ -141,7 +141,7 @@ def write_report(
                 "findings": [asdict(finding) for finding in found],
                 "warnings": [asdict(warning) for warning in warnings],
                 "results": results,
-                "gap": findings.format_gap(results),
+                "gap": findings.format_gap(scores),
                 "comparisons": comparisons,
                 "alarms": alarms,
                 "audit": audit,
@@ -308,12 +308,17 @@ def _mistakes(mistakes: Sequence[Mistake]) -> dict[str, Any] | None:
     }
 
 
-def _jpeg(pixels: np.ndarray) -> str:
-    """Pixels (H, W, 3) as a small JPEG, a data URI."""
+def shrunk(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W, 3) as large as the page shows them."""
     shrink = min(1.0, THUMBNAIL_SIDE / max(pixels.shape[:2]))
     size = tuple(max(1, round(side * shrink)) for side in pixels.shape[1::-1])
-    small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1]
-    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY])
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    """Pixels (H, W, 3) as a small JPEG, a data URI."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, THUMBNAIL_QUALITY]
+    _, data = cv2.imencode(".jpg", shrunk(pixels)[..., ::-1], options)
     return figures.data_uri("image/jpeg", data.tobytes())
 
 

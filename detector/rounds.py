@@ -20,7 +20,7 @@ from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
 from ganscope.detector.cache import Cache, FileFacts, cache_file
 from ganscope.detector.outside import Scorer, View
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import open_image
 
 if TYPE_CHECKING:
@@ -123,8 +123,10 @@ class _Rounds:
             return None
         known = list(self.facts.values())
         try:
+            rows = self.table.iloc[list(self.facts)]
             alignment = choose_alignment(
-                self.table["label"].iloc[list(self.facts)].tolist(),
+                rows["generator"].tolist(),
+                rows["label"].tolist(),
                 [min(f.width, f.height) for f in known],
                 [f.quality for f in known],
                 self.settings.align_size,
@@ -135,8 +137,16 @@ class _Rounds:
             self.scores.missing.append(f"the aligned protocol: {error}")
             self.changes = [change for change in self.changes if change.protocol == "raw"]
             return None
-        small = sum(min(f.width, f.height) < alignment.side for f in known)
-        if small:
+        fits = pd.Series([min(f.width, f.height) >= alignment.side for f in known], rows.index)
+        kinds = rows["generator"].where(rows["label"] == 1, "the photographs")
+        lost = [str(name) for name, part in fits.groupby(kinds) if not part.any()]
+        small = int((~fits).sum())
+        if lost:
+            self.scores.missing.append(
+                f"{', '.join(lost)}: all images are smaller than {alignment.side} pixels and not "
+                "in the aligned protocol; choose a smaller --align-size"
+            )
+        elif small:
             few = small <= len(known) / 10  # of so many, another side would not be better
             (self.scores.notes if few else self.scores.missing).append(
                 f"{small} of {len(known)} images are smaller than {alignment.side} pixels and not "
@@ -147,18 +157,15 @@ class _Rounds:
     def _look_up(self) -> None:
         """Find out what the cache knows; the rest is to do."""
         for name, scorer in self.scorers.items():
-            kept: dict[str, dict[str, float]] = {}
             for change in self.changes:
                 if scorer.untouched_only and not change.nothing:
                     continue
                 found = self.values[name, change]
+                kept = self.cache.values(scorer.key, self._key(change)) if scorer.key else {}
                 for i, facts in self.facts.items():
                     if not self._fits(facts, change):
                         continue
-                    key = self._key(facts, change)
-                    if scorer.key and key not in kept:
-                        kept[key] = self.cache.values(scorer.key, key)
-                    value = kept[key].get(facts.image) if scorer.key else None
+                    value = kept.get(facts.image)
                     if value is None:
                         self.todo[i][change].append(name)
                     else:
@@ -173,13 +180,13 @@ class _Rounds:
             return True
         return self.alignment is not None and min(facts.width, facts.height) >= self.alignment.side
 
-    def _key(self, facts: FileFacts, change: Change) -> str:
+    def _key(self, change: Change) -> str:
         """Stands for all that a change does to an image."""
-        words = [change.degradation.label, f"seed {self.settings.seed}"]
-        if change.protocol == "aligned":
-            assert self.alignment
-            history = self.alignment.history(facts.image, facts.quality)
-            words += [f"aligned {self.alignment.side} after {history}"]
+        words = [change.degradation.label]
+        if change.degradation != CLEAN:  # which may draw
+            words.append(f"seed {self.settings.seed}")
+        if change.protocol == "aligned" and self.alignment:
+            words += [f"aligned {self.alignment.side} at {self.alignment.quality}"]
         return ", ".join(words)
 
     def run(self, progress: "Progress | None") -> None:
@@ -220,7 +227,7 @@ class _Rounds:
             for i in numbers
         ]
         try:
-            found = scorer.values(views)
+            found = _values(scorer, views)
         except GanscopeError as error:
             self.scores.missing.append(f"{name}: {error}; its figures are missing")
             del self.scorers[name]
@@ -231,7 +238,7 @@ class _Rounds:
                 self._left_out(name, change, i, value)
                 continue
             self.values[name, change][i] = value
-            rows.append((self._key(self.facts[i], change), self.facts[i].image, value))
+            rows.append((self._key(change), self.facts[i].image, value))
         if scorer.key:
             self.cache.keep(scorer.key, rows)
 
@@ -294,8 +301,7 @@ class _Rounds:
         for change in self.todo[i]:
             if change.protocol == "aligned" and aligned is None:
                 assert self.alignment
-                history = self.alignment.history(facts.image, facts.quality)
-                aligned = self.alignment(pixels, history)
+                aligned = self.alignment(pixels)
             source = pixels if change.protocol == "raw" or aligned is None else aligned
             # The same noise and kernel for every detector and in every run.
             rng = np.random.default_rng((self.settings.seed, int(facts.image[:15], 16)))
@@ -330,3 +336,15 @@ class _Rounds:
         about = self.table[["path", "file_name", "label", "generator", "source", "group"]]
         about = about.assign(hash=pd.Series({i: f.image for i, f in self.facts.items()}))
         return pd.concat(parts, ignore_index=True).join(about, on="image")
+
+
+def _values(scorer: Scorer, views: list[View]) -> list[float | str]:
+    """As `Scorer.values`; what a network cannot bear (an image too small for it, or too large for
+    the memory) is a reason for that image alone.
+    """
+    try:
+        return scorer.values(views)
+    except RuntimeError as error:
+        if len(views) == 1:
+            return [reason_of(error)]
+        return [value for view in views for value in _values(scorer, [view])]

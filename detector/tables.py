@@ -160,9 +160,9 @@ def _told(row: pd.Series) -> str:
     )
 
 
-def gap(results: pd.DataFrame) -> Table | None:
+def gap(scores: pd.DataFrame) -> Table | None:
     """AUROC on raw files less that on aligned ones; None without both."""
-    rows = format_gap(results)
+    rows = format_gap(scores)
     if not len(rows):
         return None
     found = {(row["detector"], row["generator"]): row for _, row in rows.iterrows()}

@@ -34,7 +34,7 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
-from ganscope.datasets.splits import split_corpus
+from ganscope.datasets.splits import has_splits, split_corpus
 from ganscope.detector.architectures import is_architecture
 from ganscope.detector.data import (
     Key,
@@ -347,14 +347,18 @@ def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings)
         {str(Path(corpus).resolve()) for corpus in record.get("corpora", ())}
         for record in (training, now)
     )
-    splits = [
-        [
-            record.get("seed") if record.get("split_seed") is None else record["split_seed"],
-            *(record.get(kind) for kind in ("val_generator", "test_generator", "val_source")),
-        ]
+    if not theirs & ours:
+        return False
+    names = ("val_generator", "test_generator", "val_source")
+    held_out, held_out_now = ([record.get(name) for name in names] for record in (training, now))
+    if theirs != ours or held_out != held_out_now:
+        return True
+    seeds = {
+        record.get("seed") if record.get("split_seed") is None else record["split_seed"]
         for record in (training, now)
-    ]
-    return bool(theirs & ours) and (theirs != ours or splits[0] != splits[1])
+    }
+    as_made = has_splits(open_corpora(settings.corpora).table) and not any(held_out)
+    return len(seeds) > 1 and not as_made
 
 
 def fingerprint(table: pd.DataFrame, processes: int) -> str:

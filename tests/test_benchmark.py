@@ -1,6 +1,7 @@
 """The benchmark: every cell, from one table of scores, with the failures named."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -13,12 +14,13 @@ from sklearn.metrics import roc_auc_score
 from ganscope.cli import benchmark as benchmark_cli
 from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
-from ganscope.detector import benchmark, plots, rounds
+from ganscope.detector import benchmark, cache, plots, rounds
 from ganscope.detector.benchmark import benchmark_detectors
+from ganscope.detector.cache import Cache
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.outside import NetworkScorer, View, open_scorer
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,56 @@ def test_chunks_of_open_images_are_bounded_by_their_pixels(
     assert seen == [3] * 12
 
 
+def test_a_cache_that_fills_up_is_done_without(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Cache._open
+
+    def small(cache: Cache, name: str) -> None:
+        opened(cache, name)
+        cache.base.execute("PRAGMA query_only = ON")
+
+    monkeypatch.setattr(Cache, "_open", small)
+    with pytest.warns(GanscopeWarning, match="nothing can be kept there") as told:
+        results = benchmark_detectors(
+            settings(corpus, tmp_path / "out", detector=(detectors["light"],))
+        )
+    assert len([w for w in told if "nothing can be kept" in str(w.message)]) == 1
+    assert results["auroc"].notna().all()
+
+
+def test_what_an_older_version_kept_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "cache.sqlite"
+    with closing(Cache(file)) as base:
+        base.keep("detector", [("clean", "x", 0.5)])
+    with closing(Cache(file)) as base:
+        assert base.values("detector", "clean") == {"x": 0.5}
+    monkeypatch.setattr(cache, "VERSION", cache.VERSION + 1)
+    with closing(Cache(file)) as base:
+        assert base.values("detector", "clean") == {}
+
+
+def test_a_detector_that_met_the_corpus_is_told_of(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    met = {"corpora": [str(corpus)], "val_generator": [], "test_generator": [], "val_source": []}
+    detector = load_detector(detectors["light"])
+
+    def told(split: str, **training: object) -> str:
+        detector.config["training"] = met | training
+        scorer = NetworkScorer("light", detector)
+        return benchmark._seen(scorer, settings(corpus, tmp_path, split=split))
+
+    assert "--split test measures what it never saw" in told("all")
+    assert told("test") == ""
+    # A training that holds generators out splits anew, whatever the corpus calls its test.
+    assert told("test", val_generator=["bright"]) == "trained on this corpus, so this flatters"
+    assert "thresholds were set by images of this corpus" in told("val")
+    assert told("all", corpora=["elsewhere"]) == ""
+
+
 def test_only_what_is_new_is_asked(
     corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +307,77 @@ def test_alignment_takes_the_file_format_away(
     assert results["protocol"].tolist() == ["raw", "aligned"]
     assert raw > 0.7
     assert abs(aligned - 0.5) < 0.15
+
+
+def test_alignment_takes_away_in_what_quality_files_were_saved(
+    astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    """Both classes are JPEG and show the same; fakes were saved with less quality."""
+    root = tmp_path / "corpus"
+    for folder, quality in (("0_real", 95), ("1_fake", 50)):
+        (root / folder).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.ascontiguousarray(astronaut[20 * i : 20 * i + 64, 8 * i : 8 * i + 64, ::-1])
+            name = str(root / folder / f"{i}.jpg")
+            cv2.imwrite(name, pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    (tmp_path / "lost.py").write_text(
+        "import cv2, numpy as np\n"
+        "def fine(path: str):\n"
+        "    grey = cv2.imread(path, 0).astype(np.float32)\n"
+        "    rows = grey[:64, :64].reshape(8, 8, 8, 8).transpose(0, 2, 1, 3)\n"
+        "    high = [np.abs(cv2.dct(b)[5:, 5:]).mean() for b in rows.reshape(64, 8, 8)]\n"
+        "    return float(1 / (1 + np.mean(high)))\n"
+    )
+    detector = f"python:{tmp_path / 'lost.py'}:fine"
+    results = benchmark_detectors(settings(root, tmp_path / "out", detector=(detector,)))
+    raw, aligned = results["auroc"]
+    assert raw > 0.9
+    assert abs(aligned - 0.5) < 0.15
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["gap"][0]["gap"] == pytest.approx(raw - aligned)
+
+
+def test_what_a_network_cannot_bear_is_one_images_fault(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = NetworkScorer.values
+
+    def bear(scorer: NetworkScorer, views: list[View]) -> list[float | str]:
+        if any(view.name.endswith("0_real/3.png") for view in views):
+            raise RuntimeError("out of memory")
+        return values(scorer, views)
+
+    monkeypatch.setattr(NetworkScorer, "values", bear)
+    plan = settings(corpus, tmp_path / "out", detector=(detectors["light"],), protocol="raw")
+    results = benchmark_detectors(plan)
+    assert results["n_real"].tolist() == [11] * 3
+    (missing,) = results.attrs["missing"]
+    assert "3.png" in missing
+    assert "out of memory" in missing
+
+
+def test_a_generator_whose_images_are_all_too_small_is_missing(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(corpus, tmp_path / "c")
+    (tmp_path / "c" / "1_fake" / "small").mkdir()
+    cv2.imwrite(str(tmp_path / "c" / "1_fake" / "small" / "0.png"), np.full((16, 16, 3), 9.0))
+    results = benchmark_detectors(
+        settings(tmp_path / "c", tmp_path / "out", detector=(detectors["light"],))
+    )
+    (missing,) = results.attrs["missing"]
+    assert missing.startswith("small: all images are smaller than 32 pixels")
+    assert set(results["generator"][results["protocol"] == "aligned"]) == {"all", "alike", "bright"}
+
+
+def test_a_benchmark_that_fails_leaves_no_folder(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "f.py").write_text("def f(path: str):\n    raise ValueError('no')\n")
+    plan = settings(corpus, tmp_path / "out", detector=(f"python:{tmp_path / 'f.py'}:f",))
+    with pytest.raises(GanscopeError, match="it raised ValueError"):
+        benchmark_detectors(plan)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_detector_that_fails_does_not_stop_the_others(
@@ -338,7 +461,7 @@ def test_the_worst_mistakes_are_shown_as_the_detector_saw_them(
     better = table.assign(score=table["label"].astype(float))
     table = pd.concat([table, better.assign(protocol="raw"), better.assign(degradation="blur:1")])
     scorer = open_scorer(detectors["light"], device="cpu")
-    found = worst_mistakes(table, {"light": scorer}, Alignment(32, ()), most=8)
+    found = worst_mistakes(table, {"light": scorer}, Alignment(32, None), most=8)
     clean = table[(table["protocol"] == "aligned") & (table["degradation"] == "clean")]
     alarms = clean[(clean["label"] == 0) & (clean["score"] >= scorer.threshold)]
     misses = clean[(clean["label"] == 1) & (clean["score"] < scorer.threshold)]
@@ -369,7 +492,7 @@ def test_one_protocol_without_a_class_leaves_the_other(
     assert raw["auroc"].notna().all()
     assert aligned["n_fake"].tolist() == [0]
     assert aligned["remark"].tolist() == ["one class only"]
-    assert "24 of 36 images are smaller than 32 pixels" in results.attrs["missing"][0]
+    assert "alike, bright: all images are smaller than 32 pixels" in results.attrs["missing"][0]
     assert "one class only" in (tmp_path / "out" / "report.html").read_text().lower()
 
 

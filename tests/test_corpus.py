@@ -1,6 +1,7 @@
 """Corpora: the field's layouts read as one table, faulty ones refused, splits without twins."""
 
 import os
+import sys
 from pathlib import Path
 
 import cv2
@@ -300,3 +301,12 @@ def test_shares_are_kept_and_every_split_gets_a_group() -> None:
     assert many.to_dict() == {"train": 700, "val": 150, "test": 150}
     assert set(assign_splits(["a", "b", "c"], shares).values()) == set(shares)
     assert list(assign_splits(["a"], shares).values()) == ["train"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    for folder in ("0_real", "1_fake"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "0_real" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(GanscopeError, match="this name is no UTF-8; rename the file"):
+        open_corpus(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from test_published import tiny_ladeda, weights_of
 
+from ganscope.detector.heatmaps import heatmap
 from ganscope.detector.outside import View, open_scorer
 from ganscope.errors import GanscopeError
 
@@ -130,6 +131,17 @@ def test_a_missing_file_is_said(name: str) -> None:
         open_scorer(name)
 
 
+def test_names_of_several_corpora_are_found_unless_two_share_one(tmp_path: Path) -> None:
+    file = tmp_path / "scores.csv"
+    pd.DataFrame({"path": ["0/a.png", "0/b.png"], "score": [0.25, 0.75]}).to_csv(file, index=False)
+    blank = np.zeros((8, 8, 3), np.uint8)
+    views = [View(f"/c/{n}", blank, False, f"/c/{n}") for n in ("0/a.png", "0/b.png", "0/c.png")]
+    scorer = open_scorer(f"scores:{file}")
+    assert scorer.values(views) == [0.25, 0.75, "has no score in this file"]
+    with pytest.raises(GanscopeError, match=r"0/a.png is the name of two images; write paths"):
+        scorer.values([View("/d/0/a.png", blank, False, "/d/0/a.png")])
+
+
 def test_an_onnx_file_judges_tiles(tmp_path: Path, views: list[View]) -> None:
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
@@ -162,6 +174,20 @@ def test_an_onnx_file_judges_tiles(tmp_path: Path, views: list[View]) -> None:
     assert scorer.values(views) == pytest.approx([e - 4 for e in expected], abs=1e-4)
     assert scorer.threshold == 0.9
     assert scorer.key != before
+    # It has no parameters of its own, and mistakes of it are drawn all the same.
+    assert heatmap(scorer.network, views[0].pixels).shape == (40, 48)
+    # What exporters put beside the graph counts as its weights.
+    (tmp_path / "light.onnx.data").write_bytes(b"weights")
+    assert open_scorer(f"onnx:{file}").key != scorer.key
+    for wrong, message in (
+        ({"thresholds": {"fake": "0.7"}}, r"light.json: thresholds: fake is '0.7', no number"),
+        ({"thresholds": {"fake": 0.3}}, r"light.json: thresholds: real is 0.5, above fake"),
+        ({"thresholds": [0.7]}, r"light.json: thresholds is \[0.7\], no object"),
+        ({"input": {"mean": [0.5]}}, r"light.json: "),
+    ):
+        (tmp_path / "light.json").write_text(json.dumps(wrong))
+        with pytest.raises(GanscopeError, match=message):
+            open_scorer(f"onnx:{file}")
     file.write_bytes(b"no graph")
     with pytest.raises(GanscopeError, match=r"onnx:.*light.onnx"):
         open_scorer(f"onnx:{file}")

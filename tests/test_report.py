@@ -122,6 +122,7 @@ def simulate(
             "seconds": 754.2,
             "unreadable": {"corpus/broken.png": "cut off"},
             "missing": ["no weights for 'far-away'"],
+            "notes": [],
         },
         {
             "comparisons": pd.DataFrame(
@@ -424,6 +425,19 @@ def rows(*cells: tuple[str, str, str, str, float]) -> pd.DataFrame:
     return table
 
 
+def scored(*cells: tuple[str, str, float]) -> pd.DataFrame:
+    """Clean scores of 100 reals and as many fakes with the AUROC that is asked for: detector,
+    protocol, AUROC.
+    """
+    parts = []
+    for detector, protocol, auroc in cells:
+        fakes = np.where(np.arange(100) < round(100 * auroc), 2.0, 0.0)
+        part = pd.DataFrame({"image": np.arange(200), "label": np.repeat([0, 1], 100)})
+        part = part.assign(score=np.r_[np.ones(100), fakes], detector=detector, protocol=protocol)
+        parts.append(part.assign(generator=np.where(part["label"] == 1, "g", "real")))
+    return pd.concat(parts, ignore_index=True).assign(degradation="clean")
+
+
 def told(results: pd.DataFrame, **rest: Any) -> dict[str, findings.Finding]:
     scores = rest.pop("scores", pd.DataFrame(columns=["detector", "protocol", "degradation"]))
     found, warnings = findings.find(results, scores, rest.pop("about", {}), **rest)
@@ -478,7 +492,10 @@ def test_the_best_detector_is_told_with_its_lead() -> None:
 
 
 def test_the_hardest_generator_the_format_and_the_degradations_are_told() -> None:
-    found = told(TWO)
+    scores = scored(
+        ("a", "raw", 0.99), ("a", "aligned", 0.80), ("b", "raw", 0.86), ("b", "aligned", 0.85)
+    )
+    found = told(TWO, scores=scores)
     hardest = found["Hardest generator: h"]
     assert hardest.figure == "0.500"
     assert "cannot be told from guessing" in hardest.text
@@ -492,6 +509,16 @@ def test_the_hardest_generator_the_format_and_the_degradations_are_told() -> Non
     assert "JPEG 30: 0.600" in hurt.text
     assert "resized \N{MULTIPLICATION SIGN} 0.5: 0.700" in hurt.text
     assert "JPEG 75" not in hurt.text
+
+
+def test_the_gap_is_of_the_same_images() -> None:
+    """Small fakes that only files as they are show would count as the format's doing."""
+    scores = scored(("a", "raw", 0.90), ("a", "aligned", 0.90))
+    small = scored(("a", "raw", 0.0)).assign(generator="small").query("label == 1")
+    small["image"] += 1000
+    found = findings.format_gap(pd.concat([scores, small], ignore_index=True))
+    assert found["generator"].tolist() == ["g"]
+    assert found["gap"].tolist() == [0.0]
 
 
 def test_false_alarms_and_found_fakes_are_told() -> None:
@@ -508,7 +535,8 @@ def test_false_alarms_and_found_fakes_are_told() -> None:
         ],
     ).assign(at_most=0.1)
     scores = pd.DataFrame({"label": [1, 1, 1, 1, 0], "score": [0.9, 0.8, 0.7, 0.1, 0.99]})
-    scores = scores.assign(detector="b", protocol="aligned", degradation="clean")
+    scores = scores.assign(detector="b", protocol="aligned", degradation="clean", generator="g")
+    scores["image"] = scores.index
     about = {"thresholds": {"b": 0.8}}
     found = told(TWO, alarms=alarms, scores=scores, about=about)["False alarms"]
     assert found.figure == "2.0 %"

@@ -400,6 +400,8 @@ class BenchmarkSettings:
             raise GanscopeError("name at least one corpus to benchmark on, or a --generator")
         if not self.detector:
             raise GanscopeError("name at least one --detector")
+        if self.align_size and self.protocol == "raw":
+            raise GanscopeError("--align-size goes with the aligned protocol; leave it out")
         if not self.train:
             for name in ("epochs", "pretrained", "recipe", "size", "fuse", "soup", "leave_out"):
                 if getattr(self, name) not in (None, ()):
