@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pandas
     from rich.progress import Progress
 
-METRICS = {"acc.": "accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
+METRICS = {"bal.acc.": "balanced_accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
 """Columns on the screen beside the AUROC; CSV and JSON have every metric."""
 MANY_ROWS, MANY_REMARKS = 60, 20
 """With more rows those of degraded images are not shown; further remarks are counted."""
@@ -233,12 +233,14 @@ def show_results(results: "pandas.DataFrame") -> None:
     shown = results
     if len(results) > MANY_ROWS:
         shown = results[results["degradation"] == "clean"]
-    table = _table(("detector", "protocol", "generator", "degraded"), ("AUROC", SPAN, *METRICS))
+    figures = ("reals", "fakes", "AUROC", SPAN, *METRICS)
+    table = _table(("detector", "protocol", "generator", "degraded"), figures)
     for _, row in shown.iterrows():
         cell = [str(row[n]) for n in ("detector", "protocol", "generator", "degradation")]
         rest = [f"{row[name]:.3f}" for name in METRICS.values()]
         span = _span(row["auroc_low"], row["auroc_high"])
-        table.add_row(*map(Text, cell), f"{row['auroc']:.3f}", span, *rest)
+        counts = (f"{row['n_real']:,}", f"{row['n_fake']:,}")
+        table.add_row(*map(Text, cell), *counts, f"{row['auroc']:.3f}", span, *rest)
     out.print(table)
     if len(shown) < len(results):
         hidden = f"{len(results) - len(shown):,} rows of degraded images"
@@ -252,8 +254,8 @@ def show_results(results: "pandas.DataFrame") -> None:
         more = f" and {len(cells) - 3} more" if len(cells) > 3 else ""
         remarks.append(f"{remark} ({'; '.join(cells[:3])}{more})")
     left_out = results.attrs["unreadable"].items()
+    remarks += [f"left out: {path}: {why}" for path, why in left_out]
     remarks += [*results.attrs["missing"], *results.attrs["notes"]]
-    remarks += [*(f"left out: {p}: {why}" for p, why in left_out)]
     for remark in remarks[:MANY_REMARKS]:
         err.print(Text(remark), style="yellow")
     if len(remarks) > MANY_REMARKS:

@@ -102,7 +102,11 @@ def check(
     if not json:
         show_checks(shown, counts)
         if heatmap and drawn:
-            err.print(f"{drawn:,} heatmaps are in {heatmap}", highlight=False)
+            many = "1 heatmap is" if drawn == 1 else f"{drawn:,} heatmaps are"
+            err.print(
+                f"{many} in {heatmap}: they hint at what made the score, and map no edits",
+                highlight=False,
+            )
     if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
         raise typer.Exit(1)
     if counts["error"]:
@@ -117,10 +121,13 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     out.print(_table(rows))
     judged = [one for one in rows if one.meaning]
     if total == 1 and judged:
-        out.print(f"{(judged[0].meaning or '').capitalize()}.")
+        meaning = judged[0].meaning or ""
+        out.print(f"{meaning[:1].upper()}{meaning[1:]}.")
     if judged:
         fake, real = (judged[0].thresholds[name] for name in ("fake", "real"))
         err.print(f"fake: a score of {fake:.3f} or more; real: below {real:.3f}")
+        if counts["unsure"]:
+            err.print("unsure: no verdict; look for an earlier, larger or less processed copy")
     if total > len(rows):
         err.print(f"the {len(rows)} most suspect of {total:,}; --csv FILE writes all")
     if total > 1:
@@ -161,7 +168,8 @@ def _table(checks: list["Check"]) -> Table:
         table.add_row(
             verdict,
             f"{one.score:.3f}",
-            _percent(one.probability),
+            # Beside "unsure" a number would be read as the verdict that there is none of.
+            _percent(None if one.verdict == "unsure" else one.probability),
             size,
             path,
             Text("; ".join(one.warnings)),

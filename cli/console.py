@@ -20,11 +20,12 @@ from rich.progress import (
 _worker = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
 
 out = Console(quiet=_worker)
-"""Results: what a person reads or a program parses; not wrapped where no person is looking."""
-if not out.is_terminal:
-    out.width = 1000
+"""Results: what a person reads or a program parses; neither is wrapped where no person looks."""
 err = Console(stderr=True, quiet=_worker)
 """Progress and remarks."""
+for _console in (out, err):
+    if not _console.is_terminal:
+        _console.width = 1000
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")

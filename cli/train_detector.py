@@ -7,6 +7,10 @@ import typer
 
 from ganscope.cli.console import Device, Precision, Seed, err, out, progress
 from ganscope.config import TrainDetectorSettings, read_json
+from ganscope.errors import GanscopeError
+
+FEW_FOUND = 0.05
+"""With a smaller share of the validation fakes above its threshold a detector is warned about."""
 
 
 def train_detector(
@@ -160,6 +164,14 @@ def train_detector(
         precision=precision,
         workers=workers,
     )
+    # What is mistyped is told before torch is loaded, which takes seconds.
+    if out_ and (out_ / "config.json").exists():
+        raise GanscopeError(f"{out_} holds a finished detector; name another folder with --out")
+    for name in settings.corpora:
+        if not name.exists():
+            raise GanscopeError(f"{name}: no such corpus")
+    if pretrained and pretrained != "hub" and not Path(pretrained).is_file():
+        raise GanscopeError(f"--pretrained {pretrained}: no such file")
     from ganscope.detector.training import train_detector as train
 
     with progress() as bar:
@@ -174,6 +186,14 @@ def train_detector(
                     "[yellow]no better than guessing[/yellow], as far as so few images can tell: "
                     "train for longer, or on more"
                 )
+    if measured["val_fakes_found"] < FEW_FOUND:
+        err.print(
+            f"[yellow]it will hardly ever say fake[/yellow]: {measured['val_fakes_found']:.0%} of "
+            "the validation fakes reach its threshold, which photographs set: "
+            f"{measured['val_photographs']:,} different ones. Add photographs (generate --real, "
+            "--val-source) or epochs",
+            highlight=False,
+        )
     err.print("[green]trained[/green]; metrics, scores, pictures and the detector are in")
     out.print(str(run), highlight=False, soft_wrap=True)
     err.print(f"next: ganscope check photo.jpg --detector {run}", highlight=False)

@@ -18,7 +18,7 @@ from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.scoring import Scored, score_images
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
-from ganscope.images import find_images, open_image
+from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
 
 FIELDS = (
     "path",
@@ -164,28 +164,35 @@ def _judge(detector: Detector, scored: Scored) -> Check:
 def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
     if verdict == "unsure":
-        return f"no verdict; {said}"
+        return f"no verdict, so this is no more than a hint: {said}"
     known = detector.config.get("false_alarms")
     if verdict == "fake" and known and known["photographs"]:
         count = f"{known['called_fake']:,} of {known['photographs']:,} photographs"
         if known["split"] == "test":
             said += f"; it called {count} of a test fake (at most {known['at_most']:.1%} of such)"
         else:  # no measurement: they set the threshold
-            said += f"; it calls {count} fake that its threshold was set by"
+            said += f"; it calls fake {count} by which its threshold was set"
     return said
 
 
 def _unlike_photographs(scored: Scored, smallest: int) -> str:
     """Why no detector should judge this image; "" if it looks like a photograph."""
-    if scored.contrast < 1.0:
-        return "almost constant: no texture to judge by"
     if min(scored.width, scored.height) < smallest:
         return f"too small to judge by: a side of less than {smallest} pixels"
+    if scored.contrast < 1.0:
+        return "almost constant: no texture to judge by"
     if scored.colours < FEW_COLOURS:
         return "few colours, as in text and drawings, which the detector was not measured on"
     if scored.flat > MOSTLY_FLAT:
         return "flat areas, as in drawings and screenshots, which the detector was not measured on"
     return ""
+
+
+_REENCODED = {
+    "jpeg:85": "saving it as JPEG 85",
+    "resize-area:0.75": "shrinking it to three quarters",
+}
+"""What is said for the labels of `REENCODED`."""
 
 
 def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
@@ -194,7 +201,8 @@ def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
         return ""
     verdict = detector.verdict(scored.score)
     lost = [name for name, score in scored.reencoded.items() if detector.verdict(score) != verdict]
-    return f"re-encoded ({', '.join(lost)}) it would be judged otherwise" if lost else ""
+    words = [_REENCODED.get(name, name) for name in lost]
+    return f"judged otherwise after {' and after '.join(words)}" if lost else ""
 
 
 def _free_name(folder: Path, image: str) -> Path:
@@ -214,6 +222,8 @@ class _Table:
     """
 
     def __init__(self, path: Path | None):
+        if path and path.suffix.lower() in IMAGE_SUFFIXES:
+            raise GanscopeError(f"--csv {path}: this is the name of an image; name a .csv file")
         if path and path.exists() and not path.is_file():
             raise GanscopeError(f"--csv {path}: is there already and no file; name another")
         self.path = path.resolve() if path else None  # what a link leads to, not the link

@@ -299,7 +299,7 @@ def _audit(audit: dict[str, Any] | None) -> Finding | None:
         return None
     low, high = audit["interval"]
     text = (
-        "So well do container, size and quality of the files alone tell real from fake, before "
+        "How well container, size and quality of the files alone tell real from fake, before "
         f"anyone looks at a picture (95 % interval {number(low)} to {number(high)}); 0.5 is fair."
     )
     if audit["clues"]:
@@ -377,7 +377,12 @@ def percent(value: float) -> str:
 
 
 def p_value(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {number(value)}"
+    return f"p {chance(value)}" if value < 0.001 else f"p = {chance(value)}"
+
+
+def chance(value: float) -> str:
+    """A p-value, which is never 0."""
+    return "< 0.001" if value < 0.001 else number(value)
 
 
 def interval(row: pd.Series, metric: str, name: str = "95 % interval") -> str:

@@ -71,6 +71,7 @@ def finish_run(
     detector.config["false_alarms"] = count_false_alarms(
         reals[reals["split"] == ("test" if (reals["split"] == "test").any() else "val")]
     )
+    found = val.loc[val["label"] == 1, "score"] >= detector.thresholds["fake"]
     images = _counts(table)
     metrics: dict[str, Any] = {
         "epochs": len(log),
@@ -78,6 +79,8 @@ def finish_run(
         "calibration": detector.config["calibration"],
         "thresholds": detector.thresholds,
         "false_alarms": detector.config["false_alarms"],
+        "val_fakes_found": float(found.mean()),
+        "val_photographs": int(val.loc[val["label"] == 0, "group"].nunique()),
         "images": images,
         "dropped": table.attrs["dropped"],
         "compressed_alike": any(views.qualities.values()),
@@ -274,6 +277,9 @@ those above, about strongly compressed or shrunk copies, and about photographs e
 ## How it was made
 
     {_command(settings)}
+
+It ran in {detector.config["training"].get("precision", "fp32")}; with that as --precision, the same
+seed gives the same weights on such a machine.
 """
 
 

@@ -206,11 +206,15 @@ def _takes_list(function: Callable[..., Any]) -> bool | None:
     return any(word in str(first.annotation) for word in ("list", "List", "Sequence", "Iterable"))
 
 
+MOST_LOGIT = 30.0
+"""Of a file of scores: the sigmoid of more is 1."""
+
+
 class TableScorer(Scorer):
     """Scores that an outside program wrote: a CSV or Parquet file with `path` and `score`.
 
     A path is one that can be opened, from here or from the file's folder, or an image's file name
-    in its corpus. Scores outside of [0, 1] are taken for logits, all of them.
+    in its corpus. Where some scores are below 0 and some above 1, all are taken for logits.
     """
 
     key = ""
@@ -243,7 +247,18 @@ class TableScorer(Scorer):
             raise GanscopeError(
                 f"{option}: the score of {row['path']} is {row['score']}, no number"
             )
-        self.logits = bool(((numbers < 0) | (numbers > 1)).any())
+        self.logits = bool((numbers < 0).any() and (numbers > 1).any())
+        low, high = float(numbers.min()), float(numbers.max())
+        if not self.logits and (low < 0 or high > 1):
+            raise GanscopeError(
+                f"{option}: scores go from {low:g} to {high:g}; write scores from 0 (real) to 1 "
+                "(fake), percentages divided by 100, or logits, which are below 0 and above 1"
+            )
+        if max(-low, high) > MOST_LOGIT:
+            raise GanscopeError(
+                f"{option}: logits go from {low:g} to {high:g}; beyond {MOST_LOGIT:g} their scores "
+                "cannot be told apart; divide all by one number"
+            )
         self.weights = hash_files(path)
         self.named = dict(zip(table["path"], numbers, strict=True))
         self.owners: dict[str, str] = {}

@@ -159,6 +159,7 @@ def _render(page: dict[str, Any]) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": findings.number, "percent": findings.percent}
+    environment.filters["chance"] = findings.chance
     template = files("ganscope.detector").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(template).render(page).lstrip()
 

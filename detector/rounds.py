@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CHUNK, CHUNK_PIXELS = 256, 50_000_000
 """Images prepared at a time, and fewer where they and their changed copies have so many pixels."""
-NAMED = 10
+NAMED = 3
 """Images that are named of those that lack a score for the same reason; the others are counted."""
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that open and change images, and that compute figures."""

@@ -158,6 +158,7 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
         "detector",
         "width",
         "height",
+        "heatmap",
         "warnings",
         "error",
     ]

@@ -116,6 +116,8 @@ def test_scores_come_from_a_table(tmp_path: Path, views: list[View]) -> None:
         ("file,score\na,1\n", "no column 'path'"),
         ("path,score\na,1\na,0\n", "a is listed twice"),
         ("path,score\na,1\nb,\n", "the score of b is nan, no number"),
+        ("path,score\na,12\nb,98\n", "scores go from 12 to 98; write scores from 0"),
+        ("path,score\na,-70\nb,98\n", "logits go from -70 to 98; beyond 30"),
         ("path,score\na,high\n", "the score of a is high, no number"),
     ],
 )

@@ -211,6 +211,14 @@ def test_pictures_of_one_name_get_heatmaps_of_their_own(
     assert len(list(maps.iterdir())) == 3
 
 
+def test_a_table_takes_no_pictures_place(cnn: Detector, photo: Path, tmp_path: Path) -> None:
+    before = photo.read_bytes()
+    settings = CheckSettings(paths=(str(photo),), detector=sure(cnn, tmp_path), csv=photo)
+    with pytest.raises(GanscopeError, match=r"the name of an image; name a .csv file"):
+        list(check_images(settings))
+    assert photo.read_bytes() == before
+
+
 def test_mistaken_paths_are_said_at_once(cnn: Detector, tmp_path: Path) -> None:
     with pytest.raises(GanscopeError, match="no such"):
         list(check_images(CheckSettings(paths=("gone.jpg",), detector=sure(cnn, tmp_path))))
@@ -291,7 +299,7 @@ def test_a_verdict_that_reencoding_flips_is_unsure(
     board_detector.config["thresholds"] = {"fake": 0.5, "real": 0.5, "fpr_1": 0.5, "fpr_5": 0.5}
     check = check_image(tmp_path / "board.png", board_detector, "cpu")
     assert check.verdict == "unsure"
-    assert any("resize-area:0.75) it would be judged otherwise" in s for s in check.warnings)
+    assert any("after shrinking it to three quarters" in s for s in check.warnings)
     assert (
         check_image(tmp_path / "board.png", board_detector, "cpu", reencode=False).verdict == "fake"
     )

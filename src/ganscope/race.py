@@ -313,7 +313,7 @@ class _Race:
             results.assign(
                 detector="detector " + results["detector"].astype(str),
                 generator="fakes " + results["generator"].astype(str),
-                degradation="each round's detector on each round's fakes",
+                degradation="detectors and fakes of each round",
             ),
         )
         runs = [self.folder("generators", i + 1) for i in range(rounds)]
