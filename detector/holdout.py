@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 REPORT = FILES[-1]
 SETTINGS, CELL, FAULTS = "settings.json", "held-out.parquet", "held-out.json"
+CORPORA = "corpora"
+"""Folder of corpora that were made for a benchmark, in that of its results."""
 IGNORED = ("out", "device", "batch_size", "bootstrap", "cache", "jobs")
 """Settings that may differ when it is continued: they change no score."""
 
@@ -202,15 +204,21 @@ def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> N
     _train_and_score(plan, settings)
 
 
+def only_corpora(out: Path) -> bool:
+    """Whether a folder holds nothing but, perhaps, the corpora that were made for its results."""
+    return out.is_dir() and {path.name for path in out.iterdir()} <= {CORPORA}
+
+
 def _taken(out: Path, settings: BenchmarkSettings) -> bool:
-    """Whether a folder holds anything but these trainings, not yet finished."""
+    """Whether a folder holds anything but corpora and these trainings, not yet finished."""
     if not (out / SETTINGS).exists():
-        return out.exists()
+        return out.exists() and not only_corpora(out)
     return (out / REPORT).exists() or bool(_changed(out, settings))
 
 
 def _open(out: Path, settings: BenchmarkSettings) -> None:
-    if (out / REPORT).exists() or (out.exists() and not (out / SETTINGS).exists()):
+    foreign = out.exists() and not (out / SETTINGS).exists() and not only_corpora(out)
+    if (out / REPORT).exists() or foreign:
         raise GanscopeError(f"{out} is there already; name another folder with --out")
     flags = _changed(out, settings) if (out / SETTINGS).exists() else []
     if flags:

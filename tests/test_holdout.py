@@ -8,10 +8,16 @@ import pandas as pd
 import pytest
 from test_training import make_corpus
 
+from ganscope.cli.benchmark import _with_corpora
+from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
 from ganscope.detector import holdout
 from ganscope.detector.holdout import leave_one_out
 from ganscope.errors import GanscopeError
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_each_generator_is_measured_by_a_detector_that_never_met_it(
@@ -101,6 +107,27 @@ def test_only_some_are_left_out_where_they_are_named(
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
     assert begun == [(("b",), 2, "patch")]
+
+
+def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40})
+    (tmp_path / "leave-one-out").write_text("a file, no folder")
+    monkeypatch.setattr(holdout, "train_detector", interrupt)
+    settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), generator=("photos",), n=60)
+    with progress() as bar:
+        settings = _with_corpora(settings, bar)
+    assert settings.out == Path("leave-one-out-2")
+    assert settings.corpora == (corpus, settings.out / "corpora" / "photos")
+    for _ in range(2):  # begun, and continued
+        with pytest.raises(KeyboardInterrupt):
+            leave_one_out(settings)
+    (tmp_path / "other" / "corpora").mkdir(parents=True)
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(GanscopeError, match="is there already"):
+        leave_one_out(replace(settings, out=tmp_path / "other"))
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:
