@@ -16,8 +16,12 @@ from ganscope.detector.holdout import leave_one_out
 from ganscope.errors import GanscopeError
 
 
-def interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
+class Killed(Exception):
+    pass
+
+
+def kill(*_: object) -> None:
+    raise Killed
 
 
 def test_each_generator_is_measured_by_a_detector_that_never_met_it(
@@ -115,19 +119,42 @@ def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(
     monkeypatch.chdir(tmp_path)
     corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40})
     (tmp_path / "leave-one-out").write_text("a file, no folder")
-    monkeypatch.setattr(holdout, "train_detector", interrupt)
+    monkeypatch.setattr(holdout, "train_detector", kill)
     settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), generator=("photos",), n=60)
     with progress() as bar:
         settings = _with_corpora(settings, bar)
     assert settings.out == Path("leave-one-out-2")
     assert settings.corpora == (corpus, settings.out / "corpora" / "photos")
     for _ in range(2):  # begun, and continued
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             leave_one_out(settings)
     (tmp_path / "other" / "corpora").mkdir(parents=True)
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(GanscopeError, match="is there already"):
         leave_one_out(replace(settings, out=tmp_path / "other"))
+
+
+def test_it_is_not_continued_with_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be split otherwise: what the finished trainings learned from could be tested."""
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(holdout, "train_detector", kill)
+    settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), out=Path("leave-one-out"))
+    table = (corpus / "metadata.csv").read_text()
+    with pytest.raises(Killed):
+        leave_one_out(settings)
+    (corpus / "a" / "new.png").write_bytes((corpus / "a" / "0.png").read_bytes())
+    (corpus / "metadata.csv").write_text(f"{table}a/new.png,1,a\n")
+    with pytest.raises(GanscopeError, match="begun with other images in the corpora; restore them"):
+        leave_one_out(settings)
+    with pytest.raises(Killed):
+        leave_one_out(replace(settings, out=None))
+    assert Path("leave-one-out-2").is_dir()
+    (corpus / "metadata.csv").write_text(table)
+    with pytest.raises(Killed):
+        leave_one_out(settings)
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:
