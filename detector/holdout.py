@@ -128,6 +128,7 @@ def leave_one_out(
         cells.append((found.assign(left_out=generator), evaluate_all(found, alone, settings)))
         alignment = about["alignment"] and Alignment(**about["alignment"])
         mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
+        scorer.network = None  # it has done its work, and there may be too many to keep
     together.table = pd.concat([found for found, _ in cells], ignore_index=True)
     together.table["image"] = pd.factorize(together.table["path"])[0]  # one number in all cells
     results = pd.concat([found for _, found in cells], ignore_index=True)

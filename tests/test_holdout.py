@@ -1,8 +1,10 @@
 """Leave one generator out: every detector meets its generator for the first time."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
 from ganscope.detector import holdout
 from ganscope.detector.holdout import leave_one_out
+from ganscope.detector.outside import Scorer
 from ganscope.errors import GanscopeError
 
 
@@ -39,7 +42,16 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
         bootstrap=20,
         device="cpu",
     )
+    write, kept = holdout.write_results, []
+
+    def note(*arguments: Any) -> None:
+        scorers: Mapping[str, Scorer] = arguments[4]
+        kept.extend(scorer.network for scorer in scorers.values())
+        write(*arguments)
+
+    monkeypatch.setattr(holdout, "write_results", note)
     results = leave_one_out(settings)
+    assert kept == [None] * 3  # of many trainings the networks would fill the memory
     assert list(zip(results["generator"], results["degradation"], strict=True)) == [
         (name, degradation) for name in "abc" for degradation in ("clean", "jpeg:75")
     ]
