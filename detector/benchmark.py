@@ -23,7 +23,7 @@ from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import plots
-from ganscope.detector.comparison import compare_detectors, false_alarms_by_source
+from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.findings import main_protocol
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
@@ -235,7 +235,7 @@ def _compare(
     table: pd.DataFrame, thresholds: dict[str, float], settings: BenchmarkSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Comparisons and false alarms, protocol by protocol, and among trainings without the same
-    generator.
+    generator; p is adjusted over all of these, too.
     """
     compared, alarms = [], []
     without = table["left_out"] if "left_out" in table else pd.Series("", table.index)
@@ -245,6 +245,9 @@ def _compare(
         named = rows.assign(detector=[name_without(d, generator) for d in rows["detector"]])
         alarms.append(false_alarms_by_source(named, thresholds).assign(protocol=protocol))
     comparisons, called = (pd.concat(parts, ignore_index=True) for parts in (compared, alarms))
+    if "left_out" in table and len(comparisons):
+        looked_at = comparisons.groupby(["protocol", "degradation"])["p_value"]
+        comparisons["p_adjusted"] = looked_at.transform(adjust)
     return comparisons, called
 
 

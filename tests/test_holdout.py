@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_training import make_corpus
@@ -13,7 +14,8 @@ from test_training import make_corpus
 from ganscope.cli.benchmark import _with_corpora
 from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
-from ganscope.detector import holdout
+from ganscope.detector import benchmark, holdout
+from ganscope.detector.comparison import adjust
 from ganscope.detector.holdout import leave_one_out
 from ganscope.detector.outside import Scorer
 from ganscope.errors import GanscopeError
@@ -174,3 +176,35 @@ def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:
     with pytest.raises(GanscopeError, match="two or more"):
         leave_one_out(BenchmarkSettings(corpora=(corpus,), train=("cnn",), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def held_out() -> pd.DataFrame:
+    """Scores as of two architectures, each trained without a, b and c in turn; the trainings'
+    scores lie in places of their own.
+    """
+    rng = np.random.default_rng(0)
+    parts = []
+    for place, (name, count) in enumerate({"a": 30, "b": 20, "c": 11}.items()):
+        images = pd.DataFrame({"label": np.repeat([0, 1], [25 + place, count])})
+        images["generator"] = np.where(images["label"] == 1, name, "real")
+        images["image"] = np.arange(len(images)) + 100 * place
+        for detector, skill in (("cnn", 1.5), ("npr", 0.3)):
+            logit = rng.normal(size=len(images)) + skill * images["label"] + 2 * place
+            score = 1 / (1 + np.exp(-logit))
+            parts.append(images.assign(detector=detector, left_out=name, score=score))
+    about = {"group": "", "source": "", "protocol": "raw", "degradation": "clean"}
+    return pd.concat(parts, ignore_index=True).assign(**about)
+
+
+def test_p_is_corrected_for_all_generators_that_were_left_out(held_out: pd.DataFrame) -> None:
+    worse = held_out.assign(degradation="jpeg:75", score=held_out["score"].round(1))
+    table = pd.concat([held_out, worse], ignore_index=True)
+    thresholds = {f"{d} without {g}": 0.5 for d in ("cnn", "npr") for g in "abc"}
+    settings = BenchmarkSettings(corpora=(Path("c"),), train=("cnn", "npr"))
+    found, _ = benchmark._compare(table, thresholds, settings)
+    assert found["generator"].tolist() == ["a", "a", "b", "b", "c", "c"]
+    for _, family in found.groupby("degradation"):
+        assert len(family) == 3
+        assert family["p_adjusted"].tolist() == pytest.approx(adjust(family["p_value"]).tolist())
+        assert (family["p_adjusted"] > family["p_value"]).any()
