@@ -24,6 +24,7 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import plots
 from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
+from ganscope.detector.figures import scored_by
 from ganscope.detector.findings import main_protocol
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
@@ -189,15 +190,7 @@ def write_results(
     table = scores.table
     thresholds = {name: scorer.threshold for name, scorer in scorers.items()}
     comparisons, alarms = _compare(table, thresholds, settings)
-    clean = table[table["degradation"] == CLEAN.label]
-    protocol = main_protocol(results)
-    plots.draw_roc(
-        out / "roc.png",
-        {
-            name: (part["label"].to_numpy(), part["score"].to_numpy())
-            for name, part in clean[clean["protocol"] == protocol].groupby("detector", sort=False)
-        },
-    )
+    plots.draw_roc(out / "roc.png", scored_by(table, main_protocol(results)))
     plots.draw_matrix(out / "matrix.png", results)
     images = table.drop_duplicates("path")
     write_report(

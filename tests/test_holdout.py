@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, roc_auc_score
 from test_training import make_corpus
 
 from ganscope.cli.benchmark import _with_corpora
 from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
-from ganscope.detector import benchmark, holdout
+from ganscope.detector import benchmark, figures, holdout, plots
 from ganscope.detector.comparison import adjust
 from ganscope.detector.holdout import leave_one_out
 from ganscope.detector.outside import Scorer
@@ -70,7 +72,9 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
     assert set(scores["detector"]) == {"cnn"}
     assert set(scores["left_out"]) == {"a", "b", "c"}
     assert set(scores.loc[scores["left_out"] == "a", "generator"]) == {"real", "a"}
-    assert "The detector: cnn" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "The detector: cnn" in report
+    assert "as they are, mean over the generators left out" in report
     about = json.loads((tmp_path / "out" / "report.json").read_text())["about"]
     assert list(about["detectors"]) == [f"cnn without {name}" for name in "abc"]
     # Killed before the end: what is done is not done again, what was asked must be the same.
@@ -208,3 +212,32 @@ def test_p_is_corrected_for_all_generators_that_were_left_out(held_out: pd.DataF
         assert len(family) == 3
         assert family["p_adjusted"].tolist() == pytest.approx(adjust(family["p_value"]).tolist())
         assert (family["p_adjusted"] > family["p_value"]).any()
+
+
+def test_curves_over_all_generators_are_means(
+    held_out: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pooled, scores of trainings that mean something else each would make another curve."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "as_svg", lambda figure: drawn.append(figure))
+    scored = figures.scored_by(held_out, "raw")
+    lines = plots.lines_of(list(scored))
+    plots.draw_roc("roc.png", scored)
+    plots.roc_figure(scored, lines)
+    plots.precision_figure(scored, lines)
+    legend = drawn[0].axes[0].get_legend()
+    assert legend.get_title().get_text() == "mean AUROC"
+    for place, (detector, rows) in enumerate(held_out.groupby("detector")):
+        cells = [(part["label"], part["score"]) for _, part in rows.groupby("left_out")]
+        auroc = np.mean([roc_auc_score(*cell) for cell in cells])
+        assert abs(auroc - roc_auc_score(rows["label"], rows["score"])) > 0.02
+        assert legend.get_texts()[place].get_text() == f"{detector}  {auroc:.3f}"
+        for figure in drawn[:2]:
+            fpr, tpr = figure.axes[0].lines[place].get_data()
+            assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+            assert min(np.diff(fpr).min(), np.diff(tpr).min()) >= 0
+            assert np.trapezoid(tpr, fpr) == pytest.approx(auroc)
+        recall, precision = drawn[2].axes[0].lines[place].get_data()
+        mean = np.mean([average_precision_score(*cell) for cell in cells])
+        assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(mean)
