@@ -29,8 +29,6 @@ METRICS = {"bal.acc.": "balanced_accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": 
 MANY_ROWS, MANY_REMARKS = 60, 20
 """With more rows those of degraded images are not shown; further remarks are counted."""
 SPAN = "95 %     "
-CORPORA = "corpora"
-"""Folder of the corpora that --generator makes, in that of the results."""
 
 
 def benchmark(
@@ -189,11 +187,12 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
         return settings
     from ganscope.datasets.corpus import MANIFEST
     from ganscope.datasets.writing import REQUEST
+    from ganscope.detector.holdout import CORPORA, only_corpora
     from ganscope.generator.opening import open_generator
     from ganscope.generator.sampling import generate_corpus
 
     name = "leave-one-out" if settings.train else "benchmark"
-    out = settings.out or next_free(Path(name), lambda p: p.exists() and not _only_corpora(p))
+    out = settings.out or next_free(Path(name), lambda p: p.exists() and not only_corpora(p))
     made = []
     for name in settings.generator:
         plan = GenerateSettings(
@@ -220,10 +219,6 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
             )
         made.append(folder)
     return replace(settings, out=out, corpora=(*settings.corpora, *made), generator=())
-
-
-def _only_corpora(folder: Path) -> bool:
-    return [path.name for path in folder.iterdir()] == [CORPORA]
 
 
 def show_results(results: "pandas.DataFrame") -> None:

@@ -23,7 +23,8 @@ from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import plots
-from ganscope.detector.comparison import compare_detectors, false_alarms_by_source
+from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
+from ganscope.detector.figures import scored_by
 from ganscope.detector.findings import main_protocol
 from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
@@ -206,15 +207,7 @@ def write_results(
     table = scores.table
     thresholds = {name: scorer.threshold for name, scorer in scorers.items()}
     comparisons, alarms = _compare(table, thresholds, settings)
-    clean = table[table["degradation"] == CLEAN.label]
-    protocol = main_protocol(results)
-    plots.draw_roc(
-        out / "roc.png",
-        {
-            name: (part["label"].to_numpy(), part["score"].to_numpy())
-            for name, part in clean[clean["protocol"] == protocol].groupby("detector", sort=False)
-        },
-    )
+    plots.draw_roc(out / "roc.png", scored_by(table, main_protocol(results)))
     plots.draw_matrix(out / "matrix.png", results)
     images = table.drop_duplicates("path")
     write_report(
@@ -252,7 +245,7 @@ def _compare(
     table: pd.DataFrame, thresholds: dict[str, float], settings: BenchmarkSettings
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Comparisons and false alarms, protocol by protocol, and among trainings without the same
-    generator.
+    generator; p is adjusted over all of these, too.
     """
     compared, alarms = [], []
     without = table["left_out"] if "left_out" in table else pd.Series("", table.index)
@@ -262,6 +255,9 @@ def _compare(
         named = rows.assign(detector=[name_without(d, generator) for d in rows["detector"]])
         alarms.append(false_alarms_by_source(named, thresholds).assign(protocol=protocol))
     comparisons, called = (pd.concat(parts, ignore_index=True) for parts in (compared, alarms))
+    if "left_out" in table and len(comparisons):
+        looked_at = comparisons.groupby(["protocol", "degradation"])["p_value"]
+        comparisons["p_adjusted"] = looked_at.transform(adjust)
     return comparisons, called
 
 

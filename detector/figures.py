@@ -58,7 +58,7 @@ def curves(results: pd.DataFrame, scores: pd.DataFrame) -> list[Figures]:
     lines = plots.lines_of(_detectors(results))
     groups = []
     for protocol in protocols(results):
-        scored = _scored(scores, protocol)
+        scored = scored_by(scores, protocol)
         if scored:
             groups.append(_curve_group(results, scored, protocol, lines))
     best, protocol = findings.best_detector(results), findings.main_protocol(results)
@@ -115,8 +115,9 @@ def _curve_group(
     auroc = rows[rows["degradation"] == CLEAN.label].set_index("detector")["auroc"]
     told = {name: findings.number(auroc.get(name, float("nan"))) for name in scored}
     alt = "; AUROC: " + ", ".join(f"{name} {text}" for name, text in told.items())
+    several = any(len(plots.trainings(*found)) > 1 for found in scored.values())
     return Figures(
-        protocol_name(protocol),
+        protocol_name(protocol) + several * ", mean over the generators left out",
         [Key(name, lines[name], told[name]) for name in scored],
         [
             Figure(_svg(plots.roc_figure(scored, lines)), f"ROC curves{alt}", "ROC"),
@@ -192,7 +193,7 @@ def calibration(results: pd.DataFrame, scores: pd.DataFrame) -> Figures | None:
     figures: list[Figure] = []
     errors: dict[str, list[str]] = {}
     for protocol in protocols(results):
-        scored = _scored(scores, protocol, "probability")
+        scored = scored_by(scores, protocol, "probability")
         if not scored:
             continue
         rows = findings.overall(results[results["protocol"] == protocol])
@@ -236,16 +237,23 @@ def _detectors(results: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(results["detector"]))
 
 
-def _scored(
+def scored_by(
     scores: pd.DataFrame, protocol: str, value: str = "score"
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Detector -> labels and scores of the clean images; not where one class is missing."""
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """Detector -> labels and scores of the clean images, and which generator its training lacked
+    where that is told; not where one class is missing.
+    """
     rows = scores[(scores["protocol"] == protocol) & (scores["degradation"] == CLEAN.label)]
-    return {
-        str(name): (part["label"].to_numpy(int), part[value].to_numpy(float))
+    whose = ["left_out"] if "left_out" in rows else []
+    found = {
+        str(name): (
+            part["label"].to_numpy(int),
+            part[value].to_numpy(float),
+            *(part[column].to_numpy() for column in whose),
+        )
         for name, part in rows.groupby("detector", sort=False)
-        if part["label"].nunique() == 2
     }
+    return {name: values for name, values in found.items() if plots.trainings(*values)}
 
 
 def _svg(text: str) -> str:

@@ -36,7 +36,7 @@ from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, MOST_MISTAKES
 from ganscope.detector.rounds import Scores, list_changes, score_all
-from ganscope.detector.training import split_table, train_detector
+from ganscope.detector.training import fingerprint, split_table, train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
 from ganscope.memory import keep_freed_memory
@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 REPORT = FILES[-1]
 SETTINGS, CELL, FAULTS = "settings.json", "held-out.parquet", "held-out.json"
+CORPORA = "corpora"
+"""Folder of corpora that were made for a benchmark, in that of its results."""
 IGNORED = ("out", "device", "batch_size", "bootstrap", "cache", "jobs")
 """Settings that may differ when it is continued: they change no score."""
 
@@ -62,12 +64,13 @@ def leave_one_out(
 
     Raises `GanscopeError` as `train_detector` and `benchmark_detectors` do, for a corpus with fewer
     than two generators or without one of `settings.leave_out`, and for a folder that was begun with
-    other settings.
+    other settings or other images.
     """
     begun = time.monotonic()
     list_changes(settings)
     table = open_corpora(settings.corpora).table
     generators = sorted(set(table["generator"][table["label"] == 1]))
+    images = fingerprint(table, 1)
     if len(generators) < 2:
         raise GanscopeError(
             "--train leaves each generator out in turn; name corpora with two or more"
@@ -75,7 +78,7 @@ def leave_one_out(
     for name in settings.leave_out:
         if name not in generators:
             raise GanscopeError(unknown("generator in these corpora", name, generators))
-    out = settings.out or next_free(Path("leave-one-out"), lambda p: _taken(p, settings))
+    out = settings.out or next_free(Path("leave-one-out"), lambda p: _taken(p, settings, images))
     plans = {
         (architecture, generator): TrainDetectorSettings(
             corpora=settings.corpora,
@@ -99,7 +102,7 @@ def leave_one_out(
         split_table(plan)
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
         build(architecture)
-    _open(out, settings)
+    _open(out, settings, images)
 
     if settings.jobs == 1:
         for plan in plans.values():
@@ -125,6 +128,7 @@ def leave_one_out(
         cells.append((found.assign(left_out=generator), evaluate_all(found, alone, settings)))
         alignment = about["alignment"] and Alignment(**about["alignment"])
         mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
+        scorer.network = None  # it has done its work, and there may be too many to keep
     together.table = pd.concat([found for found, _ in cells], ignore_index=True)
     together.table["image"] = pd.factorize(together.table["path"])[0]  # one number in all cells
     results = pd.concat([found for _, found in cells], ignore_index=True)
@@ -202,15 +206,22 @@ def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> N
     _train_and_score(plan, settings)
 
 
-def _taken(out: Path, settings: BenchmarkSettings) -> bool:
-    """Whether a folder holds anything but these trainings, not yet finished."""
+def only_corpora(out: Path) -> bool:
+    """Whether a folder holds nothing but, perhaps, the corpora that were made for its results."""
+    return out.is_dir() and {path.name for path in out.iterdir()} <= {CORPORA}
+
+
+def _taken(out: Path, settings: BenchmarkSettings, images: str) -> bool:
+    """Whether a folder holds anything but corpora and these trainings, not yet finished."""
     if not (out / SETTINGS).exists():
-        return out.exists()
-    return (out / REPORT).exists() or bool(_changed(out, settings))
+        return out.exists() and not only_corpora(out)
+    other = bool(_changed(out, settings)) or _other_images(out, images)
+    return (out / REPORT).exists() or other
 
 
-def _open(out: Path, settings: BenchmarkSettings) -> None:
-    if (out / REPORT).exists() or (out.exists() and not (out / SETTINGS).exists()):
+def _open(out: Path, settings: BenchmarkSettings, images: str) -> None:
+    foreign = out.exists() and not (out / SETTINGS).exists() and not only_corpora(out)
+    if (out / REPORT).exists() or foreign:
         raise GanscopeError(f"{out} is there already; name another folder with --out")
     flags = _changed(out, settings) if (out / SETTINGS).exists() else []
     if flags:
@@ -218,15 +229,27 @@ def _open(out: Path, settings: BenchmarkSettings) -> None:
             f"{out} holds unfinished trainings with other settings ({', '.join(flags)}); repeat "
             "its settings to continue them, or name another folder with --out"
         )
+    if (out / SETTINGS).exists() and _other_images(out, images):
+        raise GanscopeError(
+            f"{out} was begun with other images in the corpora; restore them to continue it, or "
+            "name another folder with --out"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SETTINGS, plain(settings))
+        write_json(out / SETTINGS, plain(settings) | {"images": images})
     except OSError as error:
         raise GanscopeError(f"{out}: cannot be written ({error.strerror})") from None
 
 
 def _changed(out: Path, settings: BenchmarkSettings) -> list[str]:
     return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+
+
+def _other_images(out: Path, images: str) -> bool:
+    """Whether the corpora held other images when it was begun: they would be split otherwise, and
+    what trainings learned from could be in the test. Folders of earlier versions do not tell.
+    """
+    return read_json(out / SETTINGS).get("images", images) != images
 
 
 def _safe(name: str) -> str:

@@ -18,8 +18,10 @@ from ganscope.config import replacing
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.metrics import reliability
 
-Scored = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Name -> labels (N,) and scores or probabilities (N,)."""
+Scored = Mapping[str, tuple[np.ndarray, ...]]
+"""Name -> labels (N,), scores or probabilities (N,) and, where several trainings gave them, whose
+they are (N,).
+"""
 REAL, FAKE = "#0072B2", "#D55E00"
 """Colours of the classes. These and the next ones differ for colour-blind people, too (Okabe and
 Ito 2008, without the yellow that white paper swallows; two dark ones of Tol 2021)."""
@@ -39,16 +41,60 @@ def _plain(axes: Any) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def draw_roc(path: str | Path, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
-    """ROC curves, one for each name -> (labels, scores); beside them the low false-alarm end."""
+def trainings(
+    labels: np.ndarray, scores: np.ndarray, whose: np.ndarray | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Labels and scores of each training that has images of both classes."""
+    labels, scores = np.asarray(labels), np.asarray(scores)
+    of = np.zeros(len(labels)) if whose is None else np.asarray(whose)
+    parts = [(labels[of == one], scores[of == one]) for one in dict.fromkeys(of.tolist())]
+    return [part for part in parts if len(np.unique(part[0])) == 2]
+
+
+def mean_roc(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """False- and true-positive rates of one training's curve, or of the mean of several.
+
+    A score means something else in each training, so theirs are not pooled: at each false-positive
+    rate the true-positive rates are averaged. The area is the mean AUROC.
+    """
+    curves = [roc_curve(labels, scores)[:2] for labels, scores in parts]
+    if len(curves) == 1:
+        return curves[0]
+    grid = np.unique(np.concatenate([fpr for fpr, _ in curves]))
+    # Where a curve goes straight up, both its ends: backwards, the lower one is found.
+    low = [np.interp(-grid, -fpr[::-1], tpr[::-1]) for fpr, tpr in curves]
+    high = [np.interp(grid, fpr, tpr) for fpr, tpr in curves]
+    return grid.repeat(2), np.stack([np.mean(low, 0), np.mean(high, 0)], axis=1).ravel()
+
+
+def mean_precision(parts: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Recall, falling, and the precision up to there: of one training, or the mean of several.
+
+    The area is the mean AP: the precision at a recall is that of the first threshold to reach it.
+    """
+    curves = [precision_recall_curve(*part, drop_intermediate=True)[:2] for part in parts]
+    if len(curves) == 1:
+        precision, recall = curves[0]
+        return recall, precision
+    grid = np.unique(np.concatenate([recall for _, recall in curves]))
+    found = [p[::-1][np.searchsorted(recall[::-1], grid)] for p, recall in curves]
+    return grid[::-1], np.mean(found, axis=0)[::-1]
+
+
+def draw_roc(path: str | Path, curves: Scored) -> None:
+    """ROC curves, one for each name; beside them the low false-alarm end."""
     figure = Figure(figsize=(9.5, 4.4), layout="constrained")
     whole, low = figure.subplots(1, 2)
     low.set(xlim=(1e-3, 1), xscale="log")
-    for name, (labels, scores) in curves.items():
-        if len(set(np.asarray(labels).tolist())) < 2:
+    legend = "AUROC"
+    for name, scored in curves.items():
+        parts = trainings(*scored)
+        if not parts:
             continue
-        fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
-        label = f"{_label(name)}  {roc_auc_score(labels, scores):.3f}"
+        fpr, tpr = mean_roc(parts)
+        if len(parts) > 1:
+            legend = "mean AUROC"
+        label = f"{_label(name)}  {np.mean([roc_auc_score(*part) for part in parts]):.3f}"
         whole.plot(fpr, tpr, label=label, linewidth=1.6)
         low.step(np.maximum(fpr, 1e-4), tpr, where="post", linewidth=1.6)
     whole.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle="--")
@@ -58,7 +104,7 @@ def draw_roc(path: str | Path, curves: dict[str, tuple[np.ndarray, np.ndarray]])
         axes.set_ylim(-0.01, 1.01)
         _plain(axes)
     if whole.lines[:-1]:
-        whole.legend(title="AUROC", frameon=False, fontsize=8, loc="lower right")
+        whole.legend(title=legend, frameon=False, fontsize=8, loc="lower right")
     _save(figure, path)
 
 
@@ -149,10 +195,11 @@ def lines_of(names: Sequence[str]) -> dict[str, Line]:
 def roc_figure(scored: Scored, lines: Mapping[str, Line], logarithmic: bool = False) -> str:
     """ROC curves as SVG; logarithmic: the end of few false alarms, as wide as the reals allow."""
     figure, axes = _panel("false alarms: share of reals", "hits: share of fakes")
-    fewest = min((np.sum(labels == 0) for labels, _ in scored.values()), default=1)
+    found = {name: trainings(*values) for name, values in scored.items()}
+    fewest = min((np.sum(y == 0) for parts in found.values() for y, _ in parts), default=1)
     left = 10.0 ** -np.clip(np.ceil(np.log10(max(fewest, 1))), 2, 4)
-    for name, (labels, scores) in scored.items():
-        fpr, tpr, _ = roc_curve(labels, scores)
+    for name, parts in found.items():
+        fpr, tpr = mean_roc(parts)
         if logarithmic:
             axes.step(np.maximum(fpr, left), tpr, where="post", **_look(lines[name]))
         else:
@@ -173,10 +220,11 @@ def roc_figure(scored: Scored, lines: Mapping[str, Line], logarithmic: bool = Fa
 def precision_figure(scored: Scored, lines: Mapping[str, Line]) -> str:
     """Precision over recall as SVG, with the line of guessing."""
     figure, axes = _panel("recall: share of fakes found", "precision: fakes among those called so")
-    for name, (labels, scores) in scored.items():
-        precision, recall, _ = precision_recall_curve(labels, scores, drop_intermediate=True)
-        axes.step(recall, precision, where="post", **_look(lines[name]))
-    shares = sorted({round(float(np.mean(labels)), 3) for labels, _ in scored.values()})
+    found = {name: trainings(*values) for name, values in scored.items()}
+    for name, parts in found.items():
+        axes.step(*mean_precision(parts), where="post", **_look(lines[name]))
+    guessing = [np.mean([np.mean(labels) for labels, _ in parts]) for parts in found.values()]
+    shares = sorted({round(float(share), 3) for share in guessing})
     for share in shares:
         axes.axhline(share, color="0.55", linewidth=0.9, linestyle=":")
     _shares(axes, "x")
@@ -190,7 +238,7 @@ def reliability_figure(scored: Scored, lines: Mapping[str, Line]) -> str:
     """Share of fakes over the predicted probability, by bins, as SVG."""
     figure, axes = _panel("probability that the detector states", "share of fakes (equal odds)")
     axes.plot([0, 1], [0, 1], color="0.55", linewidth=0.9, linestyle=":")
-    for name, (labels, probabilities) in scored.items():
+    for name, (labels, probabilities, *_) in scored.items():
         stated, share, count = reliability(labels, probabilities)
         look = _look(lines[name]) | {"marker": "o", "markersize": 3.5}
         axes.plot(stated[count >= FEWEST_IN_BIN], share[count >= FEWEST_IN_BIN], **look)

@@ -283,6 +283,26 @@ def test_a_race_its_triangle_and_a_kill(photos: str, tmp_path: Path, calls: Call
         race.arms_race(replace(settings, rounds=4, n=70, critic_weight=0.5))
 
 
+def test_a_race_is_not_continued_with_other_photographs(
+    photos: str, tmp_path: Path, calls: Calls
+) -> None:
+    """Divided anew, those kept for the test would be among those that were learned from."""
+    few = tmp_path / "few"
+    few.mkdir()
+    for i in range(8):
+        (few / f"{i}.png").write_bytes((Path(photos) / f"00{i}.png").read_bytes())
+    settings = tiny_race(str(few), tmp_path / "race")
+    calls.kill_at = ("train_generator", "round-1")
+    with pytest.raises(Killed):
+        race.arms_race(settings)
+    (few / "8.png").write_bytes((few / "0.png").read_bytes())
+    with pytest.raises(GanscopeError, match=r"other photographs in .*few; restore them"):
+        race.arms_race(settings)
+    (few / "8.png").unlink()
+    with pytest.raises(Killed):
+        race.arms_race(settings)
+
+
 def test_what_cannot_be_a_race_is_said_before_anything_is_written(
     photos: str, tmp_path: Path
 ) -> None:
@@ -355,11 +375,13 @@ def test_the_next_race_is_numbered_on(
     """
     monkeypatch.chdir(tmp_path)
     plan = replace(tiny_race(photos, tmp_path), out=None, rounds=3)
-    first = race._open(plan)[0]
+    first = race._open(plan, "these")[0]
     assert first == Path("runs/arms-race")
     write_json(first / "triangle.json", {"rounds": 3})
-    assert race._open(replace(plan, rounds=5)) == (first, 3)
+    assert race._open(replace(plan, rounds=5), "these") == (first, 3)
     write_json(first / "triangle.json", {"rounds": 5})
-    assert race._open(plan)[0] == Path("runs/arms-race-2")
+    assert race._open(plan, "these")[0] == Path("runs/arms-race-2")
+    with pytest.raises(GanscopeError, match="arms-race-2 was begun with other photographs"):
+        race._open(replace(plan, rounds=6), "others")
     with pytest.raises(GanscopeError, match=r"arms-race-2 holds .* \(--n\)"):
-        race._open(replace(plan, rounds=6, n=90))
+        race._open(replace(plan, rounds=6, n=90), "these")

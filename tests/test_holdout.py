@@ -1,17 +1,34 @@
 """Leave one generator out: every detector meets its generator for the first time."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, roc_auc_score
 from test_training import make_corpus
 
+from ganscope.cli.benchmark import _with_corpora
+from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
-from ganscope.detector import holdout
+from ganscope.detector import benchmark, figures, holdout, plots
+from ganscope.detector.comparison import adjust
 from ganscope.detector.holdout import leave_one_out
+from ganscope.detector.outside import Scorer
 from ganscope.errors import GanscopeError
+
+
+class Killed(Exception):
+    pass
+
+
+def kill(*_: object) -> None:
+    raise Killed
 
 
 def test_each_generator_is_measured_by_a_detector_that_never_met_it(
@@ -29,7 +46,16 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
         bootstrap=20,
         device="cpu",
     )
+    write, kept = holdout.write_results, []
+
+    def note(*arguments: Any) -> None:
+        scorers: Mapping[str, Scorer] = arguments[4]
+        kept.extend(scorer.network for scorer in scorers.values())
+        write(*arguments)
+
+    monkeypatch.setattr(holdout, "write_results", note)
     results = leave_one_out(settings)
+    assert kept == [None] * 3  # of many trainings the networks would fill the memory
     assert list(zip(results["generator"], results["degradation"], strict=True)) == [
         (name, degradation) for name in "abc" for degradation in ("clean", "jpeg:75")
     ]
@@ -46,7 +72,9 @@ def test_each_generator_is_measured_by_a_detector_that_never_met_it(
     assert set(scores["detector"]) == {"cnn"}
     assert set(scores["left_out"]) == {"a", "b", "c"}
     assert set(scores.loc[scores["left_out"] == "a", "generator"]) == {"real", "a"}
-    assert "The detector: cnn" in (tmp_path / "out" / "report.html").read_text()
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "The detector: cnn" in report
+    assert "as they are, mean over the generators left out" in report
     about = json.loads((tmp_path / "out" / "report.json").read_text())["about"]
     assert list(about["detectors"]) == [f"cnn without {name}" for name in "abc"]
     # Killed before the end: what is done is not done again, what was asked must be the same.
@@ -103,8 +131,113 @@ def test_only_some_are_left_out_where_they_are_named(
     assert begun == [(("b",), 2, "patch")]
 
 
+def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40})
+    (tmp_path / "leave-one-out").write_text("a file, no folder")
+    monkeypatch.setattr(holdout, "train_detector", kill)
+    settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), generator=("photos",), n=60)
+    with progress() as bar:
+        settings = _with_corpora(settings, bar)
+    assert settings.out == Path("leave-one-out-2")
+    assert settings.corpora == (corpus, settings.out / "corpora" / "photos")
+    for _ in range(2):  # begun, and continued
+        with pytest.raises(Killed):
+            leave_one_out(settings)
+    (tmp_path / "other" / "corpora").mkdir(parents=True)
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(GanscopeError, match="is there already"):
+        leave_one_out(replace(settings, out=tmp_path / "other"))
+
+
+def test_it_is_not_continued_with_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would be split otherwise: what the finished trainings learned from could be tested."""
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(holdout, "train_detector", kill)
+    settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), out=Path("leave-one-out"))
+    table = (corpus / "metadata.csv").read_text()
+    with pytest.raises(Killed):
+        leave_one_out(settings)
+    (corpus / "a" / "new.png").write_bytes((corpus / "a" / "0.png").read_bytes())
+    (corpus / "metadata.csv").write_text(f"{table}a/new.png,1,a\n")
+    with pytest.raises(GanscopeError, match="begun with other images in the corpora; restore them"):
+        leave_one_out(settings)
+    with pytest.raises(Killed):
+        leave_one_out(replace(settings, out=None))
+    assert Path("leave-one-out-2").is_dir()
+    (corpus / "metadata.csv").write_text(table)
+    with pytest.raises(Killed):
+        leave_one_out(settings)
+
+
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "c", {"real": 4, "a": 4})
     with pytest.raises(GanscopeError, match="two or more"):
         leave_one_out(BenchmarkSettings(corpora=(corpus,), train=("cnn",), out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def held_out() -> pd.DataFrame:
+    """Scores as of two architectures, each trained without a, b and c in turn; the trainings'
+    scores lie in places of their own.
+    """
+    rng = np.random.default_rng(0)
+    parts = []
+    for place, (name, count) in enumerate({"a": 30, "b": 20, "c": 11}.items()):
+        images = pd.DataFrame({"label": np.repeat([0, 1], [25 + place, count])})
+        images["generator"] = np.where(images["label"] == 1, name, "real")
+        images["image"] = np.arange(len(images)) + 100 * place
+        for detector, skill in (("cnn", 1.5), ("npr", 0.3)):
+            logit = rng.normal(size=len(images)) + skill * images["label"] + 2 * place
+            score = 1 / (1 + np.exp(-logit))
+            parts.append(images.assign(detector=detector, left_out=name, score=score))
+    about = {"group": "", "source": "", "protocol": "raw", "degradation": "clean"}
+    return pd.concat(parts, ignore_index=True).assign(**about)
+
+
+def test_p_is_corrected_for_all_generators_that_were_left_out(held_out: pd.DataFrame) -> None:
+    worse = held_out.assign(degradation="jpeg:75", score=held_out["score"].round(1))
+    table = pd.concat([held_out, worse], ignore_index=True)
+    thresholds = {f"{d} without {g}": 0.5 for d in ("cnn", "npr") for g in "abc"}
+    settings = BenchmarkSettings(corpora=(Path("c"),), train=("cnn", "npr"))
+    found, _ = benchmark._compare(table, thresholds, settings)
+    assert found["generator"].tolist() == ["a", "a", "b", "b", "c", "c"]
+    for _, family in found.groupby("degradation"):
+        assert len(family) == 3
+        assert family["p_adjusted"].tolist() == pytest.approx(adjust(family["p_value"]).tolist())
+        assert (family["p_adjusted"] > family["p_value"]).any()
+
+
+def test_curves_over_all_generators_are_means(
+    held_out: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pooled, scores of trainings that mean something else each would make another curve."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "as_svg", lambda figure: drawn.append(figure))
+    scored = figures.scored_by(held_out, "raw")
+    lines = plots.lines_of(list(scored))
+    plots.draw_roc("roc.png", scored)
+    plots.roc_figure(scored, lines)
+    plots.precision_figure(scored, lines)
+    legend = drawn[0].axes[0].get_legend()
+    assert legend.get_title().get_text() == "mean AUROC"
+    for place, (detector, rows) in enumerate(held_out.groupby("detector")):
+        cells = [(part["label"], part["score"]) for _, part in rows.groupby("left_out")]
+        auroc = np.mean([roc_auc_score(*cell) for cell in cells])
+        assert abs(auroc - roc_auc_score(rows["label"], rows["score"])) > 0.02
+        assert legend.get_texts()[place].get_text() == f"{detector}  {auroc:.3f}"
+        for figure in drawn[:2]:
+            fpr, tpr = figure.axes[0].lines[place].get_data()
+            assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+            assert min(np.diff(fpr).min(), np.diff(tpr).min()) >= 0
+            assert np.trapezoid(tpr, fpr) == pytest.approx(auroc)
+        recall, precision = drawn[2].axes[0].lines[place].get_data()
+        mean = np.mean([average_precision_score(*cell) for cell in cells])
+        assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(mean)

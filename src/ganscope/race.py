@@ -7,6 +7,7 @@ still know nothing of each other: a generator is handed the detector as a functi
 detector is handed corpora.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     on. `progress` shows the race and what is being done.
 
     Raises `GanscopeError` for settings that do not go together, too few photographs, and a folder
-    that holds a finished race, one with other settings, or anything else.
+    that holds a finished race, one with other settings or photographs, or anything else.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise GanscopeError(
@@ -94,7 +95,7 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     Detector.create(settings.detector, size=settings.size)  # unknown: say so before hours go by
     source = open_source(settings.real)
     learned, kept = _divide(source, settings)
-    out, done = _open(settings)
+    out, done = _open(settings, _fingerprint(source))
     race = _Race(settings, out, source, learned, kept, progress)
     task = progress.add_task("arms race", total=settings.rounds, note="") if progress else None
     for number in range(1, settings.rounds + 1):
@@ -164,9 +165,19 @@ def _divide(source: Source, settings: ArmsRaceSettings) -> tuple[Source, Source]
     return learned, kept
 
 
-def _open(settings: ArmsRaceSettings) -> tuple[Path, int]:
-    """Make or re-enter the folder; returns it and how many rounds are done."""
-    out = settings.out or next_free(Path("runs") / "arms-race", lambda p: _over(p, settings))
+def _fingerprint(source: Source) -> str:
+    """Of the photographs: with one more or less they would be divided otherwise."""
+    return hashlib.sha256("\n".join(source.groups).encode(errors="surrogateescape")).hexdigest()
+
+
+def _open(settings: ArmsRaceSettings, photographs: str) -> tuple[Path, int]:
+    """Make or re-enter the folder; returns it and how many rounds are done.
+
+    photographs: their `_fingerprint`.
+    """
+    out = settings.out or next_free(
+        Path("runs") / "arms-race", lambda p: _over(p, settings, photographs)
+    )
     done = _rounds_done(out)
     if done >= settings.rounds:
         raise GanscopeError(
@@ -180,24 +191,37 @@ def _open(settings: ArmsRaceSettings) -> tuple[Path, int]:
                 f"{out} holds an arms race with other settings ({', '.join(flags)}); repeat its "
                 "settings to continue it, or name another folder with --out"
             )
+        if _other_photographs(out, photographs):
+            raise GanscopeError(
+                f"{out} was begun with other photographs in {settings.real}; restore them to "
+                "continue it, or name another folder with --out"
+            )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise GanscopeError(f"{out} exists and is not an arms race; name another --out")
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SETTINGS, plain(settings))
+        write_json(out / SETTINGS, plain(settings) | {"photographs": photographs})
     return out, done
 
 
-def _over(out: Path, settings: ArmsRaceSettings) -> bool:
+def _over(out: Path, settings: ArmsRaceSettings, photographs: str) -> bool:
     """Whether a folder holds a finished race that these settings do not make longer."""
     done = _rounds_done(out)
     if not done or done < read_json(out / SETTINGS)["rounds"]:
         return False
-    return done >= settings.rounds or bool(_changed(out, settings))
+    other = bool(_changed(out, settings)) or _other_photographs(out, photographs)
+    return done >= settings.rounds or other
 
 
 def _changed(out: Path, settings: ArmsRaceSettings) -> list[str]:
     return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+
+
+def _other_photographs(out: Path, photographs: str) -> bool:
+    """Whether there were others when it was begun: then those kept for the test may be among those
+    that were learned from. Folders of earlier versions do not tell.
+    """
+    return read_json(out / SETTINGS).get("photographs", photographs) != photographs
 
 
 def _rounds_done(out: Path) -> int:
