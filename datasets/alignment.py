@@ -67,7 +67,7 @@ def choose_alignment(
             f"most images are smaller than {SIDES[-1]} pixels: nothing can be aligned; use "
             "--protocol raw"
         )
-    names = np.where(y == 1, np.asarray(generators, dtype=object), None)  # photographs are one kind
+    names = np.where(y == 1, np.asarray(generators, str), "")  # photographs are one kind
     quality = np.where(np.asarray(qualities) > 0, qualities, LOSSLESS)
     lowest = min(
         int(np.quantile(quality[names == name], 1 - ENOUGH, method="higher"))

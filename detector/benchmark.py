@@ -21,7 +21,6 @@ import pandas as pd
 from ganscope.config import BenchmarkSettings, as_command, next_free, plain
 from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
-from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import plots
 from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.figures import scored_by

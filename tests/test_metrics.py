@@ -115,6 +115,15 @@ def coverage(draw: Callable[[int], Drawn], truth: float, sets: int, grouped: boo
     return hits / sets
 
 
+def test_the_interval_of_a_small_calibration_error_holds_it() -> None:
+    """Probabilities that are right: resamples alone would say that they are not."""
+    stated = (np.arange(15) + 0.5) / 15
+    labels = np.concatenate([np.arange(30) < round(30 * p) for p in stated]).astype(int)
+    found = evaluate_scores(labels, np.repeat(stated, 30))["ece"]
+    assert found.value < 0.001
+    assert found.low <= found.value < found.high
+
+
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     """AUROC of normal scores one deviation apart is Phi(1/sqrt 2)."""
 
