@@ -7,7 +7,7 @@ Each image is opened once for all detectors and changes, and what a detector sai
 import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -278,6 +278,8 @@ class _Rounds:
                         chunk[i] = made
                         size += pixels
                     if len(chunk) >= CHUNK or size >= CHUNK_PIXELS:
+                        # Not while detectors work: on a CPU their threads would wait for ours.
+                        wait([future for _, _, future in ahead])
                         yield chunk
                         chunk, size = {}, 0
                 if chunk:

@@ -286,6 +286,9 @@ def _opened(
         known = Scored(str(image), quality=quality, warnings=opened.warnings)
         return _tiled(known, opened.pixels, size, reencode)
 
+    if isinstance(images, list) and all(isinstance(image, np.ndarray) for image in images):
+        yield from map(work, images)  # little to do, and on a CPU threads would slow the network
+        return
     source = iter(images)
     with ThreadPoolExecutor(DECODERS) as pool:
         ahead: deque[Future] = deque(pool.submit(work, i) for i in islice(source, AHEAD))
