@@ -98,8 +98,11 @@ def leave_one_out(
             dict.fromkeys(settings.train), dict.fromkeys(settings.leave_out or generators)
         )
     }
-    for plan in plans.values():  # what cannot be trained is said before hours have gone by
-        split_table(plan)
+    for (_, generator), plan in plans.items():
+        try:  # what cannot be trained is said before hours have gone by
+            split_table(plan)
+        except GanscopeError as error:
+            raise GanscopeError(f"leaving {generator} out: {error}") from None
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
         build(architecture)
     _open(out, settings, images)
