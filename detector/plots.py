@@ -158,9 +158,9 @@ def draw_matrix(path: str | Path, results: pd.DataFrame, metric: str = "auroc") 
             .reindex(index=detectors, columns=generators)
             .to_numpy(float)
         )
-        # Red to blue over yellow: colour-blind people see it, too.
-        image = axes.imshow(values, cmap="RdYlBu", vmin=0.4, vmax=1.0, aspect="auto")
-        axes.set_title(_label(panels[place]), fontsize=10)
+        # As in the report: white is chance, and colour-blind people see it, too.
+        image = axes.imshow(values, cmap="RdBu", vmin=0.0, vmax=1.0, aspect="auto")
+        axes.set_title(panels[place], fontsize=10)
         labels = [_label(name) for name in generators]
         axes.set_xticks(range(len(generators)), labels, rotation=35, ha="right", fontsize=8)
         axes.set_yticks(range(len(detectors)), [_label(d) for d in detectors], fontsize=8)
