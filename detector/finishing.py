@@ -57,11 +57,12 @@ def finish_run(
         judged = scores["side"] >= detector.size
     val = scores[judged & (scores["split"] == "val")]
     detector.config["calibration"] = calibrate(val["logit"].to_numpy(), val["label"].to_numpy())
+    photographs = val["group"].where(val["group"] != "", val["file_name"])
     detector.config["thresholds"] = choose_thresholds(
         val["score"].to_numpy(),
         val["label"].to_numpy(),
         val["source"].to_numpy(str),
-        np.where(val["group"] == "", val["file_name"], val["group"]),
+        photographs.to_numpy(),
     )
     scores["probability"] = detector.probability(scores["logit"])
     verdicts = np.array([detector.verdict(score) for score in scores["score"]])
@@ -80,7 +81,7 @@ def finish_run(
         "thresholds": detector.thresholds,
         "false_alarms": detector.config["false_alarms"],
         "val_fakes_found": float(found.mean()),
-        "val_photographs": int(val.loc[val["label"] == 0, "group"].nunique()),
+        "val_photographs": int(photographs[val["label"] == 0].nunique()),
         "images": images,
         "dropped": table.attrs["dropped"],
         "compressed_alike": any(views.qualities.values()),

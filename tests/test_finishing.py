@@ -69,6 +69,10 @@ def test_small_images_neither_set_thresholds_nor_get_verdicts(
     assert "less than 96 pixels" in found[30].card
     metrics = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("0", "30")]
     assert metrics[0]["val"] == metrics[1]["val"]
+    fakes = written[(written["label"] == 1) & (written["side"] >= 96)]
+    reached = (fakes["score"] >= found[30].thresholds["fake"]).mean()
+    assert metrics[1]["val_fakes_found"] == pytest.approx(reached)
+    assert metrics[1]["val_photographs"] == 60
 
 
 def test_where_most_images_are_small_all_set_the_thresholds() -> None:
