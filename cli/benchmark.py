@@ -47,10 +47,16 @@ def benchmark(
         list[str] | None,
         typer.Option(help="Make a corpus with this generator first; may be repeated."),
     ] = None,
-    n: Annotated[int, typer.Option(help="Fakes of each --generator, and as many reals.")] = 500,
+    n: Annotated[
+        int | None,
+        typer.Option(help="Fakes of each --generator, and as many reals. [default: 500]"),
+    ] = None,
     real: Annotated[
-        str, typer.Option(help="Where the reals beside them come from, as for generate.")
-    ] = "photographs",
+        str | None,
+        typer.Option(
+            help="Where the reals beside them come from, as for generate. [default: photographs]"
+        ),
+    ] = None,
     train: Annotated[
         list[str] | None,
         typer.Option(
@@ -196,9 +202,9 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
     made = []
     for name in settings.generator:
         plan = GenerateSettings(
-            n=settings.n,
+            n=settings.n or 500,
             generator=name,
-            real=settings.real,
+            real=settings.real or "photographs",
             seed=settings.seed,
             device=settings.device,
         )
@@ -212,13 +218,14 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
                     "--out"
                 )
         else:
-            task = bar.add_task(f"generating with {name}", total=settings.n, note="")
+            task = bar.add_task(f"generating with {name}", total=plan.n, note="")
             generate_corpus(
                 replace(plan, out=folder),
                 lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
             )
         made.append(folder)
-    return replace(settings, out=out, corpora=(*settings.corpora, *made), generator=())
+    corpora = (*settings.corpora, *made)
+    return replace(settings, out=out, corpora=corpora, generator=(), n=None, real=None)
 
 
 def show_results(results: "pandas.DataFrame") -> None:

@@ -100,6 +100,8 @@ def test_what_cannot_be_trained_is_said_before_anything_is(tmp_path: Path) -> No
         ({"train": ("cnn",), "split": "test"}, "--split does not go"),
         ({"epochs": 3}, "--epochs goes with --train"),
         ({"leave_out": ("a",)}, "--leave-out goes with --train"),
+        ({"n": 60}, "--n and --real go with --generator"),
+        ({"align_size": 64, "protocol": "raw"}, "--align-size goes with the aligned protocol"),
     ):
         with pytest.raises(GanscopeError, match=message):
             BenchmarkSettings(**plain, **wrong)

@@ -347,10 +347,10 @@ class BenchmarkSettings:
     onnx:FILE, and published ones, NAME:WEIGHTS."""
     generator: tuple[str, ...] = ()
     """Generators whose corpora are made first, as `generate` takes them."""
-    n: int = 500
-    """Fakes of each of those generators, and as many reals."""
-    real: str = "photographs"
-    """The source of those reals."""
+    n: int | None = None
+    """Fakes of each of those generators, and as many reals; None: 500."""
+    real: str | None = None
+    """The source of those reals; None: photographs."""
     train: tuple[str, ...] = ()
     """Architectures to train instead: for each generator on all others, to be measured on it."""
     leave_out: tuple[str, ...] = ()
@@ -400,6 +400,8 @@ class BenchmarkSettings:
             raise GanscopeError("name at least one corpus to benchmark on, or a --generator")
         if not self.detector:
             raise GanscopeError("name at least one --detector")
+        if not self.generator and (self.n, self.real) != (None, None):
+            raise GanscopeError("--n and --real go with --generator; leave them out")
         if self.align_size and self.protocol == "raw":
             raise GanscopeError("--align-size goes with the aligned protocol; leave it out")
         if not self.train:
