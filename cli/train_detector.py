@@ -169,7 +169,7 @@ def train_detector(
         raise GanscopeError(f"{out_} holds a finished detector; name another folder with --out")
     for name in settings.corpora:
         if not name.exists():
-            raise GanscopeError(f"{name}: no such corpus")
+            raise GanscopeError(f"{name}: no such corpus; make one with ganscope generate")
     if pretrained and pretrained != "hub" and not Path(pretrained).is_file():
         raise GanscopeError(f"--pretrained {pretrained}: no such file")
     from ganscope.detector.training import train_detector as train

@@ -171,13 +171,15 @@ def _seen(scorer: Scorer, settings: BenchmarkSettings) -> str:
     if not trained_on & {Path(c).resolve() for c in settings.corpora}:
         return ""
     # Where generators or sources were held out, the training drew splits of its own.
-    held_out = ("val_generator", "test_generator", "val_source")
-    if settings.split == "test" and not any(training.get(name) for name in held_out):
+    names = ("val_generator", "test_generator", "val_source")
+    held_out = any(training.get(name) for name in names)
+    if settings.split == "test" and not held_out:
         return ""
     if settings.split == "val":
         return "its thresholds were set by images of this corpus, so this flatters"
-    more = "; --split test measures what it never saw" if settings.split == "all" else ""
-    return f"trained on this corpus, so this flatters{more}"
+    more = settings.split == "all" and not held_out
+    advice = "; --split test measures what it never saw" if more else ""
+    return f"trained on this corpus, so this flatters{advice}"
 
 
 def _remark(row: pd.Series, seen: dict[str, str]) -> str:

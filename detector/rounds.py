@@ -20,6 +20,7 @@ from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
 from ganscope.detector.cache import Cache, FileFacts, cache_file
 from ganscope.detector.outside import Scorer, View
+from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import open_image
 
@@ -112,6 +113,7 @@ class _Rounds:
         self.scorers = dict(scorers)
         self.facts = {i: f for i, f in enumerate(facts) if isinstance(f, FileFacts)}
         self.changes = changes
+        self.on_cpu = pick_device(settings.device).type == "cpu"
         self.alignment = self._choose_alignment()
         self.values: dict[tuple[str, Change], dict[int, float]] = defaultdict(dict)
         self.left_out: Counter[tuple[str, str, str]] = Counter()
@@ -278,8 +280,8 @@ class _Rounds:
                         chunk[i] = made
                         size += pixels
                     if len(chunk) >= CHUNK or size >= CHUNK_PIXELS:
-                        # Not while detectors work: on a CPU their threads would wait for ours.
-                        wait([future for _, _, future in ahead])
+                        if self.on_cpu:  # not while detectors work: their threads wait for ours
+                            wait([future for _, _, future in ahead])
                         yield chunk
                         chunk, size = {}, 0
                 if chunk:

@@ -216,7 +216,7 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector.size, reencode):
+    for scored, cut in _opened(images, detector.size, reencode, where):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -269,9 +269,12 @@ def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.n
 
 
 def _opened(
-    images: Iterable[str | Path | np.ndarray], size: int, reencode: bool
+    images: Iterable[str | Path | np.ndarray], size: int, reencode: bool, device: torch.device
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
-    """Open and tile images in threads, a bounded number ahead, in order."""
+    """Open and tile images in threads, a bounded number ahead, in order.
+
+    device: where the network is; beside one on the CPU, pixels are tiled without threads.
+    """
 
     def work(image: str | Path | np.ndarray) -> tuple[Scored, np.ndarray | None]:
         if isinstance(image, np.ndarray):
@@ -286,8 +289,9 @@ def _opened(
         known = Scored(str(image), quality=quality, warnings=opened.warnings)
         return _tiled(known, opened.pixels, size, reencode)
 
-    if isinstance(images, list) and all(isinstance(image, np.ndarray) for image in images):
-        yield from map(work, images)  # little to do, and on a CPU threads would slow the network
+    opened = isinstance(images, list) and all(isinstance(i, np.ndarray) for i in images)
+    if opened and device.type == "cpu":  # little to do, and threads would slow the network
+        yield from map(work, images)
         return
     source = iter(images)
     with ThreadPoolExecutor(DECODERS) as pool:

@@ -237,7 +237,9 @@ def test_a_detector_that_met_the_corpus_is_told_of(
     assert "--split test measures what it never saw" in told("all")
     assert told("test") == ""
     # A training that holds generators out splits anew, whatever the corpus calls its test.
-    assert told("test", val_generator=["bright"]) == "trained on this corpus, so this flatters"
+    for split in ("test", "all"):
+        anew = told(split, val_generator=["bright"])
+        assert anew == "trained on this corpus, so this flatters"
     assert "thresholds were set by images of this corpus" in told("val")
     assert told("all", corpora=["elsewhere"]) == ""
 
