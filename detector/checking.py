@@ -83,7 +83,7 @@ def check_image(
     read.
     """
     loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
-    (scored,) = score_images(loaded, [path], device=device, reencode=reencode)
+    (scored,) = score_images(loaded, [path], device=device, reencode=reencode, describe=True)
     if scored.error is not None and scored.score is None:
         open_image(path)  # raises what was only noted
     return _judge(loaded, scored)
@@ -108,6 +108,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             settings.batch_size,
             settings.device,
             reencode=settings.reencode,
+            describe=True,
         ):
             check = _judge(detector, scored)
             if settings.heatmap and check.probability is not None:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 CHUNK, CHUNK_PIXELS = 256, 50_000_000
 """Images prepared at a time, and fewer where they and their changed copies have so many pixels."""
+RUN, RUN_PIXELS = 32, 1_000_000
+"""Images given to a thread at a time, and fewer of larger ones: to hand over a small image takes
+longer than to open it."""
 NAMED = 3
 """Images that are named of those that lack a score for the same reason; the others are counted."""
 WORKERS = min(4, os.cpu_count() or 1)
@@ -111,6 +114,7 @@ class _Rounds:
     ):
         self.settings, self.table, self.cache, self.scores = settings, table, cache, scores
         self.scorers = dict(scorers)
+        self.paths, self.names = table["path"].tolist(), table["file_name"].tolist()
         self.facts = {i: f for i, f in enumerate(facts) if isinstance(f, FileFacts)}
         self.changes = changes
         self.on_cpu = pick_device(settings.device).type == "cpu"
@@ -221,10 +225,10 @@ class _Rounds:
         numbers = [i for i, pixels in made.items() if not isinstance(pixels, str)]
         views = [
             View(
-                self.table.at[i, "path"],
+                self.paths[i],
                 made[i],  # type: ignore[arg-type]
                 not change.nothing,
-                self.table.at[i, "file_name"],
+                self.names[i],
             )
             for i in numbers
         ]
@@ -234,13 +238,13 @@ class _Rounds:
             self.scores.missing.append(f"{name}: {error}; its figures are missing")
             del self.scorers[name]
             return
-        rows = []
+        rows, key = [], self._key(change)
         for i, value in zip(numbers, found, strict=True):
             if isinstance(value, str):
                 self._left_out(name, change, i, value)
                 continue
             self.values[name, change][i] = value
-            rows.append((self._key(change), self.facts[i].image, value))
+            rows.append((key, self.facts[i].image, value))
         if scorer.key:
             self.cache.keep(scorer.key, rows)
 
@@ -259,26 +263,27 @@ class _Rounds:
 
     def _prepared(self) -> Iterator[dict[int, dict[Change, np.ndarray | str]]]:
         """Chunks of image number -> change -> pixels, or why there are none; made in threads."""
-        waiting = deque(sorted(self.todo))
-        ahead: deque[tuple[int, int, Future]] = deque()
+        waiting = deque(self._runs())
+        ahead: deque[tuple[list[int], int, Future]] = deque()
         chunk: dict[int, dict[Change, np.ndarray | str]] = {}
-        size = begun = 0
+        size = begun = begun_pixels = 0
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
                 while waiting or ahead:
-                    while waiting and (not ahead or begun < CHUNK_PIXELS) and len(ahead) < CHUNK:
-                        i = waiting.popleft()
-                        pixels = self._pixels(i)
-                        ahead.append((i, pixels, pool.submit(self._make, i)))
-                        begun += pixels
-                    i, pixels, future = ahead.popleft()
-                    begun -= pixels
-                    made = future.result()
-                    if isinstance(made, ImageError):
-                        self.scores.unreadable[self.table.at[i, "path"]] = made.reason
-                    else:
-                        chunk[i] = made
-                        size += pixels
+                    while waiting and (
+                        not ahead or (begun < CHUNK and begun_pixels < CHUNK_PIXELS)
+                    ):
+                        run, pixels = waiting.popleft()
+                        ahead.append((run, pixels, pool.submit(self._make_all, run)))
+                        begun, begun_pixels = begun + len(run), begun_pixels + pixels
+                    run, pixels, future = ahead.popleft()
+                    begun, begun_pixels = begun - len(run), begun_pixels - pixels
+                    for i, made in zip(run, future.result(), strict=True):
+                        if isinstance(made, ImageError):
+                            self.scores.unreadable[self.paths[i]] = made.reason
+                        else:
+                            chunk[i] = made
+                    size += pixels
                     if len(chunk) >= CHUNK or size >= CHUNK_PIXELS:
                         if self.on_cpu:  # not while detectors work: their threads wait for ours
                             wait([future for _, _, future in ahead])
@@ -289,6 +294,23 @@ class _Rounds:
             finally:
                 pool.shutdown(cancel_futures=True)
 
+    def _runs(self) -> Iterator[tuple[list[int], int]]:
+        """Images to do and the pixels of all of them, so many as a thread is given at a time."""
+        run: list[int] = []
+        size = 0
+        for i in sorted(self.todo):
+            pixels = self._pixels(i)
+            if run and (len(run) == RUN or size + pixels > RUN_PIXELS):
+                yield run, size
+                run, size = [], 0
+            run.append(i)
+            size += pixels
+        if run:
+            yield run, size
+
+    def _make_all(self, run: list[int]) -> list[dict[Change, np.ndarray | str] | ImageError]:
+        return [self._make(i) for i in run]
+
     def _pixels(self, i: int) -> int:
         """How many pixels an image and its changed copies have, about."""
         facts = self.facts[i]
@@ -297,7 +319,7 @@ class _Rounds:
     def _make(self, i: int) -> dict[Change, np.ndarray | str] | ImageError:
         facts = self.facts[i]
         try:
-            pixels = open_image(self.table.at[i, "path"]).pixels
+            pixels = open_image(self.paths[i]).pixels
         except ImageError as error:
             return error
         aligned = None

@@ -62,7 +62,7 @@ class Scored:
     height: int = 0
     contrast: float = 0.0
     """Standard deviation of the liveliest colour channel in the tiles, 0 to 255: near 0 there is
-    nothing to see.
+    nothing to see. Measured, as the next two are, if `describe` was asked for.
     """
     colours: float = 0.0
     """How many colours the tiles have in effect, see `count_colours`."""
@@ -173,12 +173,14 @@ def score_images(
     batch_size: int = 32,
     device: str = "auto",
     reencode: bool = False,
+    describe: bool = False,
 ) -> Iterator[Scored]:
     """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
 
     batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
-    score each image that gets a verdict after each of `REENCODED`, too. A file that cannot be read
-    gives a `Scored` with its `error`.
+    score each image that gets a verdict after each of `REENCODED`, too. describe: measure what
+    tells whether an image is a photograph at all. A file that cannot be read gives a `Scored` with
+    its `error`.
     """
     where = pick_device(device)
     detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -216,7 +218,7 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector.size, reencode, where):
+    for scored, cut in _opened(images, detector.size, reencode, describe, where):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -269,7 +271,11 @@ def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.n
 
 
 def _opened(
-    images: Iterable[str | Path | np.ndarray], size: int, reencode: bool, device: torch.device
+    images: Iterable[str | Path | np.ndarray],
+    size: int,
+    reencode: bool,
+    describe: bool,
+    device: torch.device,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
@@ -280,14 +286,14 @@ def _opened(
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(f"pixels must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-            return _tiled(Scored(""), image, size, reencode)
+            return _tiled(Scored(""), image, size, reencode, describe)
         try:
             opened = open_image(image)
         except ImageError as error:
             return Scored(str(image), error=error.reason), None
         quality = estimate_quality(opened.quantization) if opened.quantization else None
         known = Scored(str(image), quality=quality, warnings=opened.warnings)
-        return _tiled(known, opened.pixels, size, reencode)
+        return _tiled(known, opened.pixels, size, reencode, describe)
 
     opened = isinstance(images, list) and all(isinstance(i, np.ndarray) for i in images)
     if opened and device.type == "cpu":  # little to do, and threads would slow the network
@@ -305,7 +311,7 @@ def _opened(
 
 
 def _tiled(
-    scored: Scored, pixels: np.ndarray, size: int, reencode: bool
+    scored: Scored, pixels: np.ndarray, size: int, reencode: bool, describe: bool
 ) -> tuple[Scored, np.ndarray]:
     cut, positions = tiles(pixels, size)
     height, width = pixels.shape[:2]
@@ -313,8 +319,9 @@ def _tiled(
     whole = max(1, -(-height // size)) * max(1, -(-width // size))
     if len(cut) < whole / SEEN:
         said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
-    scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
-    scored.colours, scored.flat = count_colours(cut), flat_share(cut)
+    if describe:
+        scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
+        scored.colours, scored.flat = count_colours(cut), flat_share(cut)
     scored.positions, scored.width, scored.height = positions, width, height
     scored.warnings = tuple(said)
     if reencode:

@@ -1,6 +1,8 @@
 """The benchmark: every cell, from one table of scores, with the failures named."""
 
 import json
+import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
 from ganscope.detector import benchmark, cache, plots, rounds
 from ganscope.detector.benchmark import benchmark_detectors
-from ganscope.detector.cache import Cache
+from ganscope.detector.cache import Cache, FileFacts, read_file
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.outside import NetworkScorer, View, open_scorer
@@ -186,10 +188,36 @@ def test_chunks_of_open_images_are_bounded_by_their_pixels(
 
     monkeypatch.setattr(NetworkScorer, "values", values)
     monkeypatch.setattr(rounds, "CHUNK_PIXELS", 3 * 2 * 40 * 48)  # pixels and a copy
+    monkeypatch.setattr(rounds, "RUN_PIXELS", 2 * 40 * 48)
     benchmark_detectors(
         settings(corpus, tmp_path / "out", detector=(detectors["light"],), protocol="raw")
     )
     assert seen == [3] * 12
+
+
+def test_files_on_a_slow_disk_are_read_beside_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The facts come in the order of the files."""
+    paths = [str(tmp_path / f"{i}.png") for i in range(9)]
+    for i, path in enumerate(paths):
+        cv2.imwrite(path, np.zeros((4, 4 + i, 3), np.uint8))
+    readers: set[int] = set()
+
+    def slow(path: str) -> FileFacts:
+        readers.add(threading.get_ident())
+        time.sleep(0.1)
+        return read_file(path)
+
+    monkeypatch.setattr(cache, "AT_ONCE", 2)
+    monkeypatch.setattr(cache, "read_file", slow)
+    with closing(Cache(None)) as base:
+        facts = base.facts(paths)
+        assert [f.width for f in facts if isinstance(f, FileFacts)] == list(range(4, 13))
+        assert len(readers) == 5  # this one, and one for each of the other four pairs
+        readers.clear()
+        assert base.facts(paths) == facts
+        assert not readers  # they have not changed
 
 
 def test_a_cache_that_fills_up_is_done_without(
@@ -258,6 +286,7 @@ def test_only_what_is_new_is_asked(
 
     monkeypatch.setattr(NetworkScorer, "values", values)
     monkeypatch.setattr(rounds, "CHUNK", 12)
+    monkeypatch.setattr(rounds, "RUN", 6)
     monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
     light, dark = detectors["light"], detectors["dark"]
     plan = {"detector": (light,), "degrade": ("noise:5",)}
