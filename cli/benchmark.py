@@ -208,10 +208,19 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
             seed=settings.seed,
             device=settings.device,
         )
-        folder = out / CORPORA / open_generator(plan).label
+        generator = open_generator(plan)
+        folder = out / CORPORA / generator.label
+        if folder in made:
+            raise GanscopeError(
+                f"--generator {name}: another one is called {generator.label}, too; rename its "
+                "file, folder or function"
+            )
         if (folder / MANIFEST).exists():
             before = read_json(folder / REQUEST)
-            other = [k for k in ("n", "generator", "real", "seed") if before[k] != plain(plan)[k]]
+            asked = plain(plan) | {"weights": generator.weights}
+            other = [
+                k for k in ("n", "generator", "real", "seed", "weights") if before[k] != asked[k]
+            ]
             if other:
                 raise GanscopeError(
                     f"{folder} was made with another {', '.join(other)}; name another folder with "

@@ -14,6 +14,8 @@ from ganscope.errors import GanscopeError
 
 QUALITY = 90
 """JPEG quality in which every aligned image ends."""
+GRID = 16
+"""Pixels: a JPEG's blocks of 8, twice as large in its colours."""
 SIDES = (256, 224, 192, 160, 128, 96, 64, 48, 32)
 """Sides of the crops, in pixels, the best first."""
 ENOUGH = 0.9
@@ -41,7 +43,8 @@ class Alignment:
         rng = np.random.default_rng(0)  # JPEG draws nothing
         if self.quality is not None:
             pixels = jpeg(pixels, self.quality, rng)
-        top, left = ((n - self.side) // 2 for n in pixels.shape[:2])
+        # On the first JPEG's grid: the place of its blocks would tell how large the image was.
+        top, left = ((n - self.side) // 2 // GRID * GRID for n in pixels.shape[:2])
         return jpeg(pixels[top : top + self.side, left : left + self.side], QUALITY, rng)
 
 

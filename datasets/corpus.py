@@ -66,10 +66,14 @@ def open_corpora(paths: Sequence[str | Path]) -> Corpus:
     parts = [open_corpus(p) for p in paths]
     if len(parts) == 1:
         return parts[0]
-    tables = [
-        part.table.assign(file_name=[f"{part.root}/{f}" for f in part.table["file_name"]])
-        for part in parts
-    ]
+    tables = []
+    for part in parts:
+        names = [f"{part.root}/{f}" for f in part.table["file_name"]]
+        group = part.table["group"]
+        if part.table.attrs.get("own_groups"):  # after file names: another's 1.png is another's
+            group = [g and f"{part.root}/{g}" for g in group]
+        tables.append(part.table.assign(file_name=names, group=group))
+        tables[-1].attrs = {}
     table = pd.concat(tables, ignore_index=True)
     whole = [part.root.resolve() / name for part in parts for name in part.table["file_name"]]
     doubles = table["path"][pd.Series(whole).duplicated()]

@@ -40,14 +40,15 @@ def webp(pixels: np.ndarray, quality: float, rng: Rng) -> np.ndarray:
 
 def _through(suffix: str, pixels: np.ndarray, options: list[int]) -> np.ndarray:
     try:
-        _, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
-    except cv2.error:
+        held, data = cv2.imencode(suffix, cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)
+        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR) if held else None
+    except cv2.error:  # some versions raise it, some do not
+        decoded = None
+    if decoded is None:
         height, width = pixels.shape[:2]
         raise GanscopeError(
             f"{suffix[1:]} cannot hold an image of {width}x{height} pixels; leave it out"
-        ) from None
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None  # just encoded
+        )
     return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 

@@ -102,7 +102,11 @@ def real_fake(root: Path) -> pd.DataFrame | None:
             if _stem(row) in stems[0] & stems[1]:
                 row["group"] = _stem(row)
         rows += part
-    return pd.DataFrame(rows) if rows else None
+    if not rows:
+        return None
+    table = pd.DataFrame(rows)
+    table.attrs["own_groups"] = True
+    return table
 
 
 def _stem(row: dict) -> str:

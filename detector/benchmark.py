@@ -24,8 +24,8 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.detector import plots
 from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.figures import scored_by
-from ganscope.detector.findings import main_protocol
-from ganscope.detector.metrics import NAMES, evaluate_by_generator
+from ganscope.detector.findings import ALL, main_protocol
+from ganscope.detector.metrics import FEWEST, NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, Mistake, write_report
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 MADE_OF = (*FILES, "roc.png", "matrix.png")
+UNFINISHED = ".unfinished"
+"""A file in a folder whose results are being written."""
 VERSIONS = ("ganscope", "torch", "timm", "scikit-learn", "numpy", "opencv-python", "pillow")
 """Packages on which the figures may depend."""
 AUDITED = 1000
@@ -98,9 +100,14 @@ def _nothing(scores: Scores) -> str:
 
 
 def _choose_folder(settings: BenchmarkSettings) -> Path:
-    """The folder for the results; refuses one that holds another benchmark, or cannot be made."""
+    """The folder for the results; refuses one that holds another benchmark, or cannot be made.
+
+    One that was killed while it wrote may be written again.
+    """
     out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
-    if any((out / name).exists() for name in MADE_OF):
+    if out.exists() and not out.is_dir():
+        raise GanscopeError(f"{out} is a file; name another folder with --out")
+    if any((out / name).exists() for name in MADE_OF) and not (out / UNFINISHED).exists():
         raise GanscopeError(f"{out} holds a benchmark already; name another folder with --out")
     if not out.exists():
         _make_folder(out)
@@ -125,6 +132,8 @@ def _images(settings: BenchmarkSettings) -> pd.DataFrame:
             raise GanscopeError(
                 f"the corpora hold no {word}{where}; a benchmark needs both classes"
             )
+    if ALL in set(table["generator"]):
+        raise GanscopeError(f"a generator is called {ALL!r}, as all of them are; rename it")
     return table.reset_index(drop=True)
 
 
@@ -185,10 +194,15 @@ def _seen(scorer: Scorer, settings: BenchmarkSettings) -> str:
 def _remark(row: pd.Series, seen: dict[str, str]) -> str:
     if not (row["n_real"] and row["n_fake"]):
         return "one class only"
+    said = []
+    fewest, auroc, sure = min(row["n_real"], row["n_fake"]), row["auroc"], row["auroc_high"]
+    if not np.isfinite(sure) and fewest >= FEWEST:  # no more than an AUROC can err by
+        sure = auroc + 1.96 * (auroc * (1 - auroc) / fewest) ** 0.5
+    if sure < 0.5:
+        said.append("probably inverted: fakes score lower than reals")
     if seen.get(row["detector"]):
-        return seen[row["detector"]]
-    sure = row["auroc_high"] if np.isfinite(row["auroc_high"]) else row["auroc"]
-    return "probably inverted: fakes score lower than reals" if sure < 0.5 else ""
+        said.append(seen[row["detector"]])
+    return "; ".join(said)
 
 
 def write_results(
@@ -206,6 +220,7 @@ def write_results(
     about: command, and begun, the `time.monotonic` of the start.
     """
     table = scores.table
+    (out / UNFINISHED).touch()
     thresholds = {name: scorer.threshold for name, scorer in scorers.items()}
     comparisons, alarms = _compare(table, thresholds, settings)
     plots.draw_roc(out / "roc.png", scored_by(table, main_protocol(results)))
@@ -233,6 +248,7 @@ def write_results(
         _audit(images, settings.seed),
         mistakes,
     )
+    (out / UNFINISHED).unlink()
     results.attrs |= {"out": str(out), "unreadable": scores.unreadable}
     results.attrs |= {"missing": scores.missing, "notes": scores.notes}
 

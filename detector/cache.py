@@ -22,13 +22,13 @@ from ganscope.images import read_facts
 READERS, AT_ONCE = 8, 64
 """Threads that read files from a slow disk, and files given to a thread at a time: to hand over a
 small file takes longer than to read it."""
-VERSION = 2
+VERSION = 3
 """Of what is kept. To be raised with every change of what ganscope itself does to images on their
 way to a value: degradations, alignment, tiles, the preprocessing of published detectors, estimates
 of JPEG quality. What an older version has kept is then forgotten."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY, bytes INTEGER, modified INTEGER, image TEXT,
+    path BLOB PRIMARY KEY, bytes INTEGER, modified INTEGER, changed INTEGER, image TEXT,
     quality INTEGER, width INTEGER, height INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS looks (
@@ -93,28 +93,31 @@ class Cache:
         self.base.close()
 
     def facts(self, paths: list[str]) -> list[FileFacts | ImageError]:
-        """The facts about each file; those whose size and time are as they were are not read."""
+        """The facts about each file; those whose size and times are as they were are not read."""
         known = {
-            os.fsdecode(path): (size, modified, FileFacts(*rest))
-            for path, size, modified, *rest in self.base.execute("SELECT * FROM files")
+            os.fsdecode(path): ((size, modified, changed), FileFacts(*rest))
+            for path, size, modified, changed, *rest in self.base.execute("SELECT * FROM files")
         }
         found: dict[str, FileFacts | ImageError] = {}
         new = []
 
-        def look(path: str) -> tuple[str, int, int, FileFacts | ImageError]:
+        def look(path: str) -> tuple[str, tuple[int, int, int] | None, FileFacts | ImageError]:
+            """The whole path, what the file system says of a file that was read, and its facts."""
             whole = os.path.abspath(path)
             try:
                 about = os.stat(path)
+                # Two times: archives give all their files the same time of modification.
+                stamp = (about.st_size, about.st_mtime_ns, about.st_ctime_ns)
                 old = known.get(whole)
-                if old and old[:2] == (about.st_size, about.st_mtime_ns):
-                    return whole, -1, -1, old[2]
-                return whole, about.st_size, about.st_mtime_ns, read_file(path)
+                if old and old[0] == stamp:
+                    return whole, None, old[1]
+                return whole, stamp, read_file(path)
             except ImageError as error:
-                return whole, -1, -1, error
+                return whole, None, error
             except OSError as error:
-                return whole, -1, -1, ImageError(path, error.strerror or "cannot be read")
+                return whole, None, ImageError(path, error.strerror or "cannot be read")
 
-        def look_at(some: list[str]) -> list[tuple[str, int, int, FileFacts | ImageError]]:
+        def look_at(some: list[str]) -> list:
             return [look(path) for path in some]
 
         parts = [paths[i : i + AT_ONCE] for i in range(0, len(paths), AT_ONCE)]
@@ -124,12 +127,12 @@ class Cache:
         # Threads help where the disk makes one wait; else they only compete for the interpreter.
         with ThreadPoolExecutor(READERS if wall > 2 * busy else 1) as pool:
             looked = chain.from_iterable(chain(first, pool.map(look_at, parts[1:])))
-            for path, (whole, size, modified, facts) in zip(paths, looked, strict=True):
+            for path, (whole, stamp, facts) in zip(paths, looked, strict=True):
                 found[path] = facts
-                if size >= 0 and isinstance(facts, FileFacts):
+                if stamp and isinstance(facts, FileFacts):
                     rest = (facts.image, facts.quality, facts.width, facts.height)
-                    new.append((os.fsencode(whole), size, modified, *rest))
-        self._write("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?)", new)
+                    new.append((os.fsencode(whole), *stamp, *rest))
+        self._write("INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?)", new)
         return [found[path] for path in paths]
 
     def values(self, detector: str, change: str) -> dict[str, float]:

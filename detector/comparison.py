@@ -12,7 +12,13 @@ import pandas as pd
 from scipy import stats
 
 from ganscope.detector.calibration import count_called
-from ganscope.detector.metrics import against_generators, bootstrap_weights, units, weighted_auroc
+from ganscope.detector.metrics import (
+    against_generators,
+    bootstrap_weights,
+    ranked_by,
+    units,
+    weighted_auroc,
+)
 
 COLUMNS = (
     "detector",
@@ -34,8 +40,8 @@ _ROUNDING = 1e-12
 def compare_detectors(table: pd.DataFrame, bootstrap: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Differences of AUROC between every two detectors, on the images that both have scored.
 
-    table: columns image, degradation, detector, score, label, generator, group. Returns a row for
-    each two detectors, generator (and "all") and degradation where both classes are there, with
+    table: columns image, degradation, detector, score (or value), label, generator, group. Returns
+    a row for each two detectors, generator (and "all") and degradation with both classes, with
     `COLUMNS`: difference is detector's AUROC minus other's, with its 95 % interval; method is
     DeLong's test, or where images share a group a bootstrap of whole groups, with the same
     resamples for both. p_adjusted is Holm's (1979) over all pairs of one generator and degradation.
@@ -49,7 +55,7 @@ def compare_detectors(table: pd.DataFrame, bootstrap: int = 1000, seed: int = 0)
     about = table.drop_duplicates("image").set_index("image")[["label", "generator", "group"]]
     rows = []
     for degradation, part in table.groupby("degradation", sort=False):
-        scores = part.pivot(index="image", columns="detector", values="score")
+        scores = part.pivot(index="image", columns="detector", values=ranked_by(part))
         known: dict[tuple[str, bytes], np.ndarray] = {}  # other pairs ask for the same resamples
         for one, other in combinations([name for name in order if name in scores], 2):
             both = scores[[one, other]].set_axis(["a", "b"], axis=1).dropna().join(about)

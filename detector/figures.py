@@ -13,6 +13,7 @@ import pandas as pd
 
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import findings, plots
+from ganscope.detector.metrics import ranked_by
 from ganscope.detector.tables import protocol_name, protocols
 
 STEPS = {
@@ -70,7 +71,7 @@ def curves(results: pd.DataFrame, scores: pd.DataFrame) -> list[Figures]:
     by_generator = {
         str(name): (
             np.r_[np.zeros(len(against), int), np.ones(len(part), int)],
-            np.r_[against, part["score"]].astype(float),
+            np.r_[against, part[ranked_by(part)]].astype(float),
         )
         for name, part in fakes.groupby("generator", sort=False)
         if len(against := _against(reals, str(name)))
@@ -102,7 +103,7 @@ def _against(reals: pd.DataFrame, generator: str) -> np.ndarray:
     """The reals' scores by the detector that the fakes of a generator were scored by."""
     if "left_out" in reals:
         reals = reals[reals["left_out"] == generator]
-    return reals["score"].to_numpy(float)
+    return reals[ranked_by(reals)].to_numpy(float)
 
 
 def _curve_group(
@@ -182,7 +183,7 @@ def _severity(degradation: str) -> float:
         value = float(text)
     except ValueError:
         return 0.0
-    if kind in ("jpeg", "webp"):
+    if kind in ("jpeg", "webp", "screenshot", "social"):
         return -value
     return abs(math.log(value)) if kind.startswith(("resize", "crop")) and value > 0 else value
 
@@ -238,12 +239,13 @@ def _detectors(results: pd.DataFrame) -> list[str]:
 
 
 def scored_by(
-    scores: pd.DataFrame, protocol: str, value: str = "score"
+    scores: pd.DataFrame, protocol: str, value: str = ""
 ) -> dict[str, tuple[np.ndarray, ...]]:
-    """Detector -> labels and scores of the clean images, and which generator its training lacked
-    where that is told; not where one class is missing.
+    """Detector -> labels and values of the clean images, and which generator its training lacked
+    where that is told; not where one class is missing. value: the column; "": what ranks images.
     """
     rows = scores[(scores["protocol"] == protocol) & (scores["degradation"] == CLEAN.label)]
+    value = value or ranked_by(rows)
     whose = ["left_out"] if "left_out" in rows else []
     found = {
         str(name): (

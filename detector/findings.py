@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.calibration import false_alarm_bound
-from ganscope.detector.metrics import NAMES, against_generators
+from ganscope.detector.metrics import NAMES, against_generators, ranked_by
 
 ALL, MEAN = "all", "mean"
 """Rows over all generators: their fakes pooled; where no row is, the mean of the generators'."""
@@ -36,8 +36,9 @@ class Finding:
 
 
 def main_protocol(results: pd.DataFrame) -> str:
-    """The protocol that the summary speaks of: `aligned` where there is one."""
-    protocols = list(dict.fromkeys(results["protocol"]))
+    """The protocol that the summary speaks of: `aligned` where there is one that says anything."""
+    known = results[results["auroc"].notna()] if "auroc" in results else results
+    protocols = list(dict.fromkeys((known if len(known) else results)["protocol"]))
     return "aligned" if "aligned" in protocols else protocols[0]
 
 
@@ -190,7 +191,7 @@ def format_gap(scores: pd.DataFrame) -> pd.DataFrame:
     clean = scores[scores["degradation"] == CLEAN.label]
     by = ["detector", *(["left_out"] if "left_out" in clean else [])]
     for names, part in clean.groupby(by, sort=False):
-        both = part.pivot(index="image", columns="protocol", values="score")
+        both = part.pivot(index="image", columns="protocol", values=ranked_by(part))
         if not {"raw", "aligned"} <= set(both.columns):
             continue
         about = part.drop_duplicates("image").set_index("image")[["label", "generator"]]
@@ -264,7 +265,7 @@ def _alarms(
     if alarms is None or best is None:
         return None
     rows = _cell(alarms, best, protocol)
-    rows = rows[(rows["source"] != ALL) & (rows["photographs"] > 0)]
+    rows = rows[rows["photographs"] > 0]
     if not len(rows):
         return None
     called, photographs = int(rows["called_fake"].sum()), int(rows["photographs"].sum())

@@ -53,6 +53,10 @@ IGNORED = ("out", "device", "batch_size", "bootstrap", "cache", "jobs")
 """Settings that may differ when it is continued: they change no score."""
 
 
+Plans = dict[tuple[str, str], TrainDetectorSettings]
+"""Architecture and the generator left out -> how it is trained."""
+
+
 def leave_one_out(
     settings: BenchmarkSettings, progress: "Progress | None" = None, command: str | None = None
 ) -> pd.DataFrame:
@@ -108,30 +112,36 @@ def leave_one_out(
     _open(out, settings, images)
 
     if settings.jobs == 1:
-        for plan in plans.values():
-            _train_and_score(plan, settings, progress)
+        failed = _one_by_one(plans, settings, progress)
     else:
-        _beside_each_other(list(plans.values()), settings, progress)
+        failed = _beside_each_other(plans, settings, progress)
 
     cells, mistakes = [], []
     together = Scores(pd.DataFrame())
     scorers: dict[str, Scorer] = {}
     for (architecture, generator), plan in plans.items():
-        run = plan.out or out
+        run, name = plan.out or out, name_without(architecture, generator)
+        if (architecture, generator) in failed:
+            together.missing.append(f"{name}: {failed[architecture, generator]}")
+            continue
         found, about = pd.read_parquet(run / CELL), read_json(run / FAULTS)
-        if found.empty:
-            raise GanscopeError(f"none of the test images of {generator} could be read")
         together.unreadable |= about["unreadable"]
-        name = name_without(architecture, generator)
+        if found.empty:
+            together.missing.append(f"{name}: none of the test images could be read")
+            continue
         together.missing += [f"{name}: {said}" for said in about["missing"]]
         together.notes += [f"{name}: {said}" for said in about["notes"]]
         scorer = open_scorer(str(run), settings.batch_size, settings.device)
         scorers[name] = scorer
         alone = {architecture: scorer}
-        cells.append((found.assign(left_out=generator), evaluate_all(found, alone, settings)))
+        measured = evaluate_all(found, alone, settings)
+        measured["generator"] = generator  # also where a protocol has none of its fakes
+        cells.append((found.assign(left_out=generator), measured))
         alignment = about["alignment"] and Alignment(**about["alignment"])
         mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
         scorer.network = None  # it has done its work, and there may be too many to keep
+    if not cells:
+        raise GanscopeError(together.missing[0])
     together.table = pd.concat([found for found, _ in cells], ignore_index=True)
     together.table["image"] = pd.factorize(together.table["path"])[0]  # one number in all cells
     results = pd.concat([found for _, found in cells], ignore_index=True)
@@ -170,25 +180,43 @@ def _train_and_score(
         found.table.to_parquet(part, index=False)
 
 
+def _one_by_one(
+    plans: Plans, settings: BenchmarkSettings, progress: "Progress | None"
+) -> dict[tuple[str, str], str]:
+    """Train and score; returns why some could not be had."""
+    failed = {}
+    for key, plan in plans.items():
+        try:
+            _train_and_score(plan, settings, progress)
+        except GanscopeError as error:
+            failed[key] = str(error)
+    return failed
+
+
 def _beside_each_other(
-    plans: list[TrainDetectorSettings], settings: BenchmarkSettings, progress: "Progress | None"
-) -> None:
-    """Train and score in processes of their own, which share the cores and take turns on GPUs."""
+    plans: Plans, settings: BenchmarkSettings, progress: "Progress | None"
+) -> dict[tuple[str, str], str]:
+    """The same in processes of their own, which share the cores and take turns on GPUs."""
+    failed = {}
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
     for number in range(settings.jobs):
         places.put(number)
     task = progress.add_task("trainings", total=len(plans), note="") if progress else None
     with ProcessPoolExecutor(settings.jobs, context, _settle, (places, settings.jobs)) as pool:
-        waiting = [pool.submit(_in_its_place, plan, settings) for plan in plans]
+        waiting = {pool.submit(_in_its_place, plan, settings): key for key, plan in plans.items()}
         try:
             for future in as_completed(waiting):
-                future.result()
+                try:
+                    future.result()
+                except GanscopeError as error:
+                    failed[waiting[future]] = str(error)
                 if progress and task is not None:
                     progress.update(task, advance=1)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    return failed
 
 
 _place = 0

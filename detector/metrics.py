@@ -25,6 +25,10 @@ NAMES = (
 """Every metric, in the order of tables. `tpr_at_fpr_1`: share of fakes found at 1 % false
 alarms.
 """
+SHARES = ("auroc", "ap", "accuracy", "balanced_accuracy", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5")
+"""Those whose best and worst values are 0 and 1."""
+FEWEST = 5
+"""Images or groups of a class below which resamples say nothing."""
 ECE_BINS = 15
 _CHUNK = 2_000_000
 """Numbers in a bootstrap's largest array: bounds its memory."""
@@ -47,31 +51,44 @@ def evaluate_scores(
     bootstrap: int = 1000,
     seed: int = 0,
     groups: Sequence[str] | np.ndarray | None = None,
+    values: Sequence[float] | np.ndarray | None = None,
 ) -> dict[str, Metric]:
     """Every metric of `NAMES` for scores (N,) against labels (N,).
 
     probabilities: calibrated ones for `ece` and `brier`; None: the scores. threshold: on the score,
     for the accuracies. bootstrap: resamples behind the intervals, drawn within each class, whole
-    `groups` at a time where they are given, also those with images of both classes. With one class
-    only, all metrics are NaN but the accuracy.
+    `groups` at a time where they are given, also those with images of both classes. values: rank
+    the images where scores may have become equal, as those of large logits do; None: the scores do.
+    Where a class
+    has fewer than `FEWEST` images or groups there are no intervals; the interval of a share that is
+    0 or 1 in all resamples is that of as many images or groups without an exception (Clopper and
+    Pearson 1934). With one class only, all metrics are NaN but the accuracy.
     """
     y, s = np.asarray(labels, int), np.asarray(scores, float)
     p = s if probabilities is None else np.asarray(probabilities, float)
-    if not np.isfinite(s).all() or not np.isfinite(p).all():
+    ranks = s if values is None else np.asarray(values, float)
+    if not all(np.isfinite(numbers).all() for numbers in (s, p, ranks)):
         raise ValueError("scores and probabilities must be finite numbers")
-    values = _values(y, s, p, threshold)
-    if not bootstrap or len(set(y.tolist())) < 2:
-        return {name: Metric(values[name]) for name in NAMES}
+    exact = _exact(y, s, p, threshold, ranks)
+    unit = units(y, groups)
+    fewest = min(len(np.unique(unit[y == label])) for label in (0, 1))
+    if not bootstrap or fewest < FEWEST:
+        return {name: Metric(exact[name]) for name in NAMES}
     samples: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for weights in bootstrap_weights(y, groups, bootstrap, seed):
-        for name, column in _weighted(y, s, p, threshold, weights).items():
+        for name, column in _weighted(y, s, p, threshold, ranks, weights).items():
             samples[name].append(column)
     drawn = {name: np.concatenate(columns) for name, columns in samples.items()}
     # Resamples scatter more than samples do, which adds to every bin's gap: without this the
     # interval of a small ECE would lie above it.
-    drawn["ece"] = np.clip(drawn["ece"] - drawn["ece"].mean() + values["ece"], 0, 1)
-    bounds = {name: np.nanquantile(column, [0.025, 0.975]) for name, column in drawn.items()}
-    return {n: Metric(values[n], float(bounds[n][0]), float(bounds[n][1])) for n in NAMES}
+    drawn["ece"] = np.clip(drawn["ece"] - drawn["ece"].mean() + exact["ece"], 0, 1)
+    found = {}
+    for name in NAMES:
+        low, high = np.nanquantile(drawn[name], [0.025, 0.975])
+        if low == high and name in SHARES:  # no resample errs where no image did
+            low, high = min(low, 0.025 ** (1 / fewest)), max(high, 1 - 0.025 ** (1 / fewest))
+        found[name] = Metric(exact[name], float(low), float(high))
+    return found
 
 
 def evaluate_by_generator(
@@ -79,7 +96,8 @@ def evaluate_by_generator(
 ) -> pd.DataFrame:
     """Metrics of the reals against all fakes ("all") and against one generator at a time.
 
-    table: columns label, generator, score, probability and, if there is one, group. Returns a row a
+    table: columns label, generator, score, probability and, if there are such, group and value (see
+    `ranked_by`). Returns a row a
     generator: generator, n_real, n_fake, and name, name_low, name_high of every metric.
     """
     rows = []
@@ -94,11 +112,19 @@ def evaluate_by_generator(
             bootstrap,
             seed,
             both["group"].to_numpy() if "group" in both else None,
+            both[ranked_by(both)].to_numpy(),
         )
         for metric, found in metrics.items():
             row |= {metric: found.value, f"{metric}_low": found.low, f"{metric}_high": found.high}
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def ranked_by(table: pd.DataFrame) -> str:
+    """The column of a table of scores that ranks images: `value`, what the detector gave, where
+    there is one. Scores may have become equal, as those of large logits do.
+    """
+    return "value" if "value" in table else "score"
 
 
 def against_generators(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -154,13 +180,15 @@ def reliability(
     return stated / weight, true / weight, count[count > 0]
 
 
-def _values(y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float) -> dict[str, float]:
+def _exact(
+    y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float, ranks: np.ndarray
+) -> dict[str, float]:
     values = dict.fromkeys(NAMES, float("nan"))
     if len(y):
         values["accuracy"] = float(((s >= threshold) == y).mean())
     if len(set(y.tolist())) < 2:
         return values
-    found = _weighted(y, s, p, threshold, np.ones((1, len(y))))
+    found = _weighted(y, s, p, threshold, ranks, np.ones((1, len(y))))
     # Rounded where sums of many shares are not exact: a perfect AUROC is 1.
     return {name: round(float(column[0]), 12) for name, column in found.items()}
 
@@ -185,10 +213,15 @@ def _resamples(
 
 
 def _weighted(
-    y: np.ndarray, s: np.ndarray, p: np.ndarray, threshold: float, w: np.ndarray
+    y: np.ndarray,
+    s: np.ndarray,
+    p: np.ndarray,
+    threshold: float,
+    ranks: np.ndarray,
+    w: np.ndarray,
 ) -> dict[str, np.ndarray]:
     """Every metric for each row of weights w (B, N): name -> (B,)."""
-    tpr, fpr = _curve(y, s, w)
+    tpr, fpr = _curve(y, ranks, w)
     n1, n0 = ((w * one).sum(axis=1) for one in (y, 1 - y))
     found, alarms = tpr[:, 1:] * n1[:, None], fpr[:, 1:] * n0[:, None]
     precision = found / np.maximum(found + alarms, 1e-12)

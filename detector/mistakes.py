@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -9,6 +10,7 @@ from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.findings import main_protocol
 from ganscope.detector.heatmaps import heatmap, lay_over
+from ganscope.detector.metrics import ranked_by
 from ganscope.detector.model import Detector
 from ganscope.detector.outside import Scorer
 from ganscope.detector.report import MOST_MISTAKES, Mistake, shrunk
@@ -39,12 +41,12 @@ def worst_mistakes(
         scorer = scorers[str(name)]
         rows = rows[rows["protocol"] == main_protocol(rows)].drop_duplicates("path")
         called = rows["score"] >= scorer.threshold
-        alarms = rows[called & (rows["label"] == 0)].nlargest(each, "score")
-        misses = rows[~called & (rows["label"] == 1)].nsmallest(each, "score")
+        alarms = rows[called & (rows["label"] == 0)].nlargest(each, ranked_by(rows))
+        misses = rows[~called & (rows["label"] == 1)].nsmallest(each, ranked_by(rows))
         for row in pd.concat([alarms, misses]).to_dict("records"):
             try:
                 pixels = _as_seen(row["path"], alignment if row["protocol"] == "aligned" else None)
-            except GanscopeError:  # it was there when it was scored
+            except (GanscopeError, cv2.error):  # it was there when it was scored
                 continue
             about = (row["path"], row["label"], row["generator"], str(name), row["score"])
             heat = _heat(scorer, pixels)
@@ -63,6 +65,6 @@ def _heat(scorer: Scorer, pixels: np.ndarray) -> np.ndarray | None:
         return None
     try:
         heat = heatmap(network.to(pick_device(scorer.device)), pixels)
-    except GanscopeError:  # not every network has one
+    except Exception:  # not every network has one, and a picture is not worth a benchmark
         return None
     return lay_over(pixels, heat)

@@ -355,7 +355,10 @@ def open_onnx(file: str, device: str = "auto") -> Detector:
         raise GanscopeError(f"{option}: no such file")
     beside = Path(file).with_suffix(".json")
     said = read_json(beside) if beside.is_file() else {}
-    net = OnnxNet(file, said.get("output") == "probability", device)
+    output = said.get("output", "logit")
+    if output not in ("logit", "probability"):
+        raise GanscopeError(f'{beside}: output is {output!r}; write "logit" or "probability"')
+    net = OnnxNet(file, output == "probability", device)
     for part in ("input", "calibration", "thresholds"):
         if not isinstance(said.get(part, {}), dict):
             raise GanscopeError(f"{beside}: {part} is {said[part]!r}, no object")
@@ -368,7 +371,7 @@ def open_onnx(file: str, device: str = "auto") -> Detector:
         )
     config = {
         "architecture": "onnx",
-        "arguments": {"output": said.get("output", "logit")},
+        "arguments": {"output": output},
         "input": about | {"size": size},
         "calibration": {"scale": 1.0, "shift": 0.0} | said.get("calibration", {}),
         "thresholds": {"fake": 0.5, "real": 0.5} | said.get("thresholds", {}),

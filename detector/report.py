@@ -128,6 +128,7 @@ def write_report(
         "about": about,
         "duration": _duration(about["seconds"]),
         "significant": findings.SIGNIFICANT,
+        "left_out": "left_out" in scores,
         "bins": ECE_BINS,
         "most": {"mistakes": MOST_MISTAKES, "comparisons": MOST_COMPARISONS},
     }

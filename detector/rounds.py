@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -57,7 +58,8 @@ class Scores:
 
     table: pd.DataFrame
     """A row an image, protocol, degradation and detector: image, path, file_name, hash (of the
-    file), label, generator, source, group, protocol, degradation, detector, score, probability."""
+    file), label, generator, source, group, protocol, degradation, detector, value (the logit or
+    score that it gave, which ranks images), score, probability."""
     alignment: Alignment | None = None
     """What made the images of the aligned protocol."""
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -313,8 +315,12 @@ class _Rounds:
 
     def _pixels(self, i: int) -> int:
         """How many pixels an image and its changed copies have, about."""
-        facts = self.facts[i]
-        return facts.width * facts.height * (1 + sum(c.protocol == "raw" for c in self.todo[i]))
+        facts, copies = self.facts[i], 1.0
+        for change in self.todo[i]:
+            if change.protocol == "raw":
+                larger = change.degradation.name.startswith("resize")
+                copies += max(1.0, change.degradation.value**2) if larger else 1.0
+        return int(facts.width * facts.height * copies)
 
     def _make(self, i: int) -> dict[Change, np.ndarray | str] | ImageError:
         facts = self.facts[i]
@@ -325,16 +331,18 @@ class _Rounds:
         aligned = None
         made: dict[Change, np.ndarray | str] = {}
         for change in self.todo[i]:
-            if change.protocol == "aligned" and aligned is None:
-                assert self.alignment
-                aligned = self.alignment(pixels)
-            source = pixels if change.protocol == "raw" or aligned is None else aligned
             # The same noise and kernel for every detector and in every run.
             rng = np.random.default_rng((self.settings.seed, int(facts.image[:15], 16)))
             try:
+                if change.protocol == "aligned" and aligned is None:
+                    assert self.alignment
+                    aligned = self.alignment(pixels)
+                source = pixels if change.protocol == "raw" or aligned is None else aligned
                 made[change] = change.degradation(source, rng)
             except GanscopeError as error:
                 made[change] = str(error)
+            except (cv2.error, MemoryError) as error:
+                made[change] = f"cannot be changed so: {reason_of(error)}"
         return made
 
     def rows(self) -> pd.DataFrame:
@@ -352,6 +360,7 @@ class _Rounds:
                         "protocol": change.protocol,
                         "degradation": change.degradation.label,
                         "detector": name,
+                        "value": values,
                         "score": scorer.score(values),
                         "probability": scorer.probability(values),
                     }

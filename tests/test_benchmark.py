@@ -1,6 +1,7 @@
 """The benchmark: every cell, from one table of scores, with the failures named."""
 
 import json
+import shutil
 import threading
 import time
 from contextlib import closing
@@ -16,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 from ganscope.cli import benchmark as benchmark_cli
 from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
-from ganscope.detector import benchmark, cache, plots, rounds
+from ganscope.detector import benchmark, cache, mistakes, plots, rounds
 from ganscope.detector.benchmark import benchmark_detectors
 from ganscope.detector.cache import Cache, FileFacts, read_file
 from ganscope.detector.mistakes import worst_mistakes
@@ -591,3 +592,86 @@ def test_pictures_take_any_name(tmp_path: Path) -> None:
     plots.draw_matrix(tmp_path / "matrix.png", results)
     plots.draw_roc(tmp_path / "roc.png", {name: (np.array([0, 1]), np.array([0.2, 0.7]))})
     assert (tmp_path / "matrix.png").stat().st_size > 1000
+
+
+def test_alignment_does_not_tell_how_large_an_image_was(astronaut: np.ndarray) -> None:
+    """By the place of the blocks of the JPEG before the crop."""
+    for size in ((500, 375), (512, 512), (333, 401)):
+        pixels = cv2.resize(astronaut, size)
+        steps = np.abs(np.diff(Alignment(256, 40)(pixels).astype(int), axis=1)).mean((0, 2))
+        assert np.argmax([steps[i::8].mean() for i in range(8)]) == 7  # between columns 7 and 8
+
+
+def test_an_image_that_cannot_be_changed_is_the_only_one_without(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aligned = Alignment.__call__
+
+    def choosy(alignment: Alignment, pixels: np.ndarray) -> np.ndarray:
+        if pixels.shape[1] == 50:
+            raise cv2.error("too large for JPEG")
+        return aligned(alignment, pixels)
+
+    monkeypatch.setattr(Alignment, "__call__", choosy)
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    cv2.imwrite(str(root / "0_real" / "0.png"), np.full((40, 50, 3), 99, np.uint8))
+    results = benchmark_detectors(
+        settings(root, tmp_path / "out", detector=(detectors["light"],), degrade=("jpeg:75",))
+    )
+    assert set(results[results["protocol"] == "raw"]["n_real"]) == {12}
+    assert set(results[results["protocol"] == "aligned"]["n_real"]) == {11}
+    assert [said for said in results.attrs["missing"] if "0.png" in said and "too large" in said]
+
+
+def test_a_heatmap_that_cannot_be_drawn_is_left_out(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise AttributeError("a list has no shape")  # as of networks that Grad-CAM does not know
+
+    monkeypatch.setattr(mistakes, "heatmap", broken)
+    benchmark_detectors(settings(corpus, tmp_path / "out", detector=(detectors["dark"],)))
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["mistakes"]
+
+
+def test_a_benchmark_that_was_killed_while_it_wrote_is_written_again(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    plan = settings(corpus, tmp_path / "out", detector=(detectors["light"],))
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark, "write_report", killed)
+        with pytest.raises(KeyboardInterrupt):
+            benchmark_detectors(plan)
+    assert (tmp_path / "out" / "roc.png").exists()
+    benchmark_detectors(plan)
+    assert not (tmp_path / "out" / ".unfinished").exists()
+    with pytest.raises(GanscopeError, match="holds a benchmark already"):
+        benchmark_detectors(plan)
+    (tmp_path / "file").touch()
+    with pytest.raises(GanscopeError, match="is a file"):
+        benchmark_detectors(settings(corpus, tmp_path / "file"))
+
+
+def test_probably_inverted_is_said_where_it_is_more_than_chance() -> None:
+    def said(auroc: float, n: int, high: float = float("nan"), **seen: str) -> str:
+        row = {"detector": "x", "n_real": n, "n_fake": n, "auroc": auroc, "auroc_high": high}
+        return benchmark._remark(pd.Series(row), seen)
+
+    inverted = "probably inverted: fakes score lower than reals"
+    assert said(0.3, 50, 0.4) == inverted
+    assert said(0.3, 50, 0.6) == ""
+    assert said(0.3, 50) == inverted  # without intervals
+    assert said(0.499, 50) == said(0.0, 1) == ""
+    assert said(0.3, 50, 0.4, x="trained here") == f"{inverted}; trained here"
+
+
+def test_a_generator_may_not_be_called_all(corpus: Path, tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    shutil.copytree(corpus, root)
+    (root / "1_fake" / "alike").rename(root / "1_fake" / "all")
+    with pytest.raises(GanscopeError, match="a generator is called 'all'"):
+        benchmark_detectors(settings(root, tmp_path / "out"))

@@ -179,6 +179,15 @@ def test_several_corpora_make_one(tmp_path: Path) -> None:
         open_corpora([tmp_path / "a", tmp_path / "a"])
 
 
+def test_files_of_the_same_name_in_two_corpora_are_no_pairs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tree(tmp_path / name, "real/0.png", "fake/0.png")
+    alone = open_corpus(tmp_path / "a").table["group"]
+    assert set(alone) == {"0"}  # wherever the corpus lies
+    groups = open_corpora([tmp_path / "a", tmp_path / "b"]).table["group"]
+    assert groups.value_counts().to_dict() == {f"{tmp_path}/a/0": 2, f"{tmp_path}/b/0": 2}
+
+
 def test_a_corpus_named_twice_is_found_out_under_any_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

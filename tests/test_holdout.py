@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -243,3 +244,42 @@ def test_curves_over_all_generators_are_means(
         recall, precision = drawn[2].axes[0].lines[place].get_data()
         mean = np.mean([average_precision_score(*cell) for cell in cells])
         assert -np.sum(np.diff(recall) * precision[:-1]) == pytest.approx(mean)
+
+
+def test_what_fails_for_one_generator_does_not_lose_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 20, "b": 16, "c": 12}, trace=60.0)
+    for i in range(12):  # none of these can be aligned
+        path = str(corpus / "c" / f"{i}.png")
+        cv2.imwrite(path, cv2.imread(path)[:24])
+    train = holdout.train_detector
+
+    def some(plan: TrainDetectorSettings, *rest: Any) -> Path:
+        if plan.test_generator == ("b",):
+            raise GanscopeError("no luck")
+        return train(plan, *rest)
+
+    monkeypatch.setattr(holdout, "train_detector", some)
+    results = leave_one_out(
+        BenchmarkSettings(
+            corpora=(corpus,),
+            train=("cnn",),
+            epochs=1,
+            size=16,
+            out=tmp_path / "out",
+            align_size=32,
+            bootstrap=20,
+            device="cpu",
+        )
+    )
+    assert "cnn without b: no luck" in results.attrs["missing"]
+    cells = results.set_index(["generator", "protocol"])
+    assert cells["auroc"].notna().to_dict() == {
+        ("a", "raw"): True,
+        ("a", "aligned"): True,
+        ("c", "raw"): True,
+        ("c", "aligned"): False,
+    }
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["findings"][0]["title"] == "The detector: cnn"

@@ -83,10 +83,10 @@ def test_the_bootstraps_arithmetic_is_scikit_learns() -> None:
     labels, scores = sample()
     rng = np.random.default_rng(1)
     weights = rng.integers(0, 4, (3, len(labels))).astype(float)
-    found = metrics._weighted(labels, scores, scores, 0.6, weights)
+    found = metrics._weighted(labels, scores, scores, 0.6, scores, weights)
     for i, weight in enumerate(weights):
         y, s = (np.repeat(a, weight.astype(int)) for a in (labels, scores))
-        expected = metrics._values(y, s, s, 0.6)
+        expected = metrics._exact(y, s, s, 0.6, s)
         for name in NAMES:
             assert found[name][i] == pytest.approx(expected[name], abs=1e-9), name
         assert found["auroc"][i] == pytest.approx(roc_auc_score(y, s))
@@ -106,7 +106,7 @@ def coverage(draw: Callable[[int], Drawn], truth: float, sets: int, grouped: boo
     hits = 0
     with pytest.MonkeyPatch.context() as patch:
         # The values take most of the time, and have no part in the intervals.
-        patch.setattr(metrics, "_values", lambda *_: dict.fromkeys(NAMES, 0.0))
+        patch.setattr(metrics, "_exact", lambda *_: dict.fromkeys(NAMES, 0.0))
         for seed in range(sets):
             labels, scores, groups = draw(seed)
             given = groups if grouped else None
@@ -300,3 +300,31 @@ def test_thresholds_of_separate_classes_lie_between_them() -> None:
     found = choose_thresholds(scores, [0] * 40 + [1] * 2)
     assert found["fake"] == pytest.approx(0.6)
     assert found["real"] == pytest.approx(0.4)  # where no image was seen, it is unsure
+
+
+def test_large_logits_rank_where_their_scores_have_become_equal() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50)
+    logits = rng.normal(60, 1, 100) + 2 * labels
+    table = pd.DataFrame({"label": labels, "generator": np.where(labels, "a", "real")})
+    table = table.assign(value=logits, score=1.0, probability=0.5)
+    found = evaluate_by_generator(table, bootstrap=100).iloc[0]
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, logits))
+    assert found["auroc_low"] < found["auroc"] < found["auroc_high"]
+    assert found["accuracy"] == 0.5  # by the score
+    assert evaluate_by_generator(table.drop(columns="value"), bootstrap=0)["auroc"][0] == 0.5
+
+
+def test_a_perfect_share_of_few_images_has_an_interval() -> None:
+    found = evaluate_scores(np.repeat([0, 1], 10), np.repeat([0.1, 0.9], 10), bootstrap=50)
+    for name in ("auroc", "accuracy", "tpr_at_fpr_5"):
+        assert (found[name].low, found[name].high) == (pytest.approx(0.025 ** (1 / 10)), 1)
+    assert (found["eer"].low, found["eer"].high) == (0, pytest.approx(1 - 0.025 ** (1 / 10)))
+    few = evaluate_scores(np.repeat([0, 1], 4), np.repeat([0.1, 0.9], 4), bootstrap=50)
+    assert few["auroc"].value == 1
+    assert np.isnan(few["auroc"].low)
+    groups = np.repeat([f"g{i}" for i in range(4)], 5)  # 10 images a class, of two groups
+    alike = evaluate_scores(
+        np.repeat([0, 1], 10), np.linspace(0, 1, 20), bootstrap=50, groups=groups
+    )
+    assert np.isnan(alike["auroc"].low)

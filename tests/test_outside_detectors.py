@@ -212,3 +212,27 @@ def test_a_published_detector_takes_its_weights_from_a_file(
     assert "\n" not in str(error.value)
     with pytest.raises(GanscopeError, match=r"none\.pth"):
         open_scorer(f"npr:{tmp_path / 'none.pth'}")
+
+
+def test_two_files_import_each_its_own_neighbour(tmp_path: Path, views: list[View]) -> None:
+    for name, value in (("a", 0.25), ("b", 0.75)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbour_of_run.py").write_text(f"VALUE = {value}")
+        code = "from neighbour_of_run import VALUE\ndef f(path: str):\n    return VALUE"
+        (tmp_path / name / "run.py").write_text(code)
+    for _ in range(2):  # and again, the other way round
+        one, two = (open_scorer(f"python:{tmp_path}/{name}/run.py:f") for name in "ab")
+        assert (one.values(views[:1]), two.values(views[:1])) == ([0.25], [0.75])
+
+
+def test_a_file_that_reads_the_command_line_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text("import sys\nsys.exit(2)")
+    with pytest.raises(GanscopeError, match=r"main\.py cannot be run: SystemExit"):
+        open_scorer(f"python:{tmp_path}/main.py:f")
+
+
+def test_an_onnx_files_output_has_one_of_two_names(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"")
+    (tmp_path / "x.json").write_text('{"output": "probabilities"}')
+    with pytest.raises(GanscopeError, match="output is 'probabilities'; write"):
+        open_scorer(f"onnx:{tmp_path}/x.onnx")

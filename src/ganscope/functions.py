@@ -2,12 +2,14 @@
 
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from zlib import crc32
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.registry import unknown
@@ -41,18 +43,37 @@ def line_of(error: BaseException, file: str) -> str:
 
 
 def _run_file(option: str, path: Path) -> ModuleType:
-    module_name = f"ganscope_user_{path.stem}"
+    module_name = f"ganscope_user_{path.stem}_{crc32(os.fsencode(path)):08x}"
     spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None:
         raise GanscopeError(f"{option}: {path.name} is no Python file; end it in .py")
     module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # its neighbours can be imported; behind all others
+    _make_room(str(path.parent))
     sys.modules[module_name] = module  # dataclasses look themselves up there
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # it may look at the command line
         raise GanscopeError(
             f"{option}: {path.name} cannot be run: {reason_of(error)}{line_of(error, str(path))}"
         ) from error
     return module
+
+
+_folders: list[str] = []
+"""Folders of files that were run."""
+
+
+def _make_room(folder: str) -> None:
+    """Let a file import its neighbours: behind all other modules, but ahead of the neighbours of
+    other such files, which may have the same names.
+    """
+    for other in _folders:
+        if other in sys.path:
+            sys.path.remove(other)
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        there = any(file.startswith(other + os.sep) for other in _folders if other != folder)
+        if there and not name.startswith("ganscope_user_"):
+            del sys.modules[name]
+    _folders[:] = [folder, *(other for other in _folders if other != folder)]
+    sys.path += _folders
