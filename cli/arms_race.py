@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ganscope.cli.console import Device, Seed, err, out, progress
+from ganscope.cli.console import Device, Precision, Seed, err, out, progress
 from ganscope.config import ArmsRaceSettings
 
 
@@ -46,6 +46,7 @@ def arms_race(
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Let a generator learn to fool the last round's detector, then a detector learn from the fakes
@@ -77,6 +78,7 @@ def arms_race(
         out=out_,
         seed=seed,
         device=device,
+        precision=precision,
     )
     from ganscope.race import arms_race as race
 

@@ -143,6 +143,8 @@ def benchmark(
 
       ganscope benchmark corpus/ --train npr --train timm:resnet18 --out leave-one-out
     """
+    if train and detector:
+        raise GanscopeError("--train and --detector do not go together; run two benchmarks")
     settings = BenchmarkSettings(
         corpora=tuple(corpora or ()),
         detector=tuple(detector or ("default",)),

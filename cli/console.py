@@ -33,10 +33,14 @@ Device = Annotated[
 Precision = Annotated[
     str,
     typer.Option(
-        help="auto (measured once at the start), fp32, bf16 or fp16.", rich_help_panel="Machine"
+        help="auto (the quickest, measured at the start; it may be another the next time), fp32, "
+        "bf16 or fp16.",
+        rich_help_panel="Machine",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Seed = Annotated[
+    int, typer.Option(help="The same seed gives the same result, in the same precision.")
+]
 
 VERDICT_STYLES = {"fake": "bold red", "real": "green", "unsure": "yellow"}
 

@@ -24,8 +24,8 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.detector import plots
 from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.figures import scored_by
-from ganscope.detector.findings import ALL, main_protocol
-from ganscope.detector.metrics import FEWEST, NAMES, evaluate_by_generator
+from ganscope.detector.findings import ALL, ENOUGH, main_protocol
+from ganscope.detector.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, Mistake, write_report
@@ -88,7 +88,7 @@ def _open_all(settings: BenchmarkSettings) -> tuple[dict[str, Scorer], list[str]
             missing.append(str(error))
     if not found:
         raise GanscopeError("; ".join(missing))
-    return found, missing
+    return found, [f"{said}; its figures are missing" for said in missing]
 
 
 def _nothing(scores: Scores) -> str:
@@ -156,7 +156,17 @@ def evaluate_all(
         parts = list(pool.map(evaluate, scores.groupby(keys, sort=False)))
     results = pd.concat(parts, ignore_index=True)
     seen = {name: _seen(scorer, settings) for name, scorer in scorers.items()}
-    results["remark"] = [_remark(row, seen) for _, row in results.iterrows()]
+    counts = results["n_real"] + results["n_fake"]
+    most = counts.groupby([results[k] for k in ("protocol", "generator", "degradation")])
+    few = {
+        i: f"it scored {counts[i]:,} of {all_of_them:,} images"
+        for i, all_of_them in most.transform("max").items()
+        if counts[i] < ENOUGH * all_of_them
+    }
+    results["remark"] = [
+        "; ".join(said for said in (few.get(i, ""), _remark(row, seen)) if said)
+        for i, row in results.iterrows()
+    ]
     return results[
         [
             *("detector", "protocol", "generator", "degradation"),
@@ -196,7 +206,7 @@ def _remark(row: pd.Series, seen: dict[str, str]) -> str:
         return "one class only"
     said = []
     fewest, auroc, sure = min(row["n_real"], row["n_fake"]), row["auroc"], row["auroc_high"]
-    if not np.isfinite(sure) and fewest >= FEWEST:  # no more than an AUROC can err by
+    if not np.isfinite(sure) and fewest > 4:  # no interval: more than an AUROC can err by
         sure = auroc + 1.96 * (auroc * (1 - auroc) / fewest) ** 0.5
     if sure < 0.5:
         said.append("probably inverted: fakes score lower than reals")

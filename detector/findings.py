@@ -17,6 +17,8 @@ from ganscope.detector.calibration import false_alarm_bound
 from ganscope.detector.metrics import NAMES, against_generators, ranked_by
 
 ALL, MEAN = "all", "mean"
+ENOUGH = 0.9
+"""Share of the images that any other detector scored, below which one is not compared with it."""
 """Rows over all generators: their fakes pooled; where no row is, the mean of the generators'."""
 FEW = 100
 """Images of a class below which the summary warns: 1 % of them is less than one."""
@@ -62,6 +64,14 @@ def overall(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).reset_index(drop=True).infer_objects()
 
 
+def compared(rows: pd.DataFrame, by: str = "degradation") -> pd.Series:
+    """Whether each row has nearly as many images as any of the same generator, or whatever `by`
+    names: one of easy images alone would be the best.
+    """
+    counts = rows["n_real"] + rows["n_fake"]
+    return counts >= ENOUGH * counts.groupby(rows[by]).transform("max")
+
+
 def best_detector(results: pd.DataFrame) -> str | None:
     """The detector of the highest AUROC over all generators, clean, by the main protocol."""
     ranking = _ranking(results)
@@ -91,6 +101,7 @@ def find(
 def _ranking(results: pd.DataFrame) -> pd.DataFrame:
     rows = overall(results[results["protocol"] == main_protocol(results)])
     rows = rows[(rows["degradation"] == CLEAN.label) & rows["auroc"].notna()]
+    rows = rows[compared(rows)]
     return rows.sort_values("auroc", ascending=False, kind="stable")
 
 

@@ -317,14 +317,16 @@ def _figures(metrics: dict[str, Any]) -> str:
                 "all": metrics[split]["overall"],
                 **metrics[split]["by_generator"],
             }.items():
-                cells = (
-                    "-"
-                    if found[m]["value"] is None
-                    else f"{found[m]['value']:.3f} ({found[m]['low']:.3f}-{found[m]['high']:.3f})"
-                    for m in shown
-                )
+                cells = (_with_interval(found[m]) for m in shown)
                 rows.append(f"| {split} | {name} | {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _with_interval(found: dict[str, float | None]) -> str:
+    if found["value"] is None:
+        return "-"
+    span = "" if found["low"] is None else f" ({found['low']:.3f}-{found['high']:.3f})"
+    return f"{found['value']:.3f}{span}"
 
 
 def _false_alarms(found: dict[str, Any]) -> str:

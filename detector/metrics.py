@@ -27,7 +27,7 @@ alarms.
 """
 SHARES = ("auroc", "ap", "accuracy", "balanced_accuracy", "eer", "tpr_at_fpr_1", "tpr_at_fpr_5")
 """Those whose best and worst values are 0 and 1."""
-FEWEST = 5
+FEWEST = 2
 """Images or groups of a class below which resamples say nothing."""
 ECE_BINS = 15
 _CHUNK = 2_000_000

@@ -9,7 +9,7 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
 from ganscope.functions import line_of, load_function
+from ganscope.registry import unknown
 
 
 @dataclass
@@ -157,13 +158,14 @@ class FunctionScorer(Scorer):
         if self.takes_list is None:
             try:
                 self.takes_list = len(self.function(paths[:1])) == 1
-            except Exception:
+            except (Exception, SystemExit):
                 self.takes_list = False
         try:
             if not self.takes_list:
                 return [self.function(path) for path in paths]
             found = self.function(paths)
-        except Exception as error:
+            found = list(found) if isinstance(found, Iterator) else found
+        except (Exception, SystemExit) as error:
             raise GanscopeError(
                 f"it raised {reason_of(error)}{line_of(error, self.file)}"
             ) from error
@@ -180,6 +182,8 @@ class FunctionScorer(Scorer):
 
     def _number(self, value: Any) -> float | str:
         try:
+            if isinstance(value, str):
+                raise TypeError
             number = float(value)
         except (TypeError, ValueError):
             raise GanscopeError(
@@ -279,6 +283,8 @@ class TableScorer(Scorer):
                     f"{name} is the name of two images; write paths that can be opened"
                 )
             value = self.named[name]
+        elif value is not None and name is not None and value != self.named[name]:
+            raise GanscopeError(f"{name} is listed twice, under two paths")
         return "has no score in this file" if value is None else float(value)
 
     def score(self, value: np.ndarray) -> np.ndarray:
@@ -407,6 +413,11 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
         return NetworkScorer(name, open_onnx(rest, device), batch_size, device)
     if kind in published and rest:
         return PublishedScorer(name, load_published(kind, rest), batch_size, device)
+    if ":" in name and not Path(name).exists():
+        kinds = ["python", "scores", "onnx", *published]
+        if kind in kinds:
+            raise GanscopeError(f"--detector {name}: name a file behind {kind}:")
+        raise GanscopeError(f"--detector {name}: {unknown('kind of detector', kind, kinds)}")
     return NetworkScorer(name, load_detector(name), batch_size, device)
 
 

@@ -297,7 +297,7 @@ def _mistakes(mistakes: Sequence[Mistake]) -> dict[str, Any] | None:
                 "shown": [
                     {
                         "mistake": mistake,
-                        "name": Path(mistake.path).name,
+                        "name": "/".join(Path(mistake.path).parts[-2:]),
                         "thumbnail": _jpeg(mistake.thumbnail),
                         "overlay": None if mistake.overlay is None else _jpeg(mistake.overlay),
                     }

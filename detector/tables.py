@@ -12,6 +12,7 @@ from matplotlib.colors import to_hex
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.findings import (
     ALL,
+    compared,
     format_gap,
     in_words,
     number,
@@ -112,7 +113,8 @@ def by_degradation(results: pd.DataFrame, protocol: str) -> Table:
 def _coloured(
     rows: pd.DataFrame, across: str, columns: Sequence[str], table: Table, small: bool = True
 ) -> Table:
-    top = rows.groupby(across)["auroc"].max()
+    whole = compared(rows, across)
+    top = rows[whole].groupby(across)["auroc"].max()
     cells = {(row["detector"], row[across]): row for _, row in rows.iterrows()}
     for detector in dict.fromkeys(rows["detector"]):
         found = []
@@ -130,7 +132,7 @@ def _coloured(
                     title=_told(row),
                     background=background,
                     ink=ink,
-                    best=row["auroc"] == top[column],
+                    best=whole[row.name] and row["auroc"] == top[column],
                     mark=table.mark(row["remark"]),
                 )
             )
@@ -188,10 +190,14 @@ def measures(results: pd.DataFrame, protocol: str) -> Table:
     rows = results[(results["protocol"] == protocol) & (results["degradation"] == CLEAN.label)]
     rows = overall(rows)
     table = Table(protocol_name(protocol), "detector", list(METRICS.values()))
-    best = {m: rows[m].min() if m in LOWER_IS_BETTER else rows[m].max() for m in NAMES}
-    for _, row in rows.iterrows():
+    whole = compared(rows)
+    best = {
+        m: rows.loc[whole, m].min() if m in LOWER_IS_BETTER else rows.loc[whole, m].max()
+        for m in NAMES
+    }
+    for i, row in rows.iterrows():
         cells = [
-            Cell(number(row[name]), _span(row, name), best=row[name] == best[name])
+            Cell(number(row[name]), _span(row, name), best=whole[i] and row[name] == best[name])
             for name in METRICS
         ]
         table.rows.append((row["detector"], cells))
@@ -251,7 +257,8 @@ def tex_table(results: pd.DataFrame) -> str:
     ]
     for protocol in protocols(rows):
         part = rows[rows["protocol"] == protocol]
-        top = part.groupby("generator")["auroc"].max()
+        whole = compared(part, "generator")
+        top = part[whole].groupby("generator")["auroc"].max()
         title = f"\\emph{{{tex(protocol_name(protocol))}}}"
         lines += [
             "\\midrule",
@@ -264,7 +271,8 @@ def tex_table(results: pd.DataFrame) -> str:
                 row = cells.get(name)
                 value = float("nan") if row is None else float(row["auroc"])
                 text = f"{value:.3f}" if np.isfinite(value) else "--"
-                values.append(f"\\textbf{{{text}}}" if value == top.get(name) else text)
+                best = row is not None and whole[row.name] and value == top[name]
+                values.append(f"\\textbf{{{text}}}" if best else text)
                 span = "" if row is None else _span(row, "auroc").replace("\N{EN DASH}", "--")
                 spans.append(f"{{\\tiny {span}}}" if span else "")
             lines.append(" & ".join([tex(str(detector)), *values]) + " \\\\")

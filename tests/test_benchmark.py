@@ -675,3 +675,27 @@ def test_a_generator_may_not_be_called_all(corpus: Path, tmp_path: Path) -> None
     (root / "1_fake" / "alike").rename(root / "1_fake" / "all")
     with pytest.raises(GanscopeError, match="a generator is called 'all'"):
         benchmark_detectors(settings(root, tmp_path / "out"))
+
+
+def test_a_detector_of_few_images_is_not_the_best(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path
+) -> None:
+    easy = [*(corpus / "0_real").glob("[0-3].png"), *(corpus / "1_fake").glob("*/[0-3].png")]
+    rows = [f"{path},{0.9 if '1_fake' in str(path) else 0.1}" for path in easy]
+    (tmp_path / "easy.csv").write_text("\n".join(["path,score", *rows]))
+    name = f"scores:{tmp_path}/easy.csv"
+    results = benchmark_detectors(
+        settings(corpus, tmp_path / "out", detector=(name, detectors["light"]), protocol="raw")
+    )
+    cells = results.set_index(["detector", "generator"])
+    assert cells["auroc"][name, "all"] == 1 > cells["auroc"][detectors["light"], "all"]
+    assert cells["remark"][name, "all"] == "it scored 12 of 36 images"
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["findings"][0]["title"] == f"Best detector: {detectors['light']}"
+    first, second = (
+        line
+        for line in (tmp_path / "out" / "results.tex").read_text().splitlines()
+        if line.startswith(("scores:", "/"))
+    )
+    assert "textbf" not in first
+    assert "textbf" in second

@@ -320,10 +320,10 @@ def test_a_perfect_share_of_few_images_has_an_interval() -> None:
     for name in ("auroc", "accuracy", "tpr_at_fpr_5"):
         assert (found[name].low, found[name].high) == (pytest.approx(0.025 ** (1 / 10)), 1)
     assert (found["eer"].low, found["eer"].high) == (0, pytest.approx(1 - 0.025 ** (1 / 10)))
-    few = evaluate_scores(np.repeat([0, 1], 4), np.repeat([0.1, 0.9], 4), bootstrap=50)
+    few = evaluate_scores([0, 0, 1], [0.1, 0.2, 0.9], bootstrap=50)
     assert few["auroc"].value == 1
     assert np.isnan(few["auroc"].low)
-    groups = np.repeat([f"g{i}" for i in range(4)], 5)  # 10 images a class, of two groups
+    groups = np.repeat(["a", "b", "c", "c"], 5)  # all fakes are of one group
     alike = evaluate_scores(
         np.repeat([0, 1], 10), np.linspace(0, 1, 20), bootstrap=50, groups=groups
     )

@@ -236,3 +236,38 @@ def test_an_onnx_files_output_has_one_of_two_names(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"output": "probabilities"}')
     with pytest.raises(GanscopeError, match="output is 'probabilities'; write"):
         open_scorer(f"onnx:{tmp_path}/x.onnx")
+
+
+def test_what_a_function_may_return(tmp_path: Path, views: list[View]) -> None:
+    code = """
+import sys
+def some(paths: list[str]):
+    return (0.25 for _ in paths)
+def text(path: str):
+    return "0.7"
+def leaves(path: str):
+    sys.exit(7)
+"""
+    (tmp_path / "mine.py").write_text(code)
+    scorer = open_scorer(f"python:{tmp_path}/mine.py:some")
+    assert scorer.values(views) == [0.25] * 3
+    with pytest.raises(GanscopeError, match="it returned a str, not a number"):
+        open_scorer(f"python:{tmp_path}/mine.py:text").values(views)
+    with pytest.raises(GanscopeError, match=r"it raised SystemExit: 7 \(line 8"):
+        open_scorer(f"python:{tmp_path}/mine.py:leaves").values(views)
+
+
+def test_an_image_with_two_scores_under_two_paths(tmp_path: Path, views: list[View]) -> None:
+    (tmp_path / "s.csv").write_text(f"path,score\n{views[0].path},0.5\nother/0.png,0.9\n")
+    view = View(views[0].path, views[0].pixels, changed=False, name="other/0.png")
+    with pytest.raises(GanscopeError, match=r"other/0\.png is listed twice, under two paths"):
+        open_scorer(f"scores:{tmp_path}/s.csv").values([view])
+
+
+def test_a_mistyped_kind_of_detector_is_told(tmp_path: Path) -> None:
+    for name, said in (
+        ("nrp:weights.pth", "unknown kind of detector 'nrp'; did you mean 'npr'"),
+        ("safe:", "name a file behind safe:"),
+    ):
+        with pytest.raises(GanscopeError, match=said):
+            open_scorer(name)

@@ -404,8 +404,8 @@ def test_many_mistakes_are_cut_to_the_surest(tmp_path: Path) -> None:
     page = Page(made.write(tmp_path, mistakes=wrong))
     assert "Photographs taken for fakes (38 of 100)" in page.text
     names = [image["alt"] for image in page.images()]
-    assert names[:2] == ["99.jpg", "98.jpg"]
-    assert names[38:40] == ["0.jpg", "1.jpg"]
+    assert names[:2] == ["p/99.jpg", "p/98.jpg"]
+    assert names[38:40] == ["f/0.jpg", "f/1.jpg"]
     assert len(names) == 48
     data = base64.b64decode(str(page.images()[0]["src"]).partition(",")[2])
     assert cv2.imdecode(np.frombuffer(data, np.uint8), 1).shape == (288, 192, 3)

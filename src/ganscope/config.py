@@ -443,6 +443,8 @@ class ArmsRaceSettings:
     """Passes of each detector over the images of all rounds so far."""
     critic_weight: float = 1.0
     """How much fooling the detector weighs beside fooling the generator's own discriminator."""
+    precision: str = "auto"
+    """Of all trainings; "auto" tries what is quickest, which may be another the next time."""
     out: Path | None = None
     """Folder for everything; None: runs/arms-race, numbered on if that is finished already."""
     seed: int = 0
@@ -452,6 +454,7 @@ class ArmsRaceSettings:
         _paths(self, "out")
         _at_least(self, rounds=2, size=16, width=4, n=50, first_steps=1, steps=1, epochs=1)
         _at_least(self, critic_weight=0, seed=0)
+        _one_of(self, precision=PRECISIONS)
         _device(self.device)
 
 

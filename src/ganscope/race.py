@@ -144,6 +144,7 @@ def _plan(settings: ArmsRaceSettings, number: int) -> TrainGeneratorSettings:
         # Other noise and crops in each round.
         seed=int(np.random.SeedSequence((settings.seed, number)).generate_state(1)[0]),
         device=settings.device,
+        precision=settings.precision,
     )
 
 
@@ -300,6 +301,7 @@ class _Race:
                 size=self.settings.size,
                 seed=self.settings.seed,
                 device=self.settings.device,
+                precision=self.settings.precision,
             ),
             self.progress,
         )
