@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, refuse_bytes
 
 MANIFEST, UNFINISHED = "metadata.csv", ".metadata"
 """The manifest, and how the names of its parts begin while a corpus is being written."""
@@ -38,6 +38,7 @@ def open_corpus(path: str | Path) -> Corpus:
     from ganscope.datasets.layouts import layouts
 
     root = Path(path)
+    refuse_bytes(str(path))
     if not root.exists():
         raise GanscopeError(f"{root}: no such corpus; make one with ganscope generate")
     if is_unfinished(root):

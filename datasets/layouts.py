@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ganscope.datasets.corpus import MANIFEST
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, refuse_bytes
 from ganscope.images import find_images
 from ganscope.registry import Registry
 
@@ -123,8 +123,7 @@ def _rows(
     if not folder.is_dir():
         return []
     for path in find_images(folder):
-        if not path.isascii() and not _is_utf8(path):
-            raise GanscopeError(f"{path!a}: this name is no UTF-8; rename the file")
+        refuse_bytes(path)
     return [
         {
             "file_name": Path(path).relative_to(root).as_posix(),
@@ -136,14 +135,6 @@ def _rows(
         }
         for path in find_images(folder)
     ]
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _folders(root: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from ganscope.detector.model import RULE, Detector, load_detector
 from ganscope.detector.published import PublishedDetector, load_published, published
 from ganscope.detector.scoring import score_images
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, reason_of
+from ganscope.errors import GanscopeError, reason_of, refuse_bytes
 from ganscope.folders import hash_files
 from ganscope.functions import line_of, load_function
 from ganscope.registry import unknown
@@ -404,6 +404,7 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
 
     Raises `GanscopeError` for whatever is missing or does not fit.
     """
+    refuse_bytes(name)
     kind, _, rest = name.partition(":")
     if kind == "python" and rest:
         return FunctionScorer(rest)

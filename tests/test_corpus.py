@@ -319,3 +319,6 @@ def test_a_name_that_is_no_text_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "0_real" / os.fsdecode(b"\xff.png")).write_bytes(b"")
     with pytest.raises(GanscopeError, match="this name is no UTF-8; rename the file"):
         open_corpus(tmp_path)
+    (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    with pytest.raises(GanscopeError, match=r"udcff': this name is no UTF-8"):
+        open_corpus(tmp_path / os.fsdecode(b"\xff"))

@@ -268,6 +268,7 @@ def test_a_mistyped_kind_of_detector_is_told(tmp_path: Path) -> None:
     for name, said in (
         ("nrp:weights.pth", "unknown kind of detector 'nrp'; did you mean 'npr'"),
         ("safe:", "name a file behind safe:"),
+        ("python:\udcff.py:f", "this name is no UTF-8"),
     ):
         with pytest.raises(GanscopeError, match=said):
             open_scorer(name)

@@ -31,6 +31,14 @@ class ImageError(GanscopeError):
         return type(self), (self.path, self.reason)
 
 
+def refuse_bytes(name: str) -> None:
+    """Raise `GanscopeError` for a file name that is no UTF-8, which no table can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise GanscopeError(f"{name!a}: this name is no UTF-8; rename the file") from None
+
+
 def reason_of(error: BaseException) -> str:
     """An error's kind and the first line of what it says."""
     said = str(error).strip().splitlines()
