@@ -104,6 +104,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
             "continue it, or name another folder with --out"
         )
     other = open_other(settings, run, progress)
+    state = processes(device)  # it may have been trained just now, in another precision
     speed = remembered(run / SPEED, lambda: _choose_speed(settings, average, state.device))
     accelerator = Accelerator(
         cpu=device.type == "cpu",

@@ -11,11 +11,12 @@ import torch
 from test_training import make_corpus
 
 from ganscope.config import TrainDetectorSettings
-from ganscope.detector import frozen
+from ganscope.detector import frozen, training
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.heatmaps import heatmap
 from ganscope.detector.model import Detector
 from ganscope.detector.training import train_detector
+from ganscope.devices import Speed
 from ganscope.errors import GanscopeError, GanscopeWarning
 
 pytestmark = pytest.mark.filterwarnings("ignore:the backbone is random")
@@ -140,7 +141,13 @@ def test_a_fused_detector_is_the_weighted_sum_of_its_parts(corpus: Path, tmp_pat
         heatmap(fused, pixels, "gradcam")
 
 
-def test_an_architecture_to_fuse_with_is_trained_first(corpus: Path, tmp_path: Path) -> None:
+def test_an_architecture_to_fuse_with_is_trained_first(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quickest(plan: TrainDetectorSettings, *_: object) -> Speed:
+        return Speed("bf16" if plan.detector == "patch" else "fp32")
+
+    monkeypatch.setattr(training, "_choose_speed", quickest)
     plain = settings(corpus, tmp_path / "run", detector="cnn", recipe="full", pretrained=None)
     wanted = replace(plain, fuse="patch", epochs=1, split_seed=None)
     fused = Detector.load(train_detector(wanted))
