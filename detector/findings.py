@@ -64,7 +64,7 @@ def overall(results: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).reset_index(drop=True).infer_objects()
 
 
-def compared(rows: pd.DataFrame, by: str = "degradation") -> pd.Series:
+def comparable(rows: pd.DataFrame, by: str = "degradation") -> pd.Series:
     """Whether each row has nearly as many images as any of the same generator, or whatever `by`
     names: one of easy images alone would be the best.
     """
@@ -101,7 +101,7 @@ def find(
 def _ranking(results: pd.DataFrame) -> pd.DataFrame:
     rows = overall(results[results["protocol"] == main_protocol(results)])
     rows = rows[(rows["degradation"] == CLEAN.label) & rows["auroc"].notna()]
-    rows = rows[compared(rows)]
+    rows = rows[comparable(rows)]
     return rows.sort_values("auroc", ascending=False, kind="stable")
 
 

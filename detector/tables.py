@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.findings import (
     ALL,
-    compared,
+    comparable,
     format_gap,
     in_words,
     number,
@@ -113,7 +113,7 @@ def by_degradation(results: pd.DataFrame, protocol: str) -> Table:
 def _coloured(
     rows: pd.DataFrame, across: str, columns: Sequence[str], table: Table, small: bool = True
 ) -> Table:
-    whole = compared(rows, across)
+    whole = comparable(rows, across)
     top = rows[whole].groupby(across)["auroc"].max()
     cells = {(row["detector"], row[across]): row for _, row in rows.iterrows()}
     for detector in dict.fromkeys(rows["detector"]):
@@ -190,7 +190,7 @@ def measures(results: pd.DataFrame, protocol: str) -> Table:
     rows = results[(results["protocol"] == protocol) & (results["degradation"] == CLEAN.label)]
     rows = overall(rows)
     table = Table(protocol_name(protocol), "detector", list(METRICS.values()))
-    whole = compared(rows)
+    whole = comparable(rows)
     best = {
         m: rows.loc[whole, m].min() if m in LOWER_IS_BETTER else rows.loc[whole, m].max()
         for m in NAMES
@@ -257,7 +257,7 @@ def tex_table(results: pd.DataFrame) -> str:
     ]
     for protocol in protocols(rows):
         part = rows[rows["protocol"] == protocol]
-        whole = compared(part, "generator")
+        whole = comparable(part, "generator")
         top = part[whole].groupby("generator")["auroc"].max()
         title = f"\\emph{{{tex(protocol_name(protocol))}}}"
         lines += [

@@ -1,7 +1,9 @@
 """Detectors from anywhere: functions, files of scores, ONNX files."""
 
 import json
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -214,15 +216,22 @@ def test_a_published_detector_takes_its_weights_from_a_file(
         open_scorer(f"npr:{tmp_path / 'none.pth'}")
 
 
-def test_two_files_import_each_its_own_neighbour(tmp_path: Path, views: list[View]) -> None:
+def test_two_files_import_each_its_own_neighbour(
+    tmp_path: Path, views: list[View], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("a", 0.25), ("b", 0.75)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "neighbour_of_run.py").write_text(f"VALUE = {value}")
         code = "from neighbour_of_run import VALUE\ndef f(path: str):\n    return VALUE"
         (tmp_path / name / "run.py").write_text(code)
+    # What lies deeper, as an environment's packages do, is nobody's neighbour.
+    deep = ModuleType("deep_module")
+    deep.__file__ = str(tmp_path / "a" / ".venv" / "deep_module.py")
+    monkeypatch.setitem(sys.modules, "deep_module", deep)
     for _ in range(2):  # and again, the other way round
         one, two = (open_scorer(f"python:{tmp_path}/{name}/run.py:f") for name in "ab")
         assert (one.values(views[:1]), two.values(views[:1])) == ([0.25], [0.75])
+    assert sys.modules["deep_module"] is deep
 
 
 def test_a_file_that_reads_the_command_line_is_one_line(tmp_path: Path) -> None:

@@ -65,15 +65,21 @@ _folders: list[str] = []
 
 def _make_room(folder: str) -> None:
     """Let a file import its neighbours: behind all other modules, but ahead of the neighbours of
-    other such files, which may have the same names.
+    other such files, which may have the same names and are forgotten.
     """
-    for other in _folders:
-        if other in sys.path:
-            sys.path.remove(other)
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None) or ""
-        there = any(file.startswith(other + os.sep) for other in _folders if other != folder)
-        if there and not name.startswith("ganscope_user_"):
-            del sys.modules[name]
-    _folders[:] = [folder, *(other for other in _folders if other != folder)]
+    if _folders[:1] == [folder]:
+        return
+    for name in [name for name in sys.modules if _is_neighbour(name)]:
+        del sys.modules[name]
+    sys.path[:] = [path for path in sys.path if path not in _folders]
+    if folder not in sys.path:
+        _folders[:] = [folder, *(other for other in _folders if other != folder)]
     sys.path += _folders
+
+
+def _is_neighbour(name: str) -> bool:
+    """Whether a module, or the package it is of, lies right beside a file that was run."""
+    top = name.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    ends = (f"{top}.py", os.path.join(top, "__init__.py"))
+    return file in [os.path.join(folder, end) for folder in _folders for end in ends]
