@@ -60,7 +60,7 @@ def _shipped(kind: str) -> list[tuple[str, str, str]]:
 
 
 def _detectors() -> list[tuple[str, str, str]]:
-    from ganscope.detector.architectures import detectors
+    from ganscope.detector.networks.architectures import detectors
 
     known = [
         (name, "architecture", _first_line(build.__doc__))

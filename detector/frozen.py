@@ -30,7 +30,7 @@ from ganscope.detector.data import Key, Loader, Sampler, to_keys
 from ganscope.detector.finishing import finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector
-from ganscope.detector.networks import TimmNet
+from ganscope.detector.networks.convolutional import TimmNet
 from ganscope.detector.training import (
     LOSSES,
     fingerprint,

@@ -30,9 +30,9 @@ from ganscope.config import (
 )
 from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.corpus import open_corpora
-from ganscope.detector.architectures import build
 from ganscope.detector.benchmark import evaluate_all, name_without, write_results
 from ganscope.detector.mistakes import worst_mistakes
+from ganscope.detector.networks.architectures import build
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, MOST_MISTAKES
 from ganscope.detector.rounds import Scores, list_changes, score_all

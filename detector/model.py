@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganscope.detector.architectures import build, load_pretrained
+from ganscope.detector.networks.architectures import build, load_pretrained
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 

@@ -35,7 +35,6 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.splits import has_splits, split_corpus
-from ganscope.detector.architectures import is_architecture
 from ganscope.detector.data import (
     Key,
     Loader,
@@ -48,6 +47,7 @@ from ganscope.detector.data import (
 from ganscope.detector.finishing import ENOUGH, finish_run
 from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks.architectures import is_architecture
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint

@@ -8,8 +8,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from ganscope.detector.architectures import build, detectors, load_pretrained
-from ganscope.detector.networks import neighbouring_pixel_residual
+from ganscope.detector.networks.architectures import build, detectors, load_pretrained
+from ganscope.detector.networks.convolutional import neighbouring_pixel_residual
 from ganscope.errors import GanscopeError
 
 SMALL = {"cnn": {"width": 8}, "patch": {"width": 8}, "timm:test_vit": {"size": 32}}

@@ -15,6 +15,7 @@ ROOMS = {
     "ganscope.cli": ROOT / "cli",
     "ganscope.datasets": ROOT / "datasets",
     "ganscope.detector": ROOT / "detector",
+    "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
     "ganscope.generator": ROOT / "generator",
 }
@@ -22,8 +23,19 @@ MAY_IMPORT = {
     "ganscope": set(),
     "ganscope.datasets": {"ganscope"},
     "ganscope.generator": {"ganscope", "ganscope.datasets"},
-    "ganscope.detector": {"ganscope", "ganscope.datasets", "ganscope.detector.published"},
-    "ganscope.detector.published": {"ganscope", "ganscope.datasets", "ganscope.detector"},
+    "ganscope.detector": {
+        "ganscope",
+        "ganscope.datasets",
+        "ganscope.detector.networks",
+        "ganscope.detector.published",
+    },
+    "ganscope.detector.networks": {"ganscope"},
+    "ganscope.detector.published": {
+        "ganscope",
+        "ganscope.datasets",
+        "ganscope.detector.networks",
+        "ganscope.detector",
+    },
     "ganscope.cli": set(ROOMS) - {"ganscope.cli"},
 }
 

@@ -18,7 +18,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ganscope.detector.networks import NPR, neighbouring_pixel_residual
+from ganscope.detector.networks.convolutional import NPR, neighbouring_pixel_residual
 from ganscope.detector.published import load_published, published, univfd
 from ganscope.detector.published.freqnet import high_frequencies
 from ganscope.detector.published.ladeda import LaDeDa, TinyLaDeDa

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.model import sigmoid
-from ganscope.detector.weights import load_strictly, read_weights
+from ganscope.detector.networks.weights import load_strictly, read_weights
 from ganscope.folders import hash_files
 
 USUAL_PIXELS = 256 * 256

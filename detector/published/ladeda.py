@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganscope.detector.networks import neighbouring_pixel_residual
+from ganscope.detector.networks.convolutional import neighbouring_pixel_residual
 from ganscope.detector.published.detector import PublishedDetector, from_file
 from ganscope.detector.published.preparing import normalised, resized
 

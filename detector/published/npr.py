@@ -11,7 +11,7 @@ Preprocessing: the whole image, ImageNet's mean and std. The authors' test scrip
 meant for sets where that changes nothing, as it destroys what the network looks for.
 """
 
-from ganscope.detector.networks import NPR
+from ganscope.detector.networks.convolutional import NPR
 from ganscope.detector.published.detector import PublishedDetector, from_file
 from ganscope.detector.published.preparing import normalised
 

@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import center_crop
 
-from ganscope.detector.architectures import IMAGENET_MEAN, IMAGENET_STD
+from ganscope.detector.networks.architectures import IMAGENET_MEAN, IMAGENET_STD
 
 
 def scaled(pixels: np.ndarray) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganscope.detector.networks import NPR
+from ganscope.detector.networks.convolutional import NPR
 from ganscope.detector.published.detector import PublishedDetector, from_file
 from ganscope.detector.published.preparing import cropped, scaled
 

@@ -16,9 +16,9 @@ import timm
 from timm.data.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from torch import Tensor, nn
 
+from ganscope.detector.networks.weights import load_from_hub, load_strictly, read_weights
 from ganscope.detector.published.detector import PublishedDetector
 from ganscope.detector.published.preparing import cropped, normalised
-from ganscope.detector.weights import load_from_hub, load_strictly, read_weights
 from ganscope.folders import hash_files
 
 TOWER = "vit_large_patch14_clip_quickgelu_224.openai"

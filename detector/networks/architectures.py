@@ -11,8 +11,8 @@ from typing import Any
 import timm
 from torch import nn
 
-from ganscope.detector.networks import CNN, NPR, Fused, Patch, TimmNet
-from ganscope.detector.weights import load_from_hub, load_strictly, read_weights
+from ganscope.detector.networks.convolutional import CNN, NPR, Fused, Patch, TimmNet
+from ganscope.detector.networks.weights import load_from_hub, load_strictly, read_weights
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
