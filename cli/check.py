@@ -16,7 +16,7 @@ from ganscope.config import CheckSettings
 from ganscope.images import count_images
 
 if TYPE_CHECKING:
-    from ganscope.detector.checking import Check
+    from ganscope.detector.judging.checking import Check
 
 SHOWN = 50
 """A table on the screen has at most this many rows; CSV and JSON have all."""
@@ -77,7 +77,7 @@ def check(
         device=device,
     )
     total = count_images(settings.paths)  # a mistyped path is told before the detector is loaded
-    from ganscope.detector.checking import check_images
+    from ganscope.detector.judging.checking import check_images
 
     counts: Counter[str] = Counter()
     shown: list[Check] = []

@@ -21,11 +21,11 @@ import pandas as pd
 from ganscope.config import BenchmarkSettings, as_command, next_free, plain
 from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
-from ganscope.detector import plots
 from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.figures import scored_by
 from ganscope.detector.findings import ALL, ENOUGH, main_protocol
-from ganscope.detector.metrics import NAMES, evaluate_by_generator
+from ganscope.detector.judging import plots
+from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.outside import Scorer, open_scorer
 from ganscope.detector.report import FILES, Mistake, write_report

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from ganscope.detector.calibration import count_called
-from ganscope.detector.metrics import (
+from ganscope.detector.judging.calibration import count_called
+from ganscope.detector.judging.metrics import (
     against_generators,
     bootstrap_weights,
     ranked_by,

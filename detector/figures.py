@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector import findings, plots
-from ganscope.detector.metrics import ranked_by
+from ganscope.detector import findings
+from ganscope.detector.judging import plots
+from ganscope.detector.judging.metrics import ranked_by
 from ganscope.detector.tables import protocol_name, protocols
 
 STEPS = {

@@ -13,8 +13,8 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.calibration import false_alarm_bound
-from ganscope.detector.metrics import NAMES, against_generators, ranked_by
+from ganscope.detector.judging.calibration import false_alarm_bound
+from ganscope.detector.judging.metrics import NAMES, against_generators, ranked_by
 
 ALL, MEAN = "all", "mean"
 ENOUGH = 0.9

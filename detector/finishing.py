@@ -12,16 +12,16 @@ import torch
 
 import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
-from ganscope.detector import plots
-from ganscope.detector.calibration import (
+from ganscope.detector.data import Views
+from ganscope.detector.judging import plots
+from ganscope.detector.judging.calibration import (
     calibrate,
     choose_thresholds,
     count_called,
 )
-from ganscope.detector.data import Views
-from ganscope.detector.metrics import NAMES, evaluate_by_generator
+from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
+from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import SMALLEST, Detector
-from ganscope.detector.scoring import score_images
 from ganscope.errors import ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"

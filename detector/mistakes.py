@@ -9,8 +9,8 @@ import pandas as pd
 from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.findings import main_protocol
-from ganscope.detector.heatmaps import heatmap, lay_over
-from ganscope.detector.metrics import ranked_by
+from ganscope.detector.judging.heatmaps import heatmap, lay_over
+from ganscope.detector.judging.metrics import ranked_by
 from ganscope.detector.model import Detector
 from ganscope.detector.outside import Scorer
 from ganscope.detector.report import MOST_MISTAKES, Mistake, shrunk

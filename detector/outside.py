@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from ganscope.config import read_json
 from ganscope.datasets.writing import encode_image
+from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import RULE, Detector, load_detector
 from ganscope.detector.published import PublishedDetector, load_published, published
-from ganscope.detector.scoring import score_images
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, reason_of, refuse_bytes
 from ganscope.folders import hash_files

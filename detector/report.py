@@ -20,7 +20,7 @@ import pandas as pd
 from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector import figures, findings, tables
-from ganscope.detector.metrics import ECE_BINS
+from ganscope.detector.judging.metrics import ECE_BINS
 
 TEMPLATE = "report.html.jinja"
 FILES = (

@@ -20,7 +20,7 @@ from ganscope.detector.findings import (
     percent,
     signed,
 )
-from ganscope.detector.metrics import NAMES
+from ganscope.detector.judging.metrics import NAMES
 
 PROTOCOLS = {
     "aligned": "Aligned: both classes cropped and saved alike",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ganscope.detector.calibration import (
+from ganscope.detector.judging.calibration import (
     calibrate,
     choose_thresholds,
     false_alarm_bound,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ganscope.config import CheckSettings
-from ganscope.detector.checking import Check, check_image, check_images
+from ganscope.detector.judging.checking import Check, check_image, check_images
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
 

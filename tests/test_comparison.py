@@ -7,7 +7,6 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from ganscope.detector import comparison
-from ganscope.detector.calibration import false_alarm_bound
 from ganscope.detector.comparison import (
     adjust,
     auroc_variance,
@@ -16,6 +15,7 @@ from ganscope.detector.comparison import (
     false_alarms_by_source,
 )
 from ganscope.detector.finishing import count_false_alarms
+from ganscope.detector.judging.calibration import false_alarm_bound
 
 
 def two_detectors(

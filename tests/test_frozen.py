@@ -13,7 +13,7 @@ from test_training import make_corpus
 from ganscope.config import TrainDetectorSettings
 from ganscope.detector import frozen, training
 from ganscope.detector.fusion import fuse_detectors
-from ganscope.detector.heatmaps import heatmap
+from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
 from ganscope.detector.training import train_detector
 from ganscope.devices import Speed

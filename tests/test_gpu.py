@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from ganscope.config import GenerateSettings, TrainDetectorSettings, TrainGeneratorSettings
-from ganscope.detector.heatmaps import heatmap
+from ganscope.detector.judging.heatmaps import heatmap
+from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.scoring import score_images
 from ganscope.detector.training import train_detector
 from ganscope.generator.model import latent, load_generator
 from ganscope.generator.sampling import generate_corpus

@@ -17,9 +17,10 @@ from test_training import make_corpus
 from ganscope.cli.benchmark import _with_corpora
 from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
-from ganscope.detector import benchmark, figures, holdout, plots
+from ganscope.detector import benchmark, figures, holdout
 from ganscope.detector.comparison import adjust
 from ganscope.detector.holdout import leave_one_out
+from ganscope.detector.judging import plots
 from ganscope.detector.outside import Scorer
 from ganscope.errors import GanscopeError
 

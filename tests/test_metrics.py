@@ -18,9 +18,9 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from ganscope.detector import metrics
-from ganscope.detector.calibration import calibrate, choose_thresholds
-from ganscope.detector.metrics import NAMES, evaluate_by_generator, evaluate_scores
+from ganscope.detector.judging import metrics
+from ganscope.detector.judging.calibration import calibrate, choose_thresholds
+from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator, evaluate_scores
 
 Drawn = tuple[np.ndarray, np.ndarray, np.ndarray | None]
 """Labels, scores and groups."""

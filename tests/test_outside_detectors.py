@@ -12,7 +12,7 @@ import pytest
 import torch
 from test_published import tiny_ladeda, weights_of
 
-from ganscope.detector.heatmaps import heatmap
+from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.outside import View, open_scorer
 from ganscope.errors import GanscopeError
 

@@ -15,6 +15,7 @@ ROOMS = {
     "ganscope.cli": ROOT / "cli",
     "ganscope.datasets": ROOT / "datasets",
     "ganscope.detector": ROOT / "detector",
+    "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
     "ganscope.generator": ROOT / "generator",
@@ -26,9 +27,11 @@ MAY_IMPORT = {
     "ganscope.detector": {
         "ganscope",
         "ganscope.datasets",
+        "ganscope.detector.judging",
         "ganscope.detector.networks",
         "ganscope.detector.published",
     },
+    "ganscope.detector.judging": {"ganscope", "ganscope.datasets", "ganscope.detector"},
     "ganscope.detector.networks": {"ganscope"},
     "ganscope.detector.published": {
         "ganscope",

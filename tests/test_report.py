@@ -20,8 +20,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ganscope.detector import findings, plots, tables
-from ganscope.detector.metrics import NAMES, evaluate_scores, reliability
+from ganscope.detector import findings, tables
+from ganscope.detector.judging import plots
+from ganscope.detector.judging.metrics import NAMES, evaluate_scores, reliability
 from ganscope.detector.report import Mistake, write_report
 
 STRANGE = "<script>alert(1)</script> & 50_%$x$"

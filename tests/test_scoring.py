@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from ganscope.config import CheckSettings
 from ganscope.datasets.degradations import Degradation
-from ganscope.detector import scoring
-from ganscope.detector.checking import (
+from ganscope.detector.judging import scoring
+from ganscope.detector.judging.checking import (
     FEW_COLOURS,
     FIELDS,
     check_image,
     check_images,
     explain_probability,
 )
-from ganscope.detector.heatmaps import heatmap, heatmap_methods, overlay, write_overlay
-from ganscope.detector.model import Detector
-from ganscope.detector.scoring import (
+from ganscope.detector.judging.heatmaps import heatmap, heatmap_methods, overlay, write_overlay
+from ganscope.detector.judging.scoring import (
     MAX_PIXELS,
     count_colours,
     flat_share,
@@ -31,6 +30,7 @@ from ganscope.detector.scoring import (
     tile_positions,
     tiles,
 )
+from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError, ImageError
 
 

@@ -33,8 +33,8 @@ from ganscope.detector.data import (
     pad,
     show_the_same,
 )
+from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.scoring import score_images
 from ganscope.detector.training import train_detector
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError

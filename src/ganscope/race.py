@@ -38,10 +38,10 @@ from ganscope.datasets.corpus import MANIFEST, open_corpus
 from ganscope.datasets.sources import Source, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import disk_errors
-from ganscope.detector import plots
-from ganscope.detector.metrics import evaluate_scores
+from ganscope.detector.judging import plots
+from ganscope.detector.judging.metrics import evaluate_scores
+from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.scoring import score_images
 from ganscope.detector.training import train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG

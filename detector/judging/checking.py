@@ -13,9 +13,9 @@ from typing import Any
 
 from ganscope.config import CheckSettings
 from ganscope.datasets.degradations import WORST_QUALITY
-from ganscope.detector.heatmaps import heatmap, write_overlay
+from ganscope.detector.judging.heatmaps import heatmap, write_overlay
+from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.scoring import Scored, score_images
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
 from ganscope.images import IMAGE_SUFFIXES, find_images, open_image

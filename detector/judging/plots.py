@@ -16,7 +16,7 @@ from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from ganscope.config import replacing
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.metrics import reliability
+from ganscope.detector.judging.metrics import reliability
 
 Scored = Mapping[str, tuple[np.ndarray, ...]]
 """Name -> labels (N,), scores or probabilities (N,) and, where several trainings gave them, whose

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.config import replacing
+from ganscope.detector.judging.scoring import tile_positions
 from ganscope.detector.model import Detector
-from ganscope.detector.scoring import tile_positions
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
