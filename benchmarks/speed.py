@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 from ganscope.config import BenchmarkSettings, GenerateSettings, TrainGeneratorSettings
-from ganscope.detector.benchmark import benchmark_detectors
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
 from ganscope.detector.data import Key, Loader, Views
 from ganscope.detector.judging.checking import check_image
 from ganscope.detector.judging.scoring import score_images

@@ -171,8 +171,8 @@ def benchmark(
         seed=seed,
         device=device,
     )
-    from ganscope.detector.benchmark import benchmark_detectors
-    from ganscope.detector.holdout import leave_one_out
+    from ganscope.detector.benchmark.benchmark import benchmark_detectors
+    from ganscope.detector.benchmark.leave_one_out import leave_one_out
 
     command = as_command("benchmark", settings)
     with progress() as bar:
@@ -195,7 +195,7 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
         return settings
     from ganscope.datasets.corpus import MANIFEST
     from ganscope.datasets.writing import REQUEST
-    from ganscope.detector.holdout import CORPORA, only_corpora
+    from ganscope.detector.benchmark.leave_one_out import CORPORA, only_corpora
     from ganscope.generator.opening import open_generator
     from ganscope.generator.sampling import generate_corpus
 

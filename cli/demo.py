@@ -44,7 +44,7 @@ def demo(
     from ganscope.datasets.corpus import open_corpus
     from ganscope.datasets.sources import open_source
     from ganscope.datasets.writing import disk_errors
-    from ganscope.detector.benchmark import benchmark_detectors
+    from ganscope.detector.benchmark.benchmark import benchmark_detectors
     from ganscope.detector.judging.checking import check_images
     from ganscope.detector.training import train_detector
     from ganscope.generator.sampling import generate_corpus

@@ -17,13 +17,14 @@ from sklearn.metrics import roc_auc_score
 from ganscope.cli import benchmark as benchmark_cli
 from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
-from ganscope.detector import benchmark, cache, mistakes, rounds
-from ganscope.detector.benchmark import benchmark_detectors
-from ganscope.detector.cache import Cache, FileFacts, read_file
+from ganscope.detector.benchmark import asking as rounds
+from ganscope.detector.benchmark import benchmark, cache, mistakes
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
+from ganscope.detector.benchmark.cache import Cache, FileFacts, read_file
+from ganscope.detector.benchmark.contestants import NetworkScorer, View, open_scorer
+from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.judging import plots
-from ganscope.detector.mistakes import worst_mistakes
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.outside import NetworkScorer, View, open_scorer
 from ganscope.errors import GanscopeError, GanscopeWarning
 
 

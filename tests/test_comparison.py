@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from ganscope.detector import comparison
-from ganscope.detector.comparison import (
+from ganscope.detector.benchmark import comparison
+from ganscope.detector.benchmark.comparison import (
     adjust,
     auroc_variance,
     compare_detectors,

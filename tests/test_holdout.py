@@ -17,11 +17,13 @@ from test_training import make_corpus
 from ganscope.cli.benchmark import _with_corpora
 from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
-from ganscope.detector import benchmark, figures, holdout
-from ganscope.detector.comparison import adjust
-from ganscope.detector.holdout import leave_one_out
+from ganscope.detector.benchmark import benchmark
+from ganscope.detector.benchmark import leave_one_out as holdout
+from ganscope.detector.benchmark.comparison import adjust
+from ganscope.detector.benchmark.contestants import Scorer
+from ganscope.detector.benchmark.leave_one_out import leave_one_out
+from ganscope.detector.benchmark.report import figures
 from ganscope.detector.judging import plots
-from ganscope.detector.outside import Scorer
 from ganscope.errors import GanscopeError
 
 

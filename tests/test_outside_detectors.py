@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_published import tiny_ladeda, weights_of
 
+from ganscope.detector.benchmark.contestants import View, open_scorer
 from ganscope.detector.judging.heatmaps import heatmap
-from ganscope.detector.outside import View, open_scorer
 from ganscope.errors import GanscopeError
 
 LIGHT = """

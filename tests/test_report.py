@@ -20,10 +20,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ganscope.detector import findings, tables
+from ganscope.detector.benchmark.report import summary as findings
+from ganscope.detector.benchmark.report import tables
+from ganscope.detector.benchmark.report.page import Mistake, write_report
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import NAMES, evaluate_scores, reliability
-from ganscope.detector.report import Mistake, write_report
 
 STRANGE = "<script>alert(1)</script> & 50_%$x$"
 """A folder's name may be anything."""

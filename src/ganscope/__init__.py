@@ -28,7 +28,7 @@ _PUBLIC = {
     "check_images": "ganscope.detector.judging.checking",
     "heatmap": "ganscope.detector.judging.heatmaps",
     "evaluate_scores": "ganscope.detector.judging.metrics",
-    "benchmark_detectors": "ganscope.detector.benchmark",
+    "benchmark_detectors": "ganscope.detector.benchmark.benchmark",
     "arms_race": "ganscope.race",
 }
 

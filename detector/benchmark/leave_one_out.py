@@ -30,12 +30,12 @@ from ganscope.config import (
 )
 from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.corpus import open_corpora
-from ganscope.detector.benchmark import evaluate_all, name_without, write_results
-from ganscope.detector.mistakes import worst_mistakes
+from ganscope.detector.benchmark.asking import Scores, list_changes, score_all
+from ganscope.detector.benchmark.benchmark import evaluate_all, name_without, write_results
+from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.mistakes import worst_mistakes
+from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.networks.architectures import build
-from ganscope.detector.outside import Scorer, open_scorer
-from ganscope.detector.report import FILES, MOST_MISTAKES
-from ganscope.detector.rounds import Scores, list_changes, score_all
 from ganscope.detector.training import fingerprint, split_table, train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG

@@ -8,12 +8,12 @@ import pandas as pd
 
 from ganscope.datasets.alignment import Alignment
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.findings import main_protocol
+from ganscope.detector.benchmark.contestants import Scorer
+from ganscope.detector.benchmark.report.page import MOST_MISTAKES, Mistake, shrunk
+from ganscope.detector.benchmark.report.summary import main_protocol
 from ganscope.detector.judging.heatmaps import heatmap, lay_over
 from ganscope.detector.judging.metrics import ranked_by
 from ganscope.detector.model import Detector
-from ganscope.detector.outside import Scorer
-from ganscope.detector.report import MOST_MISTAKES, Mistake, shrunk
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
 from ganscope.images import open_image

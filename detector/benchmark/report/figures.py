@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector import findings
+from ganscope.detector.benchmark.report import summary as findings
+from ganscope.detector.benchmark.report.tables import protocol_name, protocols
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import ranked_by
-from ganscope.detector.tables import protocol_name, protocols
 
 STEPS = {
     "jpeg": "JPEG quality",

@@ -21,15 +21,15 @@ import pandas as pd
 from ganscope.config import BenchmarkSettings, as_command, next_free, plain
 from ganscope.datasets.audit import audit_table
 from ganscope.datasets.corpus import open_corpora
-from ganscope.detector.comparison import adjust, compare_detectors, false_alarms_by_source
-from ganscope.detector.figures import scored_by
-from ganscope.detector.findings import ALL, ENOUGH, main_protocol
+from ganscope.detector.benchmark.asking import WORKERS, Scores, list_changes, score_all
+from ganscope.detector.benchmark.comparison import adjust, compare_detectors, false_alarms_by_source
+from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.mistakes import worst_mistakes
+from ganscope.detector.benchmark.report.figures import scored_by
+from ganscope.detector.benchmark.report.page import FILES, Mistake, write_report
+from ganscope.detector.benchmark.report.summary import ALL, ENOUGH, main_protocol
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
-from ganscope.detector.mistakes import worst_mistakes
-from ganscope.detector.outside import Scorer, open_scorer
-from ganscope.detector.report import FILES, Mistake, write_report
-from ganscope.detector.rounds import WORKERS, Scores, list_changes, score_all
 from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ import pandas as pd
 from ganscope.config import BenchmarkSettings
 from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
-from ganscope.detector.cache import Cache, FileFacts, cache_file
-from ganscope.detector.outside import Scorer, View
+from ganscope.detector.benchmark.cache import Cache, FileFacts, cache_file
+from ganscope.detector.benchmark.contestants import Scorer, View
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import open_image

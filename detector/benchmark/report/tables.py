@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.findings import (
+from ganscope.detector.benchmark.report.summary import (
     ALL,
     comparable,
     format_gap,

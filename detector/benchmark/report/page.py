@@ -1,7 +1,7 @@
 """The report of a benchmark: one HTML file that opens anywhere, and its numbers beside it.
 
 The page needs no server, script or file from elsewhere: style, figures and thumbnails are in it.
-`findings` writes its summary, `tables` its tables, `plots` its figures; `report.html.jinja` puts
+`findings` writes its summary, `tables` its tables, `plots` its figures; `page.html.jinja` puts
 them in order. Names and paths come from strangers, so everything is escaped where it is put in.
 """
 
@@ -19,10 +19,11 @@ import pandas as pd
 
 from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector import figures, findings, tables
+from ganscope.detector.benchmark.report import figures, tables
+from ganscope.detector.benchmark.report import summary as findings
 from ganscope.detector.judging.metrics import ECE_BINS
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "page.html.jinja"
 FILES = (
     *("scores.parquet", "results.csv", "results.tex", "comparisons.csv", "false_alarms.csv"),
     *("report.html", "report.json"),
@@ -161,7 +162,9 @@ def _render(page: dict[str, Any]) -> str:
     )
     environment.filters |= {"number": findings.number, "percent": findings.percent}
     environment.filters["chance"] = findings.chance
-    template = files("ganscope.detector").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    template = (
+        files("ganscope.detector.benchmark.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    )
     return environment.from_string(template).render(page).lstrip()
 
 

@@ -1,0 +1,1 @@
+"""The report of a benchmark: its page, summary, tables and figures."""
