@@ -19,9 +19,9 @@ from sklearn.metrics import roc_auc_score
 
 from ganscope.datasets.corpus import open_corpus
 from ganscope.datasets.degradations import jpeg
-from ganscope.detector.data import find_twins, show_the_same
 from ganscope.detector.judging.heatmaps import heatmap, overlay
 from ganscope.detector.model import load_detector
+from ganscope.detector.training.views import find_twins, show_the_same
 from ganscope.images import open_image
 
 FEATHER = 3

@@ -23,10 +23,10 @@ import torch
 
 from ganscope.config import BenchmarkSettings, GenerateSettings, TrainGeneratorSettings
 from ganscope.detector.benchmark.benchmark import benchmark_detectors
-from ganscope.detector.data import Key, Loader, Views
 from ganscope.detector.judging.checking import check_image
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector
+from ganscope.detector.training.views import Key, Loader, Views
 from ganscope.generator.architectures import architectures
 from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.generator.sampling import generate_corpus

@@ -19,7 +19,7 @@ from ganscope import race
 from ganscope.cli.arms_race import arms_race
 from ganscope.config import ArmsRaceSettings, TrainGeneratorSettings, read_json, write_json
 from ganscope.datasets.corpus import open_corpus
-from ganscope.detector import training as detector_training
+from ganscope.detector.training import loop as detector_training
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, load_checkpoint, weights_hash

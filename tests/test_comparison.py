@@ -14,8 +14,8 @@ from ganscope.detector.benchmark.comparison import (
     delong,
     false_alarms_by_source,
 )
-from ganscope.detector.finishing import count_false_alarms
 from ganscope.detector.judging.calibration import false_alarm_bound
+from ganscope.detector.training.evaluation import count_false_alarms
 
 
 def two_detectors(

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ganscope.config import TrainDetectorSettings
-from ganscope.detector import finishing
-from ganscope.detector.finishing import are_large, finish_run
 from ganscope.detector.model import SMALLEST, Detector, load_detector
+from ganscope.detector.training import evaluation as finishing
+from ganscope.detector.training.evaluation import are_large, finish_run
 
 
 def scores_of(reals: int, fakes: int, small: int) -> pd.DataFrame:

@@ -11,11 +11,12 @@ import torch
 from test_training import make_corpus
 
 from ganscope.config import TrainDetectorSettings
-from ganscope.detector import frozen, training
-from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
-from ganscope.detector.training import train_detector
+from ganscope.detector.training import frozen
+from ganscope.detector.training import loop as training
+from ganscope.detector.training.fusion import fuse_detectors
+from ganscope.detector.training.loop import train_detector
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError, GanscopeWarning
 
@@ -182,7 +183,7 @@ def test_a_part_that_knows_nothing_gets_no_say(
     good = rng.normal(size=100) + 3 * table["label"]
     said = iter([good, -good + 0.1 * rng.normal(size=100)])
     monkeypatch.setattr(
-        "ganscope.detector.fusion.score_table", lambda *_: table.assign(logit=next(said))
+        "ganscope.detector.training.fusion.score_table", lambda *_: table.assign(logit=next(said))
     )
     parts = [Detector.create("cnn", width=8, depth=3) for _ in range(2)]
     weights = fuse_detectors(parts, table, None, 1).net.weights  # type: ignore[arg-type]

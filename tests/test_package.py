@@ -20,19 +20,14 @@ ROOMS = {
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
+    "ganscope.detector.training": ROOT / "detector/training",
     "ganscope.generator": ROOT / "generator",
 }
 MAY_IMPORT = {
     "ganscope": set(),
     "ganscope.datasets": {"ganscope"},
     "ganscope.generator": {"ganscope", "ganscope.datasets"},
-    "ganscope.detector": {
-        "ganscope",
-        "ganscope.datasets",
-        "ganscope.detector.judging",
-        "ganscope.detector.networks",
-        "ganscope.detector.published",
-    },
+    "ganscope.detector": {"ganscope", "ganscope.detector.networks"},
     "ganscope.detector.benchmark": {
         "ganscope",
         "ganscope.datasets",
@@ -41,6 +36,7 @@ MAY_IMPORT = {
         "ganscope.detector.judging",
         "ganscope.detector.networks",
         "ganscope.detector.published",
+        "ganscope.detector.training",
     },
     "ganscope.detector.benchmark.report": {
         "ganscope",
@@ -54,6 +50,13 @@ MAY_IMPORT = {
         "ganscope.datasets",
         "ganscope.detector.networks",
         "ganscope.detector",
+    },
+    "ganscope.detector.training": {
+        "ganscope",
+        "ganscope.datasets",
+        "ganscope.detector",
+        "ganscope.detector.judging",
+        "ganscope.detector.networks",
     },
     "ganscope.cli": set(ROOMS) - {"ganscope.cli"},
 }

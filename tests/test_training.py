@@ -20,9 +20,13 @@ from accelerate import PartialState
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
-from ganscope.detector import data, training
-from ganscope.detector import soup as soup_module
-from ganscope.detector.data import (
+from ganscope.detector.judging.scoring import score_images
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training import loop as training
+from ganscope.detector.training import soup as soup_module
+from ganscope.detector.training import views as data
+from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.views import (
     Key,
     Loader,
     Sampler,
@@ -33,9 +37,6 @@ from ganscope.detector.data import (
     pad,
     show_the_same,
 )
-from ganscope.detector.judging.scoring import score_images
-from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training import train_detector
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError
 from ganscope.images import open_image
@@ -450,7 +451,7 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from ganscope.config import TrainDetectorSettings\n"
-        "from ganscope.detector.training import train_detector\n"
+        "from ganscope.detector.training.loop import train_detector\n"
         "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
         " size=32, epochs=2, batch_size=4, degrade=0.0, device='cpu', precision='fp32',"
         " detector='timm:test_vit', learning_rate=3e-3))\n"

@@ -35,7 +35,11 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.splits import has_splits, split_corpus
-from ganscope.detector.data import (
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks.architectures import is_architecture
+from ganscope.detector.training.evaluation import ENOUGH, finish_run
+from ganscope.detector.training.fusion import fuse_detectors
+from ganscope.detector.training.views import (
     Key,
     Loader,
     Sampler,
@@ -44,10 +48,6 @@ from ganscope.detector.data import (
     jpeg_qualities,
     to_keys,
 )
-from ganscope.detector.finishing import ENOUGH, finish_run
-from ganscope.detector.fusion import fuse_detectors
-from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.networks.architectures import is_architecture
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
@@ -80,11 +80,11 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     holds a finished run or one with other settings.
     """
     if settings.recipe == "frozen-linear":
-        from ganscope.detector.frozen import train_frozen
+        from ganscope.detector.training.frozen import train_frozen
 
         return train_frozen(settings, progress)
     if settings.soup > 1:
-        from ganscope.detector.soup import train_soup
+        from ganscope.detector.training.soup import train_soup
 
         return train_soup(settings, progress)
     device = pick_device(settings.device)

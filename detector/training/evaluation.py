@@ -12,7 +12,6 @@ import torch
 
 import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
-from ganscope.detector.data import Views
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.calibration import (
     calibrate,
@@ -22,6 +21,7 @@ from ganscope.detector.judging.calibration import (
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import SMALLEST, Detector
+from ganscope.detector.training.views import Views
 from ganscope.errors import ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"

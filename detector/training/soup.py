@@ -16,11 +16,10 @@ from torch.optim.swa_utils import update_bn
 
 from ganscope.config import TrainDetectorSettings, plain, read_json, write_json, write_text
 from ganscope.datasets.corpus import newest_corpus
-from ganscope.detector.data import Loader, Sampler, to_keys
-from ganscope.detector.finishing import finish_run
-from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training import (
+from ganscope.detector.training.evaluation import finish_run
+from ganscope.detector.training.fusion import fuse_detectors
+from ganscope.detector.training.loop import (
     LOSSES,
     fingerprint,
     open_other,
@@ -30,6 +29,7 @@ from ganscope.detector.training import (
     split_table,
     train_detector,
 )
+from ganscope.detector.training.views import Loader, Sampler, to_keys
 from ganscope.devices import pick_device, processes
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG, WEIGHTS

@@ -26,12 +26,11 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.corpus import newest_corpus
-from ganscope.detector.data import Key, Loader, Sampler, to_keys
-from ganscope.detector.finishing import finish_run
-from ganscope.detector.fusion import fuse_detectors
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.convolutional import TimmNet
-from ganscope.detector.training import (
+from ganscope.detector.training.evaluation import finish_run
+from ganscope.detector.training.fusion import fuse_detectors
+from ganscope.detector.training.loop import (
     LOSSES,
     fingerprint,
     open_other,
@@ -40,6 +39,7 @@ from ganscope.detector.training import (
     reading_processes,
     split_table,
 )
+from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, pick_device, processes
 from ganscope.errors import GanscopeError, GanscopeWarning
 

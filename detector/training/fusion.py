@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from ganscope.detector.data import Views
-from ganscope.detector.finishing import score_table
 from ganscope.detector.model import Detector
+from ganscope.detector.training.evaluation import score_table
+from ganscope.detector.training.views import Views
 
 
 def fuse_detectors(

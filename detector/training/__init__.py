@@ -1,0 +1,1 @@
+"""How a detector comes to be: the images it sees, the recipes, and its first evaluation."""
