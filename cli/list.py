@@ -70,6 +70,7 @@ def _detectors() -> list[tuple[str, str, str]]:
         *_shipped("detectors"),
         *known,
         ("timm:NAME", "architecture", "any backbone of timm, for example timm:resnet18"),
+        ("vit:NAME", "architecture", "a transformer of timm, read at several of its blocks"),
     ]
 
 

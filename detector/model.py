@@ -89,7 +89,7 @@ class Detector(FolderModel):
         size: side of the input tiles, None: the architecture's own. arguments: for its builder.
         Raises `GanscopeError` for what `build` and `load_pretrained` refuse.
         """
-        if size and architecture.startswith("timm:"):
+        if size and architecture.startswith(("timm:", "vit:")):
             arguments["size"] = size
         net, defaults = build(architecture, **arguments)
         if pretrained:

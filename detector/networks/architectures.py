@@ -12,6 +12,7 @@ import timm
 from torch import nn
 
 from ganscope.detector.networks.convolutional import CNN, NPR, Fused, Patch, TimmNet
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.networks.weights import load_from_hub, load_strictly, read_weights
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
@@ -39,7 +40,10 @@ class _Builders(Registry[Any]):
         try:
             return super().__missing__(name)
         except GanscopeError as error:
-            raise GanscopeError(f"{error}, and timm:NAME for any backbone of timm") from None
+            raise GanscopeError(
+                f"{error}, timm:NAME for any backbone of timm, and vit:NAME for a transformer of "
+                "timm read at several blocks"
+            ) from None
 
 
 detectors = _Builders("detector architecture")
@@ -70,12 +74,36 @@ def lite(*, stem_stride: int = 1) -> tuple[nn.Module, Defaults]:
     return net, Defaults(128, learning_rate=5e-4)
 
 
+CLIP = "vit_base_patch16_clip_quickgelu_224"
+"""OpenAI's ViT-B/16, as timm calls it; its namesake without quickgelu computes other features."""
+
+
+@detectors.register("clip")
+def clip(**arguments: Any) -> tuple[nn.Module, Defaults]:
+    """CLIP's ViT-B/16, read at several blocks, the last two cut off; for fine-tuning."""
+    return transformer(CLIP, **arguments)
+
+
+def transformer(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
+    """A vision transformer of timm by its name, read at several blocks (`BlockFeatures`)."""
+    if not timm.is_model(name):
+        raise GanscopeError(_no_such_model(name))
+    try:
+        net = BlockFeatures(name, **arguments)
+    except (AttributeError, AssertionError, RuntimeError, ValueError) as error:
+        raise GanscopeError(
+            f"vit:{name} cannot be read at several blocks ({error}); take a vision transformer of "
+            f"timm, or timm:{name}"
+        ) from None
+    about = net.backbone.pretrained_cfg
+    size = arguments.get("size") or int(about["input_size"][-1])
+    return net, Defaults(size, tuple(about["mean"]), tuple(about["std"]), 3e-4)
+
+
 def timm_model(name: str, *, size: int | None = None) -> tuple[nn.Module, Defaults]:
     """A backbone of timm by its name; size: only for networks that are built for one image size."""
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise GanscopeError(f"timm has no model {name!r}{hint} See timm.list_models()")
+        raise GanscopeError(_no_such_model(name))
     net = TimmNet(name)
     about = net.backbone.pretrained_cfg
     fixed = bool(about.get("fixed_input_size"))
@@ -91,6 +119,12 @@ def timm_model(name: str, *, size: int | None = None) -> tuple[nn.Module, Defaul
     return net, Defaults(size or own_size, tuple(about["mean"]), tuple(about["std"]), rate)
 
 
+def _no_such_model(name: str) -> str:
+    near = difflib.get_close_matches(name, timm.list_models(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return f"timm has no model {name!r}{hint} See timm.list_models()"
+
+
 def fused(*, parts: list[dict[str, Any]]) -> tuple[nn.Module, Defaults]:
     """Several networks, each given by its `architecture`, `arguments` and `input`, as one."""
     networks = [build(part["architecture"], **part["arguments"])[0] for part in parts]
@@ -100,13 +134,15 @@ def fused(*, parts: list[dict[str, Any]]) -> tuple[nn.Module, Defaults]:
 
 
 def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
-    """Build an architecture, untrained: a registered name, timm:<name>, or "fused".
+    """Build an architecture, untrained: a registered name, timm:<name>, vit:<name>, or "fused".
 
     Raises `GanscopeError` for an unknown name or for arguments that the architecture does not take.
     """
     try:
         if name.startswith("timm:"):
             return timm_model(name.removeprefix("timm:"), **arguments)
+        if name.startswith("vit:"):
+            return transformer(name.removeprefix("vit:"), **arguments)
         if name == "fused" and arguments:
             return fused(**arguments)
         return detectors[name](**arguments)
@@ -116,7 +152,7 @@ def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
 
 def is_architecture(name: str) -> bool:
     """Whether a name is one of an architecture to train, not of a trained detector."""
-    return name.startswith("timm:") or name in detectors
+    return name.startswith(("timm:", "vit:")) or name in detectors
 
 
 def load_pretrained(net: nn.Module, weights: str) -> None:
@@ -132,7 +168,11 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
     state = read_weights(weights, said)
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
-    if isinstance(net, TimmNet):
+    if isinstance(net, BlockFeatures):
+        prefix, heads = "backbone.", ("head.", "curve.")
+        if not any(key.startswith(prefix) for key in state):
+            state = net.of_backbone(state)
+    elif isinstance(net, TimmNet):
         prefix, heads = "backbone.", tuple(f"backbone.{name}." for name in net.head_names())
         if not any(key.startswith(prefix) for key in state):
             state = {prefix + key: value for key, value in state.items()}
@@ -146,6 +186,12 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
 
 
 def _load_from_hub(net: nn.Module) -> None:
+    if isinstance(net, BlockFeatures):
+        whole = load_from_hub(net.name, "--pretrained hub", "name a weights file", num_classes=0)
+        load_strictly(
+            net, net.of_backbone(whole.state_dict()), net.name, may_lack=("head.", "curve.")
+        )
+        return
     if not isinstance(net, TimmNet):
         raise GanscopeError(
             "--pretrained hub: timm publishes no weights for this architecture; "

@@ -1,0 +1,148 @@
+"""Vision transformers read at several depths: normalised images (N, 3, H, W) in, logits (N,) out.
+
+What tells generated images from photographs lies in the middle of a large backbone, not at its end,
+where only the content is left. So the class token and the patches' mean are taken after several
+blocks, what comes after the last of them is cut off, and one classifier sees them all.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class BlockFeatures(nn.Module):
+    """A transformer of timm, read after several of its blocks.
+
+    name: of timm. reads: block (from 0) and what of it, "cls" or "mean" (of the patches), each a
+    part of the features; None: `usual_reads`. map_block: the block whose patches each give a logit
+    of their own, too; None: the last of those read. hidden: width of a curved (two-layer)
+    classifier beside the linear one, 0 for none. size: side of its images where timm's is another.
+
+    features (N, D): every part normalised over its width without weights of its own, the mean of
+    the patches of `map_block` last. logit = head(features) + curve(features). As the head is linear,
+    its share in the last part is a map of logits, one a patch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        reads: Sequence[Sequence[Any]] | None = None,
+        map_block: int | None = None,
+        hidden: int = 0,
+        size: int | None = None,
+    ):
+        super().__init__()
+        options: dict[str, Any] = {"img_size": size} if size else {}
+        self.name = name
+        self.backbone: Any
+        self.backbone = timm.create_model(name, num_classes=0, **options)
+        depth = len(self.backbone.blocks)
+        prefix = bool(self.backbone.num_prefix_tokens)
+        if reads is None:
+            reads, usual_map = usual_reads(depth, prefix)
+            map_block = usual_map if map_block is None else map_block
+        self.reads = [(int(block), str(what)) for block, what in reads]
+        self.blocks = sorted({block for block, _ in self.reads})
+        self.map_block = self.blocks[-1] if map_block is None else map_block
+        wanted = sorted({*self.blocks, self.map_block})
+        if wanted[0] < 0 or wanted[-1] >= depth:
+            raise ValueError(f"blocks {wanted} of a transformer that has {depth}")
+        if not prefix and any(what == "cls" for _, what in self.reads):
+            raise ValueError(f"{name} has no class token to read")
+        self.wanted = wanted
+        self.backbone.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+        self.width = int(self.backbone.embed_dim)
+        features = self.width * (len(self.reads) + 1)
+        self.head = nn.Linear(features, 1)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.curve: nn.Module | None = None
+        if hidden:
+            last = nn.Linear(hidden, 1)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.curve = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D), and the patches (N, h*w, width) that the map is made of."""
+        found = self.backbone.forward_intermediates(
+            x,
+            indices=self.wanted,
+            return_prefix_tokens=True,
+            norm=False,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        after = dict(zip(self.wanted, found, strict=True))
+
+        def part(block: int, what: str) -> Tensor:
+            tokens, first = (
+                after[block] if isinstance(after[block], tuple) else (after[block], None)
+            )
+            return self._normal(first[:, 0] if what == "cls" else tokens.mean(1))
+
+        last = after[self.map_block]
+        patches = self._normal(last[0] if isinstance(last, tuple) else last)
+        parts = [part(block, what) for block, what in self.reads]
+        return torch.cat([*parts, patches.mean(1)], 1), patches
+
+    def _normal(self, tokens: Tensor) -> Tensor:
+        return F.layer_norm(tokens.float(), (self.width,))
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.read(x)[0]
+
+    def classify(self, features: Tensor) -> Tensor:
+        """features (N, D) -> logits (N,)."""
+        logits = self.head(features)
+        if self.curve is not None:
+            logits = logits + self.curve(features)
+        return logits.squeeze(1).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classify(self.features(x))
+
+    def patch_logits(self, x: Tensor) -> Tensor:
+        """(N, h, w): the image's logit, moved at each patch by as much as the patch differs from
+        the others; the mean is the logit.
+        """
+        features, patches = self.read(x)
+        local = patches @ self.head.weight[0, -self.width :]
+        local = local - local.mean(1, keepdim=True) + self.classify(features)[:, None]
+        grid = self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
+        return local.unflatten(1, grid).float()
+
+    def of_backbone(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a whole transformer's weights, in timm's names, that this network keeps."""
+        depth = len(self.backbone.blocks)
+
+        def kept(key: str) -> bool:
+            if key.startswith("blocks."):
+                return int(key.split(".")[1]) < depth
+            return not key.startswith(("norm.", "head.", "fc_norm.", "head_drop.", "attn_pool."))
+
+        return {f"backbone.{key}": value for key, value in state.items() if kept(key)}
+
+    def gradcam_layers(self) -> list[nn.Module]:
+        return [self.backbone.blocks[-1].norm1]
+
+
+def usual_reads(depth: int, prefix: bool) -> tuple[list[tuple[int, str]], int]:
+    """Where a transformer of so many blocks is read, and the block of the map.
+
+    The class token after a third, a half, two thirds and five sixths of the blocks, and the mean of
+    the patches after the half and at the end; where there is no class token, the mean everywhere.
+    """
+    third, half, two, end = (
+        max(round(depth * part) - 1, 0) for part in (1 / 3, 1 / 2, 2 / 3, 5 / 6)
+    )
+    if not prefix:
+        return [(block, "mean") for block in sorted({third, half, two, end})], two
+    reads = [(third, "cls"), (half, "cls"), (half, "mean"), (two, "cls"), (end, "cls")]
+    return [*reads, (end, "mean")], two
