@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.networks.architectures import build, load_pretrained
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
 
 RULE = "native tiles, small images padded by reflection"
+VIEWS_RULE = "views at native resolution and of the whole, small images enlarged"
+VIEWS: dict[str, Any] = {"native": 5, "whole": [256], "ends": True}
+"""What a detector with a backbone looks at; see `judging.views.cut_views`."""
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Detector.smallest`)."""
@@ -24,10 +28,10 @@ class Detector(FolderModel):
     """images (N, 3, H, W) float RGB in [0, 1] -> logits (N,), higher = more likely fake.
 
     config: `architecture` ("cnn", "timm:resnet18"), `arguments` (for its builder), `input` (size,
-    mean, std, rule, smallest), `calibration` (scale, shift), `thresholds` (fake, real, fpr_1,
-    fpr_5; on the score), `training`, `versions`; trained ones also `false_alarms` (of photographs
-    that it did not learn from: how many there were, how many it called fake, and at most which
-    share it does).
+    mean, std, rule, smallest; `views`, where it looks at views instead of tiles), `calibration`
+    (scale, shift), `thresholds` (fake, real, fpr_1, fpr_5; on the score), `training`, `versions`;
+    trained ones also `false_alarms` (of photographs that it did not learn from: how many there
+    were, how many it called fake, and at most which share it does).
     """
 
     kind = "detectors"
@@ -94,6 +98,7 @@ class Detector(FolderModel):
         net, defaults = build(architecture, **arguments)
         if pretrained:
             load_pretrained(net, pretrained)
+        of_views = isinstance(net, BlockFeatures)
         return cls(
             {
                 "architecture": architecture,
@@ -102,7 +107,7 @@ class Detector(FolderModel):
                     "size": size or defaults.size,
                     "mean": list(defaults.mean),
                     "std": list(defaults.std),
-                    "rule": RULE,
+                    **({"rule": VIEWS_RULE, "views": VIEWS} if of_views else {"rule": RULE}),
                 },
                 "calibration": {"scale": 1.0, "shift": 0.0},
                 "thresholds": {"fake": 0.5, "real": 0.5, "fpr_1": 0.5, "fpr_5": 0.5},
@@ -116,6 +121,11 @@ class Detector(FolderModel):
     def size(self) -> int:
         """Side of the input tiles in pixels."""
         return int(self.config["input"]["size"])
+
+    @property
+    def views(self) -> dict[str, Any] | None:
+        """What it looks at in an image (`judging.views.cut_views`); None: at native tiles."""
+        return self.config["input"].get("views")
 
     @property
     def smallest(self) -> int:

@@ -43,6 +43,9 @@ MOSTLY_FLAT = 0.75
 but a drawing or a screenshot. Above are 44 % of 81 drawn wallpapers (49 % as JPEG 85), and 0.4 % of
 260 photographs (0.8 % as JPEG 40)."""
 
+NARROW = 6
+"""With sides in a larger ratio an image is a strip, whose views show but little of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -136,10 +139,13 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         probability = float(detector.probability(scored.logit))
         if scored.quality is not None and scored.quality < WORST_QUALITY:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
-        unlike = _unlike_photographs(scored, detector.smallest)
+        unlike = _unlike_photographs(scored, detector)
         changed = _changed_by_reencoding(detector, scored)
         if not unlike and min(scored.width, scored.height) < detector.size:
-            said.append(f"smaller than the detector's {detector.size}-pixel tile: little evidence")
+            what = "view" if detector.views else "tile"
+            said.append(
+                f"smaller than the detector's {detector.size}-pixel {what}: little evidence"
+            )
         if unlike or (verdict != "unsure" and changed):
             said.append(f"{unlike or changed}, so unsure")
             verdict = "unsure"
@@ -176,14 +182,17 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     return said
 
 
-def _unlike_photographs(scored: Scored, smallest: int) -> str:
-    """Why no detector should judge this image; "" if it looks like a photograph."""
-    if min(scored.width, scored.height) < smallest:
-        return f"too small to judge by: a side of less than {smallest} pixels"
+def _unlike_photographs(scored: Scored, detector: Detector) -> str:
+    """Why the detector should not judge this image; "" if it looks like what it learned from."""
+    if min(scored.width, scored.height) < detector.smallest:
+        return f"too small to judge by: a side of less than {detector.smallest} pixels"
     if scored.contrast < 1.0:
         return "almost constant: no texture to judge by"
     if scored.colours < FEW_COLOURS:
         return "few colours, as in text and drawings, which the detector was not measured on"
+    if detector.views:  # it learned from drawings, too, but never from strips
+        narrow = max(scored.width, scored.height) > NARROW * min(scored.width, scored.height)
+        return f"one side is more than {NARROW} times the other" if narrow else ""
     if scored.flat > MOSTLY_FLAT:
         return "flat areas, as in drawings and screenshots, which the detector was not measured on"
     return ""

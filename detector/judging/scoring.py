@@ -1,8 +1,8 @@
 """From files to logits: open, tile at native resolution, run the network, pool.
 
-Nothing is resized: the traces of a generator live in single pixels. Threads decode while the
-network runs; tiles of many images share a batch; memory depends on neither the number nor the size
-of images.
+Nothing is resized: the traces of a generator live in single pixels. (A detector with a backbone
+looks at the whole made small, too: `views`.) Threads decode while the network runs; tiles of many
+images share a batch; memory depends on neither the number nor the size of images.
 """
 
 import math
@@ -13,12 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 
 from ganscope.datasets.degradations import Degradation, estimate_quality
+from ganscope.detector.judging.views import cut_views
 from ganscope.detector.model import Detector
 from ganscope.devices import pick_device
 from ganscope.errors import ImageError
@@ -46,12 +48,16 @@ class Scored:
 
     path: str
     logit: float | None = None
-    """Mean of the tiles' logits, higher = more likely fake."""
+    """Mean of the tiles' logits, weighted by `weights`; higher = more likely fake."""
     score: float | None = None
     tile_logits: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     """(T,)"""
+    weights: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """(T,): what each tile or view counts; their sum is 1."""
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
-    """(T, 2): top and left of each tile in pixels."""
+    """(T, 2): top and left of each tile in pixels; of views, of those at native resolution only,
+    which come first.
+    """
     reencoded: dict[str, float] = field(default_factory=dict)
     """Score after each of `REENCODED` (by its label), if that was asked for and the verdict is not
     unsure already: the image's own, moved as far as that of some of its tiles.
@@ -178,7 +184,9 @@ def score_images(
     """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
 
     batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
-    score each image that gets a verdict after each of `REENCODED`, too. describe: measure what
+    score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
+    tiles (one that looks at views has the whole picture beside them, and learned to see through
+    encodings). describe: measure what
     tells whether an image is a photograph at all. A file that cannot be read gives a `Scored` with
     its `error`.
     """
@@ -211,14 +219,14 @@ def score_images(
         nonlocal stocked
         for scored in waiting:
             if scored.again is not None and _complete(scored):
-                own = float(scored.tile_logits.astype(np.float64).mean())
+                own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.verdict(float(detector.score(own))) != "unsure":
                     stock.append((scored, scored.again))
                     stocked += len(scored.again)
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector.size, reencode, describe, where):
+    for scored, cut in _opened(images, detector, reencode, describe, where):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -242,12 +250,13 @@ def _complete(scored: Scored) -> bool:
 def _pooled(detector: Detector, scored: Scored) -> Scored:
     if scored.error is None:
         found = scored.tile_logits.astype(np.float64)
-        scored.tile_logits, again = np.split(scored.tile_logits, [len(scored.positions)])
-        scored.logit = float(found[: len(scored.positions)].mean())
+        own = len(scored.weights)
+        scored.tile_logits, again = np.split(scored.tile_logits, [own])
+        scored.logit = float(found[:own] @ scored.weights)
         scored.score = float(detector.score(scored.logit))
         if len(again):
-            parts = np.split(found[len(scored.positions) :], len(REENCODED))
-            same = found[_some_tiles(len(scored.positions))]
+            parts = np.split(found[own:], len(REENCODED))
+            same = found[_some_tiles(own)]
             scored.reencoded = {
                 change.label: float(detector.score(scored.logit + part.mean() - same.mean()))
                 for change, part in zip(REENCODED, parts, strict=True)
@@ -272,7 +281,7 @@ def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.n
 
 def _opened(
     images: Iterable[str | Path | np.ndarray],
-    size: int,
+    detector: Detector,
     reencode: bool,
     describe: bool,
     device: torch.device,
@@ -286,14 +295,19 @@ def _opened(
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
                 raise ValueError(f"pixels must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-            return _tiled(Scored(""), image, size, reencode, describe)
+            return cut(Scored(""), image)
         try:
             opened = open_image(image)
         except ImageError as error:
             return Scored(str(image), error=error.reason), None
         quality = estimate_quality(opened.quantization) if opened.quantization else None
         known = Scored(str(image), quality=quality, warnings=opened.warnings)
-        return _tiled(known, opened.pixels, size, reencode, describe)
+        return cut(known, opened.pixels)
+
+    def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:
+        if detector.views:
+            return _viewed(scored, pixels, detector.size, detector.views, describe)
+        return _tiled(scored, pixels, detector.size, reencode, describe)
 
     opened = isinstance(images, list) and all(isinstance(i, np.ndarray) for i in images)
     if opened and device.type == "cpu":  # little to do, and threads would slow the network
@@ -319,13 +333,30 @@ def _tiled(
     whole = max(1, -(-height // size)) * max(1, -(-width // size))
     if len(cut) < whole / SEEN:
         said.append(f"large: {len(cut)} of {whole:,} tiles looked at, spread evenly")
-    if describe:
-        scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, size, 3))[1].max())
-        scored.colours, scored.flat = count_colours(cut), flat_share(cut)
-    scored.positions, scored.width, scored.height = positions, width, height
     scored.warnings = tuple(said)
+    if describe:
+        _describe(scored, cut)
+    scored.positions, scored.width, scored.height = positions, width, height
+    scored.weights = np.full(len(cut), 1 / len(cut))
     if reencode:
         chosen = positions[_some_tiles(len(positions))]
         scored.again = reencoded_tiles(pixels, size, chosen)
     scored.expected = len(cut)
     return scored, cut
+
+
+def _viewed(
+    scored: Scored, pixels: np.ndarray, size: int, plan: dict[str, Any], describe: bool
+) -> tuple[Scored, np.ndarray]:
+    views = cut_views(pixels, size, plan)
+    if describe:
+        _describe(scored, views.cut[: len(views.positions)])
+    scored.height, scored.width = pixels.shape[:2]
+    scored.positions, scored.weights = views.positions, views.weights
+    scored.expected = len(views.cut)
+    return scored, views.cut
+
+
+def _describe(scored: Scored, cut: np.ndarray) -> None:
+    scored.contrast = float(cv2.meanStdDev(cut.reshape(-1, cut.shape[2], 3))[1].max())
+    scored.colours, scored.flat = count_colours(cut), flat_share(cut)

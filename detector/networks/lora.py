@@ -48,6 +48,10 @@ def _matrices(net: BlockFeatures) -> Iterator[tuple[str, nn.Module, str, nn.Modu
             yield f"blocks.{number}.{name}", holder, last, getattr(holder, last)
 
 
+def _is_norm(key: str) -> bool:
+    return any(f".{name}" in f".{key}" for name in ALSO)
+
+
 def add_adapters(net: BlockFeatures, rank: int, blocks: int | None = None) -> None:
     """Give the matrices of the last `blocks` blocks (None: all) adapters of this rank.
 
@@ -62,7 +66,7 @@ def add_adapters(net: BlockFeatures, rank: int, blocks: int | None = None) -> No
                 setattr(holder, last, LowRank(layer, rank))
     except AttributeError as error:
         raise GanscopeError(
-            f"{net.name}: its blocks have not the matrices that adapters go to ({error}); "
+            f"{net.name}: its blocks lack the matrices that adapters go to ({error}); "
             "take another transformer, or another --recipe"
         ) from None
 
@@ -106,12 +110,12 @@ def apply_adapters(
             raise GanscopeError(
                 f"{said}: the adapter of {name} does not fit a matrix of {tuple(weight.shape)}"
             )
-        wanted[f"{name}.weight"] = weight + share * (b.float() @ a.float())
+        wanted[f"{name}.weight"] = weight + b.float() @ a.float()
     for key, value in state.items():
-        if any(part in f".{key}" for part in (f".{name}" for name in ALSO)):
+        if _is_norm(key):
             if key not in own or own[key].shape != value.shape:
                 raise GanscopeError(f"{said}: {key} does not fit {net.name}")
-            wanted[key] = own[key] + share * (value.float() - own[key])
+            wanted[key] = value.float()
     load_strictly(net.backbone, {**own, **wanted}, said)
     if {"head.weight", "patch.weight"} <= set(state):
         weight = torch.cat([state["head.weight"], state["patch.weight"]], 1).float()
@@ -120,9 +124,8 @@ def apply_adapters(
                 f"{said}: its classifier is for {weight.shape[1]} features, not "
                 f"{net.head.in_features}"
             )
-        net.head.weight.copy_((1 - share) * net.head.weight + share * weight)
-        bias = (state["head.bias"] + state["patch.bias"]).float()
-        net.head.bias.copy_((1 - share) * net.head.bias + share * bias)
+        net.head.weight.copy_(weight)
+        net.head.bias.copy_((state["head.bias"] + state["patch.bias"]).float())
 
 
 def adapters_of(net: BlockFeatures) -> dict[str, Tensor]:
@@ -132,7 +135,7 @@ def adapters_of(net: BlockFeatures) -> dict[str, Tensor]:
         if isinstance(layer, LowRank):
             found |= {f"{name}.A": layer.A.detach(), f"{name}.B": layer.B.detach()}
     for key, value in net.backbone.state_dict().items():
-        if any(part in f".{key}" for part in (f".{name}" for name in ALSO)):
+        if _is_norm(key):
             found[key] = value
     width = net.width
     found["head.weight"] = net.head.weight.detach()[:, :-width]

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ganscope.errors import GanscopeError, reason_of
+from ganscope.folders import from_bytes
 
 
 def read_weights(path: str, said: str) -> dict[str, Tensor]:
@@ -27,7 +28,7 @@ def read_weights(path: str, said: str) -> dict[str, Tensor]:
         raise GanscopeError(f"{said}: no such file")
     try:
         if path.endswith(".safetensors"):
-            return _unwrapped(load_file(path), said)
+            return _unwrapped(from_bytes(load_file(path), said), said)
         # Many scripts keep their command line, which is plain data, beside the weights.
         with torch.serialization.safe_globals([Namespace]):
             state = torch.load(path, map_location="cpu", weights_only=True)

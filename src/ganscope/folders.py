@@ -3,7 +3,8 @@ card).
 
 It is the shape that the Hugging Face hub uses, so `save_pretrained`, `from_pretrained` and
 `push_to_hub` work. A name means, in this order: a folder, a shipped network, a hub id owner/name.
-Weights are kept in fp16 and computed with in fp32.
+Weights are kept in fp16 and computed with in fp32; large matrices, where the configuration says
+`storage: int8`, as bytes with a scale a row.
 """
 
 import hashlib
@@ -17,6 +18,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from ganscope.config import read_json, write_json, write_text
 from ganscope.errors import GanscopeError, reason_of
@@ -25,6 +27,9 @@ from ganscope.registry import unknown
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 """In the run folder of an unfinished training only."""
+SCALE, LARGE = ".scale", 2**16
+"""What follows a matrix' name in the name of its scales; numbers from which on a matrix is kept as
+bytes where that is asked for."""
 FORMAT_VERSION = 1
 
 
@@ -74,6 +79,37 @@ def hash_files(*paths: str | Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The large matrices of a network as int8, each with `<name>.scale` (fp32, one a row)."""
+    found = {}
+    for key, value in state.items():
+        if value.is_floating_point() and value.ndim > 1 and value.numel() >= LARGE:
+            rows = value.float().flatten(1)
+            scale = (rows.abs().amax(1) / 127).clamp_min(1e-12)
+            found[key] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)
+            found[key + SCALE] = scale
+    return found
+
+
+def from_bytes(state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
+    """The opposite of `to_bytes`; said: where the weights are from.
+
+    Raises `GanscopeError` if a matrix of bytes has no scales, or none that fit.
+    """
+    found = {}
+    packed = {key for key, value in state.items() if value.dtype == torch.int8}
+    for key, value in state.items():
+        if key in packed:
+            scale = state.get(key + SCALE)
+            if scale is None or scale.shape != value.shape[:1] or not (scale > 0).all():
+                what = "no scales" if scale is None else "scales that do not fit"
+                raise GanscopeError(f"{said} is damaged ({key!r} has {what}); fetch it again")
+            found[key] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
+        elif key.removesuffix(SCALE) not in packed:
+            found[key] = value
+    return found
 
 
 def weights_hash(folder: str | Path) -> str:
@@ -136,6 +172,7 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
                 raise GanscopeError(f"{name}: {WEIGHTS} holds NaN or infinity in {key!r}")
         try:
             model = cls.from_config(config)
+            state = from_bytes(state, f"{name}: {WEIGHTS}")
             model.load_state_dict(
                 {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             )
@@ -155,15 +192,15 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         return model.eval()
 
     def save(self, folder: str | Path) -> None:
-        """Write config, weights (fp16) and card into `folder`; each file atomically, config
-        last.
+        """Write config, weights (fp16, or as `storage` in the configuration says) and card into
+        `folder`; each file atomically, config last.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            k: (v.detach().half() if v.is_floating_point() else v.detach()).cpu().contiguous()
-            for k, v in self.state_dict().items()
-        }
+        whole = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        state = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
+        if self.config.get("storage") == "int8":
+            state |= to_bytes(whole)
         part = folder / f".{WEIGHTS}.part"
         part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
         os.replace(part, folder / WEIGHTS)
