@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from ganscope.detector.networks.architectures import build, load_pretrained
@@ -17,8 +18,11 @@ from ganscope.folders import FolderModel
 
 RULE = "native tiles, small images padded by reflection"
 VIEWS_RULE = "views at native resolution and of the whole, small images enlarged"
-VIEWS: dict[str, Any] = {"native": 5, "whole": [256], "ends": True}
-"""What a detector with a backbone looks at; see `judging.views.cut_views`."""
+WHOLE, SETTLED = 8 / 7, (-2.0, 3.0)
+"""What a detector with a backbone looks at (`judging.views.cut_views`): the whole, with a short
+side of so many views, of which the middle is cut; and logits of a first look below and above which
+the other views are not looked at. Of 150 pictures of sources that had been left out of the training
+45 % were settled so, without a loss (AUROC 0.910 where all views gave 0.913)."""
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Detector.smallest`)."""
@@ -51,8 +55,12 @@ class Detector(FolderModel):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
+        """The network without weights: a large one's need not be drawn only to be replaced."""
         cls.check(config)
-        return cls(config)
+        if not config["input"].get("views"):
+            return cls(config)
+        with init_empty_weights(include_buffers=False):
+            return cls(config)
 
     @staticmethod
     def check(config: dict[str, Any]) -> None:
@@ -98,7 +106,10 @@ class Detector(FolderModel):
         net, defaults = build(architecture, **arguments)
         if pretrained:
             load_pretrained(net, pretrained)
-        of_views = isinstance(net, BlockFeatures)
+        looking: dict[str, Any] = {"rule": RULE}
+        if isinstance(net, BlockFeatures):
+            whole = round(WHOLE * (size or defaults.size))
+            looking = {"rule": VIEWS_RULE, "views": {"whole": whole, "settled": list(SETTLED)}}
         return cls(
             {
                 "architecture": architecture,
@@ -107,7 +118,7 @@ class Detector(FolderModel):
                     "size": size or defaults.size,
                     "mean": list(defaults.mean),
                     "std": list(defaults.std),
-                    **({"rule": VIEWS_RULE, "views": VIEWS} if of_views else {"rule": RULE}),
+                    **looking,
                 },
                 "calibration": {"scale": 1.0, "shift": 0.0},
                 "thresholds": {"fake": 0.5, "real": 0.5, "fpr_1": 0.5, "fpr_5": 0.5},

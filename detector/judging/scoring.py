@@ -55,15 +55,17 @@ class Scored:
     weights: np.ndarray = field(default_factory=lambda: np.empty(0))
     """(T,): what each tile or view counts; their sum is 1."""
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
-    """(T, 2): top and left of each tile in pixels; of views, of those at native resolution only,
-    which come first.
+    """(T, 2): top and left of each tile in pixels; -1 for a view that is not at native resolution.
+    Views that did not have to be looked at are among them, after the others.
     """
     reencoded: dict[str, float] = field(default_factory=dict)
     """Score after each of `REENCODED` (by its label), if that was asked for and the verdict is not
     unsure already: the image's own, moved as far as that of some of its tiles.
     """
     again: np.ndarray | None = None
-    """Tiles to look at once more for that, until they are."""
+    """Tiles to look at for that, or more views, until it is settled whether they are looked at."""
+    all_weights: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """`weights` if those views are looked at."""
     width: int = 0
     height: int = 0
     contrast: float = 0.0
@@ -215,12 +217,20 @@ def score_images(
             logits = logits[number:]
 
     def look_again() -> None:
-        """Stock up the re-encoded tiles of what got a verdict from its own."""
+        """Stock up the re-encoded tiles of what got a verdict from its own, and the other views of
+        what the first did not settle.
+        """
         nonlocal stocked
         for scored in waiting:
             if scored.again is not None and _complete(scored):
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
-                if detector.verdict(float(detector.score(own))) != "unsure":
+                if detector.views:
+                    low, high = detector.views["settled"]
+                    wanted = low < own < high
+                    scored.weights = scored.all_weights if wanted else scored.weights
+                else:
+                    wanted = detector.verdict(float(detector.score(own))) != "unsure"
+                if wanted:
                     stock.append((scored, scored.again))
                     stocked += len(scored.again)
                     scored.expected += len(scored.again)
@@ -350,11 +360,14 @@ def _viewed(
 ) -> tuple[Scored, np.ndarray]:
     views = cut_views(pixels, size, plan)
     if describe:
-        _describe(scored, views.cut[: len(views.positions)])
+        _describe(scored, views.cut[views.positions[:, 0] >= 0])
     scored.height, scored.width = pixels.shape[:2]
-    scored.positions, scored.weights = views.positions, views.weights
-    scored.expected = len(views.cut)
-    return scored, views.cut
+    scored.weights, scored.all_weights = views.weights(views.first), views.weights(len(views.cut))
+    scored.positions = views.positions
+    if len(views.cut) > views.first:
+        scored.again = views.cut[views.first :]
+    scored.expected = views.first
+    return scored, views.cut[: views.first]
 
 
 def _describe(scored: Scored, cut: np.ndarray) -> None:

@@ -21,48 +21,57 @@ show nearly the same."""
 
 @dataclass(frozen=True)
 class Views:
-    """Square parts of one image and what each weighs."""
+    """Square parts of one image, in the order in which they are looked at."""
 
     cut: np.ndarray
     """(T, size, size, 3) uint8"""
-    weights: np.ndarray
-    """(T,) float64, their sum is 1: the image's logit is the weighted sum of the views'."""
     positions: np.ndarray
-    """(N, 2) top and left, in pixels of the image, of the N views at native resolution; they come
-    first."""
+    """(T, 2) top and left, in pixels of the image, of views at native resolution; -1 for others."""
+    first: int
+    """So many views are the first look: the middle as it is, and the whole made small. The rest is
+    for images of which these do not tell enough."""
+
+    def weights(self, count: int) -> np.ndarray:
+        """(count,) what each of the first `count` views weighs; their sum is 1. Those at native
+        resolution together weigh as much as all others together.
+        """
+        native = self.positions[:count, 0] >= 0
+        return np.where(native, 0.5 / max(native.sum(), 1), 0.5 / max((~native).sum(), 1))
 
 
 def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
     """The views of an image (H, W, 3) uint8 RGB, each `size` pixels a side.
 
-    plan: `native`: at most so many views at native resolution, 1 (the middle) or 5 (and the
-    corners); `whole`: lengths in pixels that the image's short side is shrunk to before its middle
-    is cut out; `ends`: whether a wide or tall image is looked at from end to end, too, at `size`
-    pixels of its short side. The native views together weigh as much as all others together. An
-    image that is smaller than a view is enlarged to it.
+    plan: `whole`: the length in pixels that the image's short side is shrunk to before its middle
+    is cut out. First come the middle at native resolution and that; then two corners at native
+    resolution, of images that are large enough, and of wide and tall ones both ends at `size`
+    pixels of the short side. An image that is smaller than a view is enlarged to it.
     """
     picture = Image.fromarray(pixels)
     if min(picture.size) < size:
         picture = _to_short_side(picture, size)
     width, height = picture.size
-    places = [((height - size) // 2, (width - size) // 2)]
-    if plan["native"] > 1 and min(width, height) >= FEW_PIXELS * size:
-        bottom, right = height - size, width - size
-        places += [(0, 0), (0, right), (bottom, 0), (bottom, right)]
-    native = [_cut(picture, top, left, size) for top, left in places[: plan["native"]]]
-    whole = []
-    for side in plan["whole"]:
-        small = _to_short_side(picture, side)
-        whole.append(_cut(small, (small.height - size) // 2, (small.width - size) // 2, size))
-    if plan.get("ends") and max(width, height) >= WIDE * min(width, height):
+    small = _to_short_side(picture, plan["whole"])
+    found = [
+        (_middle(picture, size), ((height - size) // 2, (width - size) // 2)),
+        (_middle(small, size), _NOWHERE),
+    ]
+    if min(width, height) >= FEW_PIXELS * size:
+        corners = ((0, 0), (height - size, width - size))
+        found += [(_cut(picture, top, left, size), (top, left)) for top, left in corners]
+    if max(width, height) >= WIDE * min(width, height):
         strip = _to_short_side(picture, size)
-        whole += [
-            _cut(strip, 0, 0, size),
-            _cut(strip, strip.height - size, strip.width - size, size),
-        ]
-    share = 0.5 if whole else 1.0
-    weights = [share / len(native)] * len(native) + [(1 - share) / max(len(whole), 1)] * len(whole)
-    return Views(np.stack(native + whole), np.array(weights), np.array(places[: len(native)]))
+        ends = ((0, 0), (strip.height - size, strip.width - size))
+        found += [(_cut(strip, top, left, size), _NOWHERE) for top, left in ends]
+    cut, positions = zip(*found, strict=True)
+    return Views(np.stack(cut), np.array(positions), 2)
+
+
+_NOWHERE = (-1, -1)
+
+
+def _middle(picture: Image.Image, size: int) -> np.ndarray:
+    return _cut(picture, (picture.height - size) // 2, (picture.width - size) // 2, size)
 
 
 def _to_short_side(picture: Image.Image, side: int) -> Image.Image:

@@ -174,7 +174,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             model = cls.from_config(config)
             state = from_bytes(state, f"{name}: {WEIGHTS}")
             model.load_state_dict(
-                {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+                {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
+                assign=True,
             )
         except ValueError as error:
             raise GanscopeError(

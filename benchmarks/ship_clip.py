@@ -1,0 +1,143 @@
+"""Make the detector that ships out of CLIP's weights, adapters, and scores of unseen pictures.
+
+    python benchmarks/ship_clip.py --base clip.safetensors --adapters final.safetensors=0.6 \\
+        fold0.safetensors=0.1 ... --scores oof.csv --out DIR
+
+base: OpenAI's ViT-B/16 in timm's names, or "hub". adapters: files that benchmarks/train_clip.py
+wrote; the weights of several are averaged by the numbers after the "=". scores: a table with
+`label`, `source` and the logits `native` and `whole` of pictures of sources that were left out
+of the training: calibration and thresholds come from them alone.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from sklearn.metrics import roc_auc_score
+
+import ganscope
+from ganscope.detector.judging.calibration import calibrate, count_called
+from ganscope.detector.model import Detector, sigmoid
+from ganscope.detector.networks.lora import apply_adapters
+from ganscope.detector.networks.weights import read_weights
+
+MISSES = 0.10
+"""Share of the unseen fakes that may be called real."""
+FALSE_ALARMS = 0.01
+"""Share of the unseen photographs that may be called fake."""
+SMALLEST = 128
+"""Pixels: nothing smaller was judged."""
+DRAWS = 2000
+
+
+def main() -> None:
+    options = _options()
+    shares = {Path(name): float(share) for name, _, share in map(_parted, options.adapters)}
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
+    detector = average_of(options.base, shares)
+    scores = pd.read_csv(options.scores)
+    scores["logit"] = (scores["native"] + scores["whole"]) / 2
+    detector.config |= judged_by(scores)
+    detector.config["storage"] = "int8"
+    detector.config["input"]["smallest"] = SMALLEST
+    detector.config["training"] = {
+        "recipe": "finetune",
+        "adapters": {path.name: share for path, share in shares.items()},
+        "images": {
+            "train": {
+                "real": int((scores["label"] == 0).sum()),
+                "fake": int((scores["label"] == 1).sum()),
+            }
+        },
+        "corpora": [],
+    }
+    detector.config["versions"] = {
+        "ganscope": ganscope.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+    }
+    detector.card = options.card.read_text(encoding="utf-8") if options.card else ""
+    detector.save(options.out)
+    for name in ("thresholds", "calibration", "false_alarms"):
+        print(name, detector.config[name])
+
+
+def average_of(base: str, shares: dict[Path, float]) -> Detector:
+    """The weighted mean of the networks that adapters make out of one backbone."""
+    mean: dict[str, torch.Tensor] = {}
+    for path, share in shares.items():
+        one = Detector.create("clip", pretrained=base)
+        apply_adapters(one.net, read_weights(str(path), str(path)), str(path))  # type: ignore[arg-type]
+        for key, value in one.state_dict().items():
+            part = share * value.double()
+            mean[key] = mean[key] + part if key in mean else part
+    one.load_state_dict({key: value.float() for key, value in mean.items()})
+    return one.eval()
+
+
+def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
+    """Calibration, thresholds and false alarms (`Detector`) from logits of unseen pictures."""
+    logit, label = scores["logit"].to_numpy(), scores["label"].to_numpy()
+    reals, fakes = np.sort(logit[label == 0]), np.sort(logit[label == 1])
+
+    def above(share: float) -> float:
+        return float(sigmoid(np.quantile(reals, 1 - share)))
+
+    thresholds = {
+        "fake": above(FALSE_ALARMS),
+        "real": float(sigmoid(np.quantile(fakes, MISSES))),
+        "fpr_1": above(0.01),
+        "fpr_5": above(0.05),
+    }
+    called = sigmoid(logit) >= thresholds["fake"]
+    real = label == 0
+    alarms = count_called(called[real], np.arange(int(real.sum())))
+    alarms["at_most"] = round(bound_by_source(called[real], scores["source"][real]), 4)
+    verdicts = np.where(called, "fake", np.where(sigmoid(logit) < thresholds["real"], "real", "-"))
+    print(f"AUROC {roc_auc_score(label, logit):.3f}; fakes found {called[label == 1].mean():.3f}")
+    print(f"unsure {(verdicts == '-').mean():.3f}; reals called real", end=" ")
+    print(f"{(verdicts[real] == 'real').mean():.3f}")
+    return {
+        "calibration": calibrate(logit, label),
+        "thresholds": thresholds,
+        "false_alarms": {**alarms, "split": "left-out sources", "by_source": {}},
+    }
+
+
+def bound_by_source(called: np.ndarray, sources: pd.Series) -> float:
+    """The share called fake that is not exceeded with 95 % confidence, whole sources drawn anew
+    (a photographer's pictures are no independent witnesses).
+    """
+    groups = [called[rows] for rows in sources.groupby(sources.to_numpy()).indices.values()]
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(DRAWS):
+        drawn = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
+        found.append(np.concatenate(drawn).mean())
+    return float(np.quantile(found, 0.95))
+
+
+def _parted(text: str) -> tuple[str, str, str]:
+    name, sep, share = text.partition("=")
+    return name, sep, share or "1"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
+    parser.add_argument("--scores", required=True)
+    parser.add_argument("--card", type=Path, help="Markdown of the model card.")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
