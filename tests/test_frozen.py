@@ -16,7 +16,7 @@ from ganscope.detector.model import Detector
 from ganscope.detector.training import frozen
 from ganscope.detector.training import loop as training
 from ganscope.detector.training.fusion import fuse_detectors
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.recipes import train_detector
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError, GanscopeWarning
 

@@ -23,9 +23,12 @@ from ganscope.datasets.corpus import open_corpora, open_corpus
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import loop as training
+from ganscope.detector.training import run as run_module
 from ganscope.detector.training import soup as soup_module
 from ganscope.detector.training import views as data
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.loop import train_once
+from ganscope.detector.training.recipes import train_detector
+from ganscope.detector.training.run import open_views, split_table
 from ganscope.detector.training.views import (
     Key,
     Loader,
@@ -258,7 +261,7 @@ def test_an_epoch_of_a_run_draws_twins_side_by_side(tmp_path: Path) -> None:
     table[table["generator"] != "other"].to_csv(tmp_path / "pairs" / "metadata.csv", index=False)
     corpus = tmp_path / "pairs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Views", Watched)
+        patch.setattr(run_module, "Views", Watched)
         run = train_detector(settings(corpus, tmp_path / "run", epochs=1))
     learned = [key for key in seen if key.learn]
     together = [k for a, b in pairwise(learned) if a.draw == b.draw for k in (a, b)]
@@ -328,9 +331,9 @@ def test_lossless_fakes_get_the_compression_of_jpeg_reals(tmp_path: Path) -> Non
 
 def test_the_compression_is_that_of_training_images_only(tmp_path: Path) -> None:
     root = make_corpus(tmp_path / "c", {"real": 40, "a": 40}, suffix={"real": ".jpg"})
-    table = training.split_table(settings(root, tmp_path / "run"))
+    table = split_table(settings(root, tmp_path / "run"))
     learned = (table["split"] == "train") & (table["label"] == 0)
-    views = training.open_views(settings(root, tmp_path / "run"), table, 32)
+    views = open_views(settings(root, tmp_path / "run"), table, 32)
     assert len(views.qualities[0]) == learned.sum() < 40
 
 
@@ -339,7 +342,7 @@ def test_photographs_for_validation_only(tmp_path: Path) -> None:
     table = pd.read_csv(root / "metadata.csv")
     table["source"] = np.where(table["label"] == 1, "a", np.where(table.index % 4, "near", "far"))
     table.to_csv(root / "metadata.csv", index=False)
-    found = training.split_table(settings(root, tmp_path / "run", val_source=("far",)))
+    found = split_table(settings(root, tmp_path / "run", val_source=("far",)))
     assert set(found["split"][found["source"] == "far"]) == {"val"}
     assert "train" in set(found["split"][found["source"] == "near"])
 
@@ -451,7 +454,7 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from ganscope.config import TrainDetectorSettings\n"
-        "from ganscope.detector.training.loop import train_detector\n"
+        "from ganscope.detector.training.recipes import train_detector\n"
         "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
         " size=32, epochs=2, batch_size=4, degrade=0.0, device='cpu', precision='fp32',"
         " detector='timm:test_vit', learning_rate=3e-3))\n"
@@ -565,7 +568,7 @@ def test_a_soup_is_the_mean_of_trainings_that_split_alike(
 
     # Killed while it was finished: the parts are not trained again.
     (run / "config.json").unlink()
-    monkeypatch.setattr(soup_module, "train_detector", None)
+    monkeypatch.setattr(soup_module, "train_once", None)
     with monkeypatch.context() as patch:
         patch.setattr(soup_module, "fingerprint", lambda *_: "others")
         with pytest.raises(GanscopeError, match="begun with other images"):
@@ -593,11 +596,11 @@ def test_a_soup_without_weights_to_start_from_trains_its_start(
 ) -> None:
     begun = []
 
-    def note(asked: TrainDetectorSettings, *_: object) -> Path:
+    def note(asked: TrainDetectorSettings, *others: Any) -> Path:
         begun.append((asked.seed, asked.split_seed, asked.pretrained, asked.soup, asked.fuse))
-        return train_detector(asked)
+        return train_once(asked, *others)
 
-    monkeypatch.setattr(soup_module, "train_detector", note)
+    monkeypatch.setattr(soup_module, "train_once", note)
     run = train_detector(settings(corpus, tmp_path / "run", epochs=1, soup=2, fuse="patch"))
     expected = []
     for folder in (run / "fused", run):  # what it is fused with is a soup as well

@@ -42,7 +42,7 @@ from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import evaluate_scores
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.recipes import train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG
 from ganscope.generator.architectures import architectures
