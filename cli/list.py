@@ -74,7 +74,7 @@ def _detectors() -> list[tuple[str, str, str]]:
 
 
 def _generators() -> list[tuple[str, str, str]]:
-    from ganscope.generator.architectures import architectures
+    from ganscope.generator.kinds.architectures import architectures
     from ganscope.generator.opening import prefixes
     from ganscope.generator.outside import entry_point_generators
 

@@ -24,7 +24,7 @@ from ganscope.devices import Speed
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, load_checkpoint, weights_hash
 from ganscope.generator import training as generator_training
-from ganscope.generator.architecture import Play
+from ganscope.generator.kinds.architecture import Play
 from ganscope.generator.model import load_generator
 from ganscope.generator.training import train_generator
 

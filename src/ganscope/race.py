@@ -45,7 +45,7 @@ from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.recipes import train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG
-from ganscope.generator.architectures import architectures
+from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator
