@@ -196,7 +196,7 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
     from ganscope.datasets.corpus import MANIFEST
     from ganscope.datasets.writing import REQUEST
     from ganscope.detector.benchmark.leave_one_out import CORPORA, only_corpora
-    from ganscope.generator.opening import open_generator
+    from ganscope.generator.by_name import open_generator
     from ganscope.generator.sampling import generate_corpus
 
     name = "leave-one-out" if settings.train else "benchmark"

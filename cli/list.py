@@ -74,9 +74,9 @@ def _detectors() -> list[tuple[str, str, str]]:
 
 
 def _generators() -> list[tuple[str, str, str]]:
+    from ganscope.generator.borrowed.diffusers import entry_point_generators
+    from ganscope.generator.by_name import prefixes
     from ganscope.generator.kinds.architectures import architectures
-    from ganscope.generator.opening import prefixes
-    from ganscope.generator.outside import entry_point_generators
 
     known = [
         (name, "architecture", f"{a.summary} ({a.paper})")

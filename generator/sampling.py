@@ -30,8 +30,8 @@ from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_im
 from ganscope.devices import one_thread, pick_device, repeatable
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.folders import hash_files
+from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
-from ganscope.generator.opening import open_generator
 from ganscope.images import open_image
 
 DEFAULT_N = 10_000

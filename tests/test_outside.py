@@ -15,9 +15,9 @@ from ganscope.cli.list import _generators
 from ganscope.config import GenerateSettings
 from ganscope.datasets.corpus import MANIFEST
 from ganscope.errors import GanscopeError
-from ganscope.generator import outside
+from ganscope.generator.borrowed import diffusers as outside
+from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
-from ganscope.generator.opening import open_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image
 

@@ -22,12 +22,19 @@ ROOMS = {
     "ganscope.detector.published": ROOT / "detector/published",
     "ganscope.detector.training": ROOT / "detector/training",
     "ganscope.generator": ROOT / "generator",
+    "ganscope.generator.borrowed": ROOT / "generator/borrowed",
     "ganscope.generator.kinds": ROOT / "generator/kinds",
 }
 MAY_IMPORT = {
     "ganscope": set(),
     "ganscope.datasets": {"ganscope"},
-    "ganscope.generator": {"ganscope", "ganscope.datasets", "ganscope.generator.kinds"},
+    "ganscope.generator": {
+        "ganscope",
+        "ganscope.datasets",
+        "ganscope.generator.borrowed",
+        "ganscope.generator.kinds",
+    },
+    "ganscope.generator.borrowed": {"ganscope", "ganscope.generator"},
     "ganscope.generator.kinds": {"ganscope", "ganscope.generator"},
     "ganscope.detector": {"ganscope", "ganscope.detector.networks"},
     "ganscope.detector.benchmark": {

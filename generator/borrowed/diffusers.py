@@ -23,9 +23,16 @@ from torch import Tensor, nn
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
 from ganscope.functions import line_of, load_function
+from ganscope.generator.borrowed.options import (
+    as_label,
+    choice,
+    hash_networks,
+    seed_of,
+    split_options,
+    whole,
+)
 from ganscope.generator.model import AnyGenerator, latent
 from ganscope.generator.pixels import to_pixels
-from ganscope.generator.specs import as_label, choice, hash_networks, seed_of, split_options, whole
 
 GROUP = "ganscope.generators"
 """Entry points group in which packages offer generators."""
