@@ -74,7 +74,7 @@ def _detectors() -> list[tuple[str, str, str]]:
 
 
 def _generators() -> list[tuple[str, str, str]]:
-    from ganscope.generator.borrowed.diffusers import entry_point_generators
+    from ganscope.generator.borrowed.functions import entry_point_generators
     from ganscope.generator.by_name import prefixes
     from ganscope.generator.kinds.architectures import architectures
 

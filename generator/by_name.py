@@ -33,7 +33,7 @@ def open_generator(settings: GenerateSettings) -> AnyGenerator:
     if colon and len(prefix) > 1:  # C:\\ is a folder
         raise GanscopeError(unknown("kind of generator", prefix, sorted(prefixes)))
     if name not in shipped("generators") and not (Path(name) / CONFIG).is_file():
-        from ganscope.generator.borrowed.diffusers import (
+        from ganscope.generator.borrowed.functions import (
             entry_point_generator,
             entry_point_generators,
         )
@@ -55,7 +55,7 @@ def _refuse_choices(settings: GenerateSettings) -> None:
 @prefixes.register("python")
 def _python(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """FILE.py:FUNCTION: your own function (n, seed) -> images"""
-    from ganscope.generator.borrowed.diffusers import python_generator
+    from ganscope.generator.borrowed.functions import python_generator
 
     return python_generator(rest)
 
@@ -63,7 +63,7 @@ def _python(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("hub")
 def _hub(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """REPO:MODEL: a network of torch.hub, or of a local clone; ?key=value for its function"""
-    from ganscope.generator.borrowed.diffusers import hub_generator
+    from ganscope.generator.borrowed.hub import hub_generator
 
     return hub_generator(rest)
 

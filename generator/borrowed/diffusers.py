@@ -1,285 +1,32 @@
-"""Anybody's generators: a function in a Python file, an installed plug-in, torch.hub, diffusers.
+"""Pipelines of Hugging Face diffusers as generators: text to image or unconditional, one at a time.
 
-Whatever they are, number i of a seed must come out the same whatever is asked beside it: a function
-gets whole batches with a seed each, networks and pipelines make an image at a time.
+Number i of a seed comes out the same whatever is asked beside it.
 """
 
-import ast
-import contextlib
 import hashlib
 import inspect
-import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
-from ganscope.functions import line_of, load_function
 from ganscope.generator.borrowed.options import (
     as_label,
     choice,
-    hash_networks,
     seed_of,
     split_options,
     whole,
 )
-from ganscope.generator.model import AnyGenerator, latent
-from ganscope.generator.pixels import to_pixels
+from ganscope.generator.model import AnyGenerator
 
-GROUP = "ganscope.generators"
-"""Entry points group in which packages offer generators."""
-FUNCTION_BATCH = 16
-"""Images that a Python function is asked for at a time; its fakes depend on it."""
 ATTEMPTS = 5
 """Images drawn for a prompt before its pipeline's safety checker is believed."""
-LATENT_NAMES = ("latent_dim", "z_dim", "nz")
-"""Attributes of a network that may tell the length of its z."""
-
-Function = Callable[[int, int], Any]
-"""(n, seed) -> n images: (n, H, W, 3) uint8 or float in [0, 1], (n, 3, H, W) float in [0, 1], or a
-list of Pillow images; the same images whenever it is given the same two numbers."""
-
-
-class FunctionGenerator(AnyGenerator):
-    """A Python function `(n, seed) -> images` as a maker of fakes.
-
-    Number i is row i % 16 of the function's batch i // 16, and every batch has a seed of its own.
-    The first batch of seed 0 is made at once, to learn the size and to find mistakes early. Raises
-    `GanscopeError` if the function raises anything or returns something else than images.
-    """
-
-    batch = FUNCTION_BATCH
-
-    def __init__(self, name: str, label: str, function: Function, weights: str = ""):
-        self.name, self.label, self.weights, self.function = name, label, weights, function
-        self._made: dict[tuple[int, int], np.ndarray] = {}
-        self.size: int | None = min(self._images(0, 0).shape[1:3])
-
-    def make(
-        self, seed: int, indexes: Sequence[int], photos: Sequence[np.ndarray] | None = None
-    ) -> list[np.ndarray]:
-        return [self._images(seed, i // FUNCTION_BATCH)[i % FUNCTION_BATCH] for i in indexes]
-
-    def _images(self, seed: int, batch: int) -> np.ndarray:
-        if (seed, batch) not in self._made:
-            self._made = {(seed, batch): self._call(seed, batch)}  # only the latest is kept
-        return self._made[seed, batch]
-
-    def _call(self, seed: int, batch: int) -> np.ndarray:
-        own_seed = int(np.random.SeedSequence((seed, batch)).generate_state(1)[0])
-        try:
-            with torch.no_grad():
-                images = self.function(FUNCTION_BATCH, own_seed)
-        except Exception as error:
-            file = getattr(getattr(self.function, "__code__", None), "co_filename", "")
-            raise GanscopeError(
-                f"--generator {self.name}: it raised {reason_of(error)}{line_of(error, file)}"
-            ) from error
-        try:
-            return _as_pixels(images, FUNCTION_BATCH)
-        except ValueError as error:
-            raise GanscopeError(
-                f"--generator {self.name}: asked for {FUNCTION_BATCH} images, it returned {error}; "
-                "return (n, H, W, 3) uint8, or float in [0, 1]"
-            ) from None
-
-
-def _as_pixels(images: Any, n: int) -> np.ndarray:
-    """What a function returned as (n, H, W, 3) uint8; `ValueError` says what it is else."""
-    if isinstance(images, list | tuple):
-        rows = [np.asarray(i.convert("RGB") if hasattr(i, "convert") else i) for i in images]
-        if len({r.shape for r in rows}) != 1:
-            raise ValueError("images of several sizes" if rows else "none")
-        images = np.stack(rows)
-    if isinstance(images, Tensor):
-        images = images.detach().cpu()
-        images = (images.float() if images.is_floating_point() else images).numpy()
-    if not isinstance(images, np.ndarray):
-        raise ValueError(f"a {type(images).__name__}")
-    if images.ndim == 4 and images.shape[3] != 3 and images.shape[1] == 3:
-        images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[3] != 3 or not images.size:
-        raise ValueError(f"an array of the shape {images.shape}")
-    if len(images) != n:
-        raise ValueError(f"{len(images)}")
-    if images.dtype == np.uint8:
-        return np.ascontiguousarray(images)
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(f"numbers of the type {images.dtype}")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN is neither
-        raise ValueError(f"floats from {low:.3g} to {high:.3g}")
-    return np.rint(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-
-
-def python_generator(spec: str) -> FunctionGenerator:
-    """`FILE.py:FUNCTION`, somebody's own function; the file is run.
-
-    Raises `GanscopeError` if there is no such file or function, or the file cannot be run.
-    """
-    name = f"python:{spec}"
-    function, path = load_function(spec, f"--generator {name}")
-    label = as_label(path.stem, spec.rpartition(":")[2])
-    return FunctionGenerator(name, label, function, hash_files(path))
-
-
-def entry_point_generators() -> dict[str, EntryPoint]:
-    """Name -> entry point of the generators that installed packages offer."""
-    return {point.name: point for point in entry_points(group=GROUP)}
-
-
-def entry_point_generator(point: EntryPoint) -> FunctionGenerator:
-    """A generator that an installed package offers: a function as in `python_generator`.
-
-    Raises `GanscopeError` if it cannot be imported or is no function.
-    """
-    try:
-        function = point.load()
-    except Exception as error:
-        raise GanscopeError(
-            f"--generator {point.name}: {point.value} cannot be imported ({reason_of(error)}); "
-            "install its package anew"
-        ) from error
-    if not callable(function):
-        raise GanscopeError(f"--generator {point.name}: {point.value} is no function")
-    weights = ""
-    with contextlib.suppress(OSError, TypeError):  # compiled: no source to hash
-        weights = hash_files(inspect.getsourcefile(function) or "")
-    return FunctionGenerator(point.name, as_label(point.name), function, weights)
-
-
-class HubGenerator(AnyGenerator):
-    """A network from torch.hub as a maker of fakes.
-
-    model: an `nn.Module` that maps z (N, latent_dim), or (N, latent_dim, 1, 1), to images
-    (N, 3, H, W) in [-1, 1]; or, as in pytorch_GAN_zoo, an object with `buildNoiseData(n)` and
-    `test(z)`, which stays on the device of its own choice. Raises `GanscopeError` if it is neither
-    or makes no images.
-    """
-
-    def __init__(self, name: str, label: str, model: Any, latent_dim: int | None = None):
-        self.name, self.label, self.model = name, label, model
-        self.device = torch.device("cpu")
-        self._zoo = hasattr(model, "buildNoiseData") and hasattr(model, "test")
-        if not self._zoo and not isinstance(model, nn.Module):
-            raise GanscopeError(
-                f"--generator {name}: gives a {type(model).__name__}, not a network; it must be an "
-                "nn.Module from z to images, or have buildNoiseData(n) and test(z)"
-            )
-        networks = [model] if isinstance(model, nn.Module) else vars(model).values()
-        networks = [network for network in networks if isinstance(network, nn.Module)]
-        for network in networks:
-            network.eval()
-        self.weights = hash_networks(*networks)
-        self.latent_shape, first = self._probe(latent_dim)
-        self.size: int | None = min(first.shape[2:])
-
-    def to(self, device: torch.device) -> Self:
-        if not self._zoo:
-            self.model.to(device)
-            self.device = device
-        return self
-
-    def make(
-        self, seed: int, indexes: Sequence[int], photos: Sequence[np.ndarray] | None = None
-    ) -> list[np.ndarray]:
-        made = []
-        for index in indexes:
-            z = latent(seed, index, self.latent_shape[0]).reshape(1, *self.latent_shape)
-            with torch.random.fork_rng():  # the network may draw noise of its own
-                torch.manual_seed(seed_of(seed, index))
-                made.append(to_pixels((self._images(z) + 1) / 2)[0])
-        return made
-
-    @torch.inference_mode()
-    def _images(self, z: np.ndarray) -> Tensor:
-        rows = torch.from_numpy(z)
-        try:
-            images = self.model.test(rows) if self._zoo else self.model(rows.to(self.device))
-        except Exception as error:
-            raise GanscopeError(
-                f"--generator {self.name}: refuses z of the shape {z.shape} ({reason_of(error)})"
-            ) from error
-        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        if len(shape) != 4 or shape[:2] != (1, 3):
-            raise GanscopeError(
-                f"--generator {self.name}: gives {shape} for one z, not an RGB image (1, 3, H, W) "
-                "in [-1, 1]"
-            )
-        return images
-
-    def _probe(self, latent_dim: int | None) -> tuple[tuple[int, ...], Tensor]:
-        """The shape of z without its rows, and the image of an empty one."""
-        if self._zoo:
-            noise, labels = self.model.buildNoiseData(1)
-            if labels is not None:
-                raise GanscopeError(
-                    f"--generator {self.name}: makes images by class, which is not known here; "
-                    "wrap it in a function of your own: python:FILE.py:FUNCTION"
-                )
-            shape = tuple(noise.shape[1:])
-            return shape, self._images(np.zeros((1, *shape), np.float32))
-        told = (getattr(self.model, name, None) for name in LATENT_NAMES)
-        width = latent_dim or next((n for n in told if isinstance(n, int)), None)
-        if width is None:
-            raise GanscopeError(
-                f"--generator {self.name}: how many numbers does its z have? Add ?latent=NUMBER"
-            )
-        try:
-            return (width,), self._images(np.zeros((1, width), np.float32))
-        except GanscopeError as flat:
-            try:  # DCGAN's kind begins with a convolution
-                return (width, 1, 1), self._images(np.zeros((1, width, 1, 1), np.float32))
-            except GanscopeError:
-                raise flat from None
-
-
-def hub_generator(spec: str) -> HubGenerator:
-    """`REPO:MODEL[?key=value&...]` of torch.hub, which runs the repository's code.
-
-    REPO is owner/name[:branch] on GitHub, or the folder of a local clone; the options are given to
-    the model's function, but for `latent`, the length of z. Of a repository that it does not know
-    yet, torch asks whether it is trusted. Raises `GanscopeError` if it cannot be had or loaded.
-    """
-    name = f"hub:{spec}"
-    head, options = split_options(name, spec, {"latent": whole(1)}, other=_literal)
-    latent_dim = options.pop("latent", None)
-    repository, _, model_name = head.rpartition(":")
-    local = Path(repository).is_dir()
-    if not repository or not model_name:
-        raise GanscopeError(f"--generator {name}: write hub:REPO:MODEL")
-    if not local and repository.count("/") != 1:
-        raise GanscopeError(
-            f"--generator {name}: no such folder: {repository}; name a local clone, or owner/name "
-            "on GitHub"
-        )
-    source: dict[str, Any] = {"source": "local"} if local else {"trust_repo": "check"}
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # torch tells of its downloads
-            model = torch.hub.load(repository, model_name, **source, **options)
-    except Exception as error:  # whatever the repository's code raises, and urllib's
-        advice = f"; offline, clone it elsewhere: hub:FOLDER:{model_name}" if not local else ""
-        raise GanscopeError(
-            f"--generator {name}: could not be loaded ({reason_of(error)}){advice}"
-        ) from error
-    label = as_label(Path(repository).resolve().name if local else repository, model_name)
-    return HubGenerator(name, label, model, latent_dim)
-
-
-def _literal(text: str) -> Any:
-    """A Python literal, or else the text itself."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 class DiffusersGenerator(AnyGenerator):
