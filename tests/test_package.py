@@ -27,7 +27,7 @@ ROOMS = {
     "ganscope.generator.kinds": ROOT / "generator/kinds",
 }
 MAY_IMPORT = {
-    "ganscope": {"ganscope.config"},
+    "ganscope": set(),
     "ganscope.config": {"ganscope"},
     "ganscope.datasets": {"ganscope", "ganscope.config"},
     "ganscope.generator": {
