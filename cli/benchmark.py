@@ -193,7 +193,7 @@ def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSett
     """The settings with a corpus of each of their generators, made now or by an earlier try."""
     if not settings.generator:
         return settings
-    from ganscope.datasets.corpus import MANIFEST
+    from ganscope.datasets.layouts import MANIFEST
     from ganscope.datasets.writing import REQUEST
     from ganscope.detector.benchmark.leave_one_out import CORPORA, only_corpora
     from ganscope.generator.by_name import open_generator

@@ -22,8 +22,8 @@ import torch
 
 import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
-from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.degradations import estimate_quality
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.datasets.sources import Crop, Source, open_folder, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ganscope.cli.list import _generators
 from ganscope.config import GenerateSettings
-from ganscope.datasets.corpus import MANIFEST
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
 from ganscope.generator.borrowed import diffusers, functions
 from ganscope.generator.by_name import open_generator

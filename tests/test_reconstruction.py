@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ganscope.config import GenerateSettings
-from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.degradations import estimate_quality
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
 from ganscope.generator.borrowed import reconstruction, style_transfer
 from ganscope.generator.by_name import open_generator

@@ -34,7 +34,8 @@ from ganscope.config import (
     write_json,
     write_text,
 )
-from ganscope.datasets.corpus import MANIFEST, open_corpus
+from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.datasets.sources import Source, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import disk_errors
