@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
 import ganscope
-from ganscope.averaging import average_into
+from ganscope.averaged_weights import average_into
 from ganscope.config import (
     TrainGeneratorSettings,
     changed,

@@ -20,7 +20,7 @@ from accelerate.utils import broadcast, gather_object
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ganscope.averaging import average_into
+from ganscope.averaged_weights import average_into
 from ganscope.config import TrainDetectorSettings, plain, write_text
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector

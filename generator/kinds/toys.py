@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from ganscope.averaging import average_into
+from ganscope.averaged_weights import average_into
 from ganscope.config import DiversitySettings, TrainGeneratorSettings
 from ganscope.errors import GanscopeError
 from ganscope.generator.kinds.adversarial import Adversarial

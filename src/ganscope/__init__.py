@@ -29,7 +29,7 @@ _PUBLIC = {
     "heatmap": "ganscope.detector.judging.heatmaps",
     "evaluate_scores": "ganscope.detector.judging.metrics",
     "benchmark_detectors": "ganscope.detector.benchmark.benchmark",
-    "arms_race": "ganscope.race",
+    "arms_race": "ganscope.together.arms_race",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])
