@@ -22,10 +22,10 @@ from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training import loop as training
+from ganscope.detector.training import loop
 from ganscope.detector.training import run as run_module
 from ganscope.detector.training import soup as soup_module
-from ganscope.detector.training import views as data
+from ganscope.detector.training import views as views_module
 from ganscope.detector.training.loop import train_once
 from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import open_views, split_table
@@ -421,7 +421,7 @@ def test_a_killed_run_ends_like_one_that_was_not(corpus: Path, tmp_path: Path) -
     steps = round(len(pd.read_csv(corpus / "metadata.csv")) / 8)
     with pytest.raises(Killed):
         train_detector(wish, KillAfter(steps + 3))  # type: ignore[arg-type]
-    assert (tmp_path / "killed" / training.CHECKPOINT).exists()
+    assert (tmp_path / "killed" / loop.CHECKPOINT).exists()
     assert not (tmp_path / "killed" / "config.json").exists()
     with pytest.raises(GanscopeError, match=r"--epochs, --seed"):
         train_detector(replace(wish, epochs=5, seed=1))
@@ -511,13 +511,13 @@ def test_a_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    rates = [training._schedule(step, 100) for step in range(100)]
+    rates = [loop._schedule(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0
     assert rates.index(1.0) in (9, 10)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.01
-    assert all(math.isfinite(training._schedule(0, n)) for n in (1, 2, 3))
+    assert all(math.isfinite(loop._schedule(0, n)) for n in (1, 2, 3))
 
 
 def test_patience_and_the_best_epoch() -> None:
@@ -525,19 +525,19 @@ def test_patience_and_the_best_epoch() -> None:
         {"epoch": i + 1, "val_auroc": auroc, "val_loss": loss}
         for i, (auroc, loss) in enumerate([(0.6, 0.6), (0.9, 0.5), (0.9, 0.4), (0.8, 0.3)])
     ]
-    assert training._best_epoch(log) == 3
-    assert training._stale(log, patience=2)
-    assert not training._stale(log, patience=3)
-    assert not training._stale(log, patience=0)
-    assert not training._stale([], patience=1)
+    assert loop._best_epoch(log) == 3
+    assert loop._stale(log, patience=2)
+    assert not loop._stale(log, patience=3)
+    assert not loop._stale(log, patience=0)
+    assert not loop._stale([], patience=1)
 
 
 def test_a_named_precision_is_obeyed() -> None:
     wish = TrainDetectorSettings(precision="bf16")
     detector = Detector.create("cnn", size=32, width=8)
     device = torch.device("cpu")
-    assert training._choose_speed(wish, detector, device).precision == "bf16"
-    auto = training._choose_speed(replace(wish, precision="auto"), detector, device)
+    assert loop._choose_speed(wish, detector, device).precision == "bf16"
+    auto = loop._choose_speed(replace(wish, precision="auto"), detector, device)
     assert auto.precision in ("fp32", "bf16")
 
 
@@ -631,7 +631,7 @@ def test_few_fakes_are_looked_at_more_often_than_many_reals() -> None:
     )
     plain = TrainDetectorSettings(batch_size=64)
     average = Detector.create("cnn").eval()
-    training._validate(
+    loop._validate(
         average,
         np.arange(760),
         labels,
@@ -660,8 +660,8 @@ def test_a_recipe_fills_in_what_is_left_open() -> None:
 def test_each_recipe_has_its_degradations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, level: int
 ) -> None:
-    monkeypatch.setattr(data, "random_degradation", lambda p, *_: np.full_like(p, 9))
-    monkeypatch.setattr(data, "blur_and_jpeg", lambda p, *_: np.full_like(p, 7))
+    monkeypatch.setattr(views_module, "random_degradation", lambda p, *_: np.full_like(p, 9))
+    monkeypatch.setattr(views_module, "blur_and_jpeg", lambda p, *_: np.full_like(p, 7))
     table = open_corpus(make_corpus(tmp_path / "c", {"real": 2, "a": 2})).table
     views = Views(table, size=16, degrade=1.0, qualities={0: [], 1: []}, seed=0, recipe=recipe)
     assert (views[Key(0, 0, 0, True)] == level).all()

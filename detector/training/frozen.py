@@ -27,7 +27,7 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
-from ganscope.detector.networks.convolutional import TimmNet
+from ganscope.detector.networks.backbones import TimmNet
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
 from ganscope.detector.training.run import (
