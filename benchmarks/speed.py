@@ -27,7 +27,7 @@ from ganscope.detector.judging.checking import check_image
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector
 from ganscope.detector.training.views import Key, Loader, Views
-from ganscope.generator.architectures import architectures
+from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import find_images, open_image

@@ -80,7 +80,7 @@ def arms_race(
         device=device,
         precision=precision,
     )
-    from ganscope.race import arms_race as race
+    from ganscope.together.arms_race import arms_race as race
 
     with progress() as bar:
         results = race(settings, bar)

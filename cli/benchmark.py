@@ -1,7 +1,6 @@
 """`ganscope benchmark`: detectors x generators x degradations."""
 
 import json as json_library
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +11,13 @@ from rich.text import Text
 from ganscope.cli.console import Device, Seed, err, out, progress
 from ganscope.config import (
     BenchmarkSettings,
-    GenerateSettings,
     as_command,
-    next_free,
-    plain,
     read_json,
 )
 from ganscope.errors import GanscopeError
 
 if TYPE_CHECKING:
     import pandas
-    from rich.progress import Progress
 
 METRICS = {"bal.acc.": "balanced_accuracy", "TPR@1%": "tpr_at_fpr_1", "TPR@5%": "tpr_at_fpr_5"}
 """Columns on the screen beside the AUROC; CSV and JSON have every metric."""
@@ -173,10 +168,11 @@ def benchmark(
     )
     from ganscope.detector.benchmark.benchmark import benchmark_detectors
     from ganscope.detector.benchmark.leave_one_out import leave_one_out
+    from ganscope.together.benchmark_corpora import with_corpora
 
     command = as_command("benchmark", settings)
     with progress() as bar:
-        settings = _with_corpora(settings, bar)
+        settings = with_corpora(settings, bar)
         results = (leave_one_out if train else benchmark_detectors)(settings, bar, command)
     folder = Path(results.attrs["out"])
     if json:
@@ -187,56 +183,6 @@ def benchmark(
         out.print(str(folder), highlight=False, soft_wrap=True)
     if results.attrs["missing"] or results.attrs["unreadable"]:
         raise typer.Exit(3)
-
-
-def _with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSettings:
-    """The settings with a corpus of each of their generators, made now or by an earlier try."""
-    if not settings.generator:
-        return settings
-    from ganscope.datasets.corpus import MANIFEST
-    from ganscope.datasets.writing import REQUEST
-    from ganscope.detector.benchmark.leave_one_out import CORPORA, only_corpora
-    from ganscope.generator.opening import open_generator
-    from ganscope.generator.sampling import generate_corpus
-
-    name = "leave-one-out" if settings.train else "benchmark"
-    out = settings.out or next_free(Path(name), lambda p: p.exists() and not only_corpora(p))
-    made = []
-    for name in settings.generator:
-        plan = GenerateSettings(
-            n=settings.n or 500,
-            generator=name,
-            real=settings.real or "photographs",
-            seed=settings.seed,
-            device=settings.device,
-        )
-        generator = open_generator(plan)
-        folder = out / CORPORA / generator.label
-        if folder in made:
-            raise GanscopeError(
-                f"--generator {name}: another one is called {generator.label}, too; rename its "
-                "file, folder or function"
-            )
-        if (folder / MANIFEST).exists():
-            before = read_json(folder / REQUEST)
-            asked = plain(plan) | {"weights": generator.weights}
-            other = [
-                k for k in ("n", "generator", "real", "seed", "weights") if before[k] != asked[k]
-            ]
-            if other:
-                raise GanscopeError(
-                    f"{folder} was made with another {', '.join(other)}; name another folder with "
-                    "--out"
-                )
-        else:
-            task = bar.add_task(f"generating with {name}", total=plan.n, note="")
-            generate_corpus(
-                replace(plan, out=folder),
-                lambda done, task=task: bar.update(task, completed=done),  # type: ignore[misc]
-            )
-        made.append(folder)
-    corpora = (*settings.corpora, *made)
-    return replace(settings, out=out, corpora=corpora, generator=(), n=None, real=None)
 
 
 def show_results(results: "pandas.DataFrame") -> None:

@@ -46,7 +46,7 @@ def demo(
     from ganscope.datasets.writing import disk_errors
     from ganscope.detector.benchmark.benchmark import benchmark_detectors
     from ganscope.detector.judging.checking import check_images
-    from ganscope.detector.training.loop import train_detector
+    from ganscope.detector.training.recipes import train_detector
     from ganscope.generator.sampling import generate_corpus
     from ganscope.images import open_image
 

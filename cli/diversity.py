@@ -92,7 +92,7 @@ def diversity(
         seed=seed,
         device=device,
     )
-    from ganscope.generator.architectures import architectures
+    from ganscope.generator.kinds.architectures import architectures
 
     if what in architectures:
         _toys(settings, json)
@@ -111,7 +111,7 @@ def diversity(
 
 
 def _toys(settings: DiversitySettings, json: bool) -> None:
-    from ganscope.generator.toys import play_toys
+    from ganscope.generator.kinds.toys import play_toys
 
     with progress() as bar:
         total = 2 * settings.steps

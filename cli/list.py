@@ -75,9 +75,9 @@ def _detectors() -> list[tuple[str, str, str]]:
 
 
 def _generators() -> list[tuple[str, str, str]]:
-    from ganscope.generator.architectures import architectures
-    from ganscope.generator.opening import prefixes
-    from ganscope.generator.outside import entry_point_generators
+    from ganscope.generator.borrowed.functions import entry_point_generators
+    from ganscope.generator.by_name import prefixes
+    from ganscope.generator.kinds.architectures import architectures
 
     known = [
         (name, "architecture", f"{a.summary} ({a.paper})")

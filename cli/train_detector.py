@@ -172,7 +172,7 @@ def train_detector(
             raise GanscopeError(f"{name}: no such corpus; make one with ganscope generate")
     if pretrained and pretrained != "hub" and not Path(pretrained).is_file():
         raise GanscopeError(f"--pretrained {pretrained}: no such file")
-    from ganscope.detector.training.loop import train_detector as train
+    from ganscope.detector.training.recipes import train_detector as train
 
     with progress() as bar:
         run = train(settings, bar)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from ganscope.datasets.layouts import MANIFEST, layouts
 from ganscope.errors import GanscopeError, refuse_bytes
 
-MANIFEST, UNFINISHED = "metadata.csv", ".metadata"
-"""The manifest, and how the names of its parts begin while a corpus is being written."""
+UNFINISHED = ".metadata"
+"""How the names of the manifest's parts begin while a corpus is being written."""
 COLUMNS = ("path", "file_name", "label", "generator", "source", "group", "split")
 """Columns of every table. `path` can be opened; `file_name` is below the corpus' root; `label` is 0
 (real) or 1 (fake); `generator` is "real" for reals; `source` says where an image is from; images of
@@ -35,8 +36,6 @@ def open_corpus(path: str | Path) -> Corpus:
 
     Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty.
     """
-    from ganscope.datasets.layouts import layouts
-
     root = Path(path)
     refuse_bytes(str(path))
     if not root.exists():

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from ganscope.datasets.corpus import MANIFEST
 from ganscope.errors import GanscopeError, refuse_bytes
 from ganscope.images import find_images
 from ganscope.registry import Registry
+
+MANIFEST = "metadata.csv"
+"""The manifest of a corpus that is laid out as ours."""
 
 Layout = Callable[[Path], pd.DataFrame | None]
 layouts: Registry[Layout] = Registry("corpus layout")

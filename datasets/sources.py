@@ -20,7 +20,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
+from ganscope.datasets.corpus import is_unfinished, open_corpus
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown

@@ -20,7 +20,8 @@ import cv2
 import numpy as np
 
 from ganscope.config import read_json, write_json
-from ganscope.datasets.corpus import MANIFEST, UNFINISHED
+from ganscope.datasets.corpus import UNFINISHED
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
 
 REQUEST = "corpus.json"

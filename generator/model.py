@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
-from ganscope.generator.architectures import architectures
+from ganscope.generator.kinds.architectures import architectures
+from ganscope.generator.kinds.translation import inputs, translate
 from ganscope.generator.pixels import to_pixels
-from ganscope.generator.translation import inputs, translate
 from ganscope.registry import unknown
 
 CPU_BATCH, GPU_BATCH = 16, 256

@@ -22,16 +22,16 @@ import torch
 
 import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
-from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.degradations import estimate_quality
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.datasets.sources import Crop, Source, open_folder, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image
 from ganscope.devices import one_thread, pick_device, repeatable
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.folders import hash_files
+from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
-from ganscope.generator.opening import open_generator
 from ganscope.images import open_image
 
 DEFAULT_N = 10_000

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 
 import ganscope
-from ganscope.averaging import average_into
+from ganscope.averaged_weights import average_into
 from ganscope.config import (
     TrainGeneratorSettings,
     changed,
@@ -37,12 +37,12 @@ from ganscope.datasets.sources import Crop, Source, open_source, random_crop
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
-from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Critic, Play
-from ganscope.generator.architectures import architectures
 from ganscope.generator.diversity import diversity_warning
+from ganscope.generator.kinds.architecture import GENERATOR, Architecture, Batch, Critic, Play
+from ganscope.generator.kinds.architectures import architectures
+from ganscope.generator.kinds.translation import inputs, pair_folders, paired_crop
 from ganscope.generator.model import Generator
 from ganscope.generator.pixels import to_pixels
-from ganscope.generator.translation import inputs, pair_folders, paired_crop
 from ganscope.images import open_image
 from ganscope.registry import unknown
 

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ganscope import race
 from ganscope.cli.arms_race import arms_race
 from ganscope.config import ArmsRaceSettings, TrainGeneratorSettings, read_json, write_json
 from ganscope.datasets.corpus import open_corpus
@@ -24,9 +23,10 @@ from ganscope.devices import Speed
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, load_checkpoint, weights_hash
 from ganscope.generator import training as generator_training
-from ganscope.generator.architecture import Play
+from ganscope.generator.kinds.architecture import Play
 from ganscope.generator.model import load_generator
 from ganscope.generator.training import train_generator
+from ganscope.together import arms_race as race
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,7 @@ from sklearn.metrics import roc_auc_score
 from ganscope.cli import benchmark as benchmark_cli
 from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
-from ganscope.detector.benchmark import asking as rounds
-from ganscope.detector.benchmark import benchmark, cache, mistakes
+from ganscope.detector.benchmark import asking, benchmark, cache, mistakes
 from ganscope.detector.benchmark.benchmark import benchmark_detectors
 from ganscope.detector.benchmark.cache import Cache, FileFacts, read_file
 from ganscope.detector.benchmark.contestants import NetworkScorer, View, open_scorer
@@ -190,8 +189,8 @@ def test_chunks_of_open_images_are_bounded_by_their_pixels(
         return ask(self, views)
 
     monkeypatch.setattr(NetworkScorer, "values", values)
-    monkeypatch.setattr(rounds, "CHUNK_PIXELS", 3 * 2 * 40 * 48)  # pixels and a copy
-    monkeypatch.setattr(rounds, "RUN_PIXELS", 2 * 40 * 48)
+    monkeypatch.setattr(asking, "CHUNK_PIXELS", 3 * 2 * 40 * 48)  # pixels and a copy
+    monkeypatch.setattr(asking, "RUN_PIXELS", 2 * 40 * 48)
     benchmark_detectors(
         settings(corpus, tmp_path / "out", detector=(detectors["light"],), protocol="raw")
     )
@@ -288,8 +287,8 @@ def test_only_what_is_new_is_asked(
         return ask(self, views)
 
     monkeypatch.setattr(NetworkScorer, "values", values)
-    monkeypatch.setattr(rounds, "CHUNK", 12)
-    monkeypatch.setattr(rounds, "RUN", 6)
+    monkeypatch.setattr(asking, "CHUNK", 12)
+    monkeypatch.setattr(asking, "RUN", 6)
     monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
     light, dark = detectors["light"], detectors["dark"]
     plan = {"detector": (light,), "degrade": ("noise:5",)}

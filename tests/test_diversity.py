@@ -29,7 +29,7 @@ from ganscope.generator.diversity import (
     measure_diversity,
 )
 from ganscope.generator.features import extract_features, open_extractor
-from ganscope.generator.toys import ModeCount, Stack, Toy, count_modes, toys, train_toy
+from ganscope.generator.kinds.toys import ModeCount, Stack, Toy, count_modes, toys, train_toy
 
 
 @pytest.mark.parametrize(("name", "modes"), [("ring", 8), ("grid", 25)])

@@ -13,10 +13,9 @@ from test_training import make_corpus
 from ganscope.config import TrainDetectorSettings
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
-from ganscope.detector.training import frozen
-from ganscope.detector.training import loop as training
+from ganscope.detector.training import frozen, loop
 from ganscope.detector.training.fusion import fuse_detectors
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.recipes import train_detector
 from ganscope.devices import Speed
 from ganscope.errors import GanscopeError, GanscopeWarning
 
@@ -148,7 +147,7 @@ def test_an_architecture_to_fuse_with_is_trained_first(
     def quickest(plan: TrainDetectorSettings, *_: object) -> Speed:
         return Speed("bf16" if plan.detector == "patch" else "fp32")
 
-    monkeypatch.setattr(training, "_choose_speed", quickest)
+    monkeypatch.setattr(loop, "_choose_speed", quickest)
     plain = settings(corpus, tmp_path / "run", detector="cnn", recipe="full", pretrained=None)
     wanted = replace(plain, fuse="patch", epochs=1, split_seed=None)
     fused = Detector.load(train_detector(wanted))

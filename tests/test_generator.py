@@ -18,14 +18,15 @@ from safetensors.torch import load_file
 from ganscope.config import TrainGeneratorSettings
 from ganscope.datasets.sources import open_source
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.generator import losses, training
-from ganscope.generator.architecture import Batch, Play
-from ganscope.generator.architectures import architectures
-from ganscope.generator.autoencoders import divergence
+from ganscope.generator import training
+from ganscope.generator.kinds import losses
+from ganscope.generator.kinds.architecture import Batch, Play
+from ganscope.generator.kinds.architectures import architectures
+from ganscope.generator.kinds.autoencoders import divergence
+from ganscope.generator.kinds.toys import Stack
+from ganscope.generator.kinds.translation import inputs
 from ganscope.generator.model import Generator, latent
-from ganscope.generator.toys import Stack
 from ganscope.generator.training import train_generator
-from ganscope.generator.translation import inputs
 
 
 def tiny(out: Path, **changes: object) -> TrainGeneratorSettings:

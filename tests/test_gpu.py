@@ -10,7 +10,7 @@ from ganscope.config import GenerateSettings, TrainDetectorSettings, TrainGenera
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.recipes import train_detector
 from ganscope.generator.model import latent, load_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.generator.training import train_generator

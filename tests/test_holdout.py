@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_training import make_corpus
 
-from ganscope.cli.benchmark import _with_corpora
 from ganscope.cli.console import progress
 from ganscope.config import BenchmarkSettings, TrainDetectorSettings
 from ganscope.detector.benchmark import benchmark
@@ -25,6 +24,7 @@ from ganscope.detector.benchmark.leave_one_out import leave_one_out
 from ganscope.detector.benchmark.report import figures
 from ganscope.detector.judging import plots
 from ganscope.errors import GanscopeError
+from ganscope.together.benchmark_corpora import with_corpora
 
 
 class Killed(Exception):
@@ -146,7 +146,7 @@ def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(
     monkeypatch.setattr(holdout, "train_detector", kill)
     settings = BenchmarkSettings(corpora=(corpus,), train=("cnn",), generator=("photos",), n=60)
     with progress() as bar:
-        settings = _with_corpora(settings, bar)
+        settings = with_corpora(settings, bar)
     assert settings.out == Path("leave-one-out-2")
     assert settings.corpora == (corpus, settings.out / "corpora" / "photos")
     for _ in range(2):  # begun, and continued

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ganscope.config import GenerateSettings
-from ganscope.datasets.corpus import MANIFEST
 from ganscope.datasets.degradations import estimate_quality
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
-from ganscope.generator import reconstruction, style_transfer
+from ganscope.generator.borrowed import reconstruction, style_transfer
+from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
-from ganscope.generator.opening import open_generator
 from ganscope.generator.pixels import from_pixels
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image, read_facts

@@ -20,8 +20,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from ganscope.detector.benchmark.report import summary as findings
-from ganscope.detector.benchmark.report import tables
+from ganscope.detector.benchmark.report import summary, tables
 from ganscope.detector.benchmark.report.page import Mistake, write_report
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import NAMES, evaluate_scores, reliability
@@ -242,7 +241,7 @@ def test_the_page_holds_the_numbers_of_the_table(
             for text, generator in zip(row[1:], ("all", *table[0][2:]), strict=True):
                 assert text == f"{expected[row[0], generator]:.3f}"
     gap = by_name(made.results, "raw") - by_name(made.results, "aligned")
-    assert page.tables[2][1][1] == findings.signed(gap["good", "all"])
+    assert page.tables[2][1][1] == summary.signed(gap["good", "all"])
     row = made.results.iloc[0]
     assert f"{row['auroc_low']:.3f}\N{EN DASH}{row['auroc_high']:.3f}" in page.text
 
@@ -440,9 +439,9 @@ def scored(*cells: tuple[str, str, float]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True).assign(degradation="clean")
 
 
-def told(results: pd.DataFrame, **rest: Any) -> dict[str, findings.Finding]:
+def told(results: pd.DataFrame, **rest: Any) -> dict[str, summary.Finding]:
     scores = rest.pop("scores", pd.DataFrame(columns=["detector", "protocol", "degradation"]))
-    found, warnings = findings.find(results, scores, rest.pop("about", {}), **rest)
+    found, warnings = summary.find(results, scores, rest.pop("about", {}), **rest)
     return {finding.title: finding for finding in [*found, *warnings]}
 
 
@@ -518,7 +517,7 @@ def test_the_gap_is_of_the_same_images() -> None:
     scores = scored(("a", "raw", 0.90), ("a", "aligned", 0.90))
     small = scored(("a", "raw", 0.0)).assign(generator="small").query("label == 1")
     small["image"] += 1000
-    found = findings.format_gap(pd.concat([scores, small], ignore_index=True))
+    found = summary.format_gap(pd.concat([scores, small], ignore_index=True))
     assert found["generator"].tolist() == ["g"]
     assert found["gap"].tolist() == [0.0]
 
@@ -567,7 +566,7 @@ def test_overall_is_the_row_all_or_the_only_or_the_mean() -> None:
         ("c", "raw", "g", "clean", 0.5),
         ("c", "raw", "h", "clean", 0.9),
     )
-    found = findings.overall(results).set_index("detector")
+    found = summary.overall(results).set_index("detector")
     assert found["generator"].tolist() == ["all", "g", "mean"]
     assert found["auroc"].tolist() == pytest.approx([0.7, 0.8, 0.7])
     assert np.isnan(found.loc["c", "auroc_low"])

@@ -18,7 +18,8 @@ import torch
 
 from ganscope.config import AuditSettings, GenerateSettings
 from ganscope.datasets.audit import audit_corpus
-from ganscope.datasets.corpus import MANIFEST, is_unfinished, open_corpus
+from ganscope.datasets.corpus import is_unfinished, open_corpus
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
 from ganscope.folders import shipped
 from ganscope.generator import sampling

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.generator.architecture import Batch, Play
-from ganscope.generator.architectures import architectures
-from ganscope.generator.augment import adapt, augment, cut_out, recolour, translate
-from ganscope.generator.model import Generator, latent
-from ganscope.generator.stylegan import (
+from ganscope.generator.kinds.architecture import Batch, Play
+from ganscope.generator.kinds.architectures import architectures
+from ganscope.generator.kinds.augment import adapt, augment, cut_out, recolour, translate
+from ganscope.generator.kinds.stylegan import (
     Spread,
     StyledConvolution,
     StyleDiscriminator,
@@ -27,6 +26,7 @@ from ganscope.generator.stylegan import (
     path_spread,
     r1,
 )
+from ganscope.generator.model import Generator, latent
 from ganscope.generator.training import train_generator
 
 
@@ -241,7 +241,7 @@ def test_reals_fakes_and_the_generators_fakes_are_augmented(
 ) -> None:
     seen = []
     monkeypatch.setattr(
-        "ganscope.generator.stylegan.augment", lambda x, _: seen.append(x.requires_grad) or x
+        "ganscope.generator.kinds.stylegan.augment", lambda x, _: seen.append(x.requires_grad) or x
     )
     train_generator(tiny(tmp_path / "run", steps=1))
     assert seen == [False, False, True]
@@ -317,7 +317,7 @@ def test_two_processes_keep_the_same_weights_under_penalties(tmp_path: Path) -> 
         "import os, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from ganscope.config import TrainGeneratorSettings as S\n"
-        "from ganscope.generator.stylegan import StyleGAN\n"
+        "from ganscope.generator.kinds.stylegan import StyleGAN\n"
         "from ganscope.generator.training import train_generator as train\n"
         "StyleGAN.R1_EVERY = StyleGAN.PATH_EVERY = 2\n"
         "plain = StyleGAN.step\n"

@@ -22,10 +22,13 @@ from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training import loop as training
+from ganscope.detector.training import loop
+from ganscope.detector.training import run as run_module
 from ganscope.detector.training import soup as soup_module
-from ganscope.detector.training import views as data
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training import views as views_module
+from ganscope.detector.training.loop import train_once
+from ganscope.detector.training.recipes import train_detector
+from ganscope.detector.training.run import open_views, split_table
 from ganscope.detector.training.views import (
     Key,
     Loader,
@@ -258,7 +261,7 @@ def test_an_epoch_of_a_run_draws_twins_side_by_side(tmp_path: Path) -> None:
     table[table["generator"] != "other"].to_csv(tmp_path / "pairs" / "metadata.csv", index=False)
     corpus = tmp_path / "pairs"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "Views", Watched)
+        patch.setattr(run_module, "Views", Watched)
         run = train_detector(settings(corpus, tmp_path / "run", epochs=1))
     learned = [key for key in seen if key.learn]
     together = [k for a, b in pairwise(learned) if a.draw == b.draw for k in (a, b)]
@@ -328,9 +331,9 @@ def test_lossless_fakes_get_the_compression_of_jpeg_reals(tmp_path: Path) -> Non
 
 def test_the_compression_is_that_of_training_images_only(tmp_path: Path) -> None:
     root = make_corpus(tmp_path / "c", {"real": 40, "a": 40}, suffix={"real": ".jpg"})
-    table = training.split_table(settings(root, tmp_path / "run"))
+    table = split_table(settings(root, tmp_path / "run"))
     learned = (table["split"] == "train") & (table["label"] == 0)
-    views = training.open_views(settings(root, tmp_path / "run"), table, 32)
+    views = open_views(settings(root, tmp_path / "run"), table, 32)
     assert len(views.qualities[0]) == learned.sum() < 40
 
 
@@ -339,7 +342,7 @@ def test_photographs_for_validation_only(tmp_path: Path) -> None:
     table = pd.read_csv(root / "metadata.csv")
     table["source"] = np.where(table["label"] == 1, "a", np.where(table.index % 4, "near", "far"))
     table.to_csv(root / "metadata.csv", index=False)
-    found = training.split_table(settings(root, tmp_path / "run", val_source=("far",)))
+    found = split_table(settings(root, tmp_path / "run", val_source=("far",)))
     assert set(found["split"][found["source"] == "far"]) == {"val"}
     assert "train" in set(found["split"][found["source"] == "near"])
 
@@ -418,7 +421,7 @@ def test_a_killed_run_ends_like_one_that_was_not(corpus: Path, tmp_path: Path) -
     steps = round(len(pd.read_csv(corpus / "metadata.csv")) / 8)
     with pytest.raises(Killed):
         train_detector(wish, KillAfter(steps + 3))  # type: ignore[arg-type]
-    assert (tmp_path / "killed" / training.CHECKPOINT).exists()
+    assert (tmp_path / "killed" / loop.CHECKPOINT).exists()
     assert not (tmp_path / "killed" / "config.json").exists()
     with pytest.raises(GanscopeError, match=r"--epochs, --seed"):
         train_detector(replace(wish, epochs=5, seed=1))
@@ -451,7 +454,7 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
         "import sys, torch; torch.set_num_threads(1)\n"
         "from pathlib import Path\n"
         "from ganscope.config import TrainDetectorSettings\n"
-        "from ganscope.detector.training.loop import train_detector\n"
+        "from ganscope.detector.training.recipes import train_detector\n"
         "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
         " size=32, epochs=2, batch_size=4, degrade=0.0, device='cpu', precision='fp32',"
         " detector='timm:test_vit', learning_rate=3e-3))\n"
@@ -508,13 +511,13 @@ def test_a_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    rates = [training._schedule(step, 100) for step in range(100)]
+    rates = [loop._schedule(step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
     assert max(rates) == 1.0
     assert rates.index(1.0) in (9, 10)
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[-1] < 0.01
-    assert all(math.isfinite(training._schedule(0, n)) for n in (1, 2, 3))
+    assert all(math.isfinite(loop._schedule(0, n)) for n in (1, 2, 3))
 
 
 def test_patience_and_the_best_epoch() -> None:
@@ -522,19 +525,19 @@ def test_patience_and_the_best_epoch() -> None:
         {"epoch": i + 1, "val_auroc": auroc, "val_loss": loss}
         for i, (auroc, loss) in enumerate([(0.6, 0.6), (0.9, 0.5), (0.9, 0.4), (0.8, 0.3)])
     ]
-    assert training._best_epoch(log) == 3
-    assert training._stale(log, patience=2)
-    assert not training._stale(log, patience=3)
-    assert not training._stale(log, patience=0)
-    assert not training._stale([], patience=1)
+    assert loop._best_epoch(log) == 3
+    assert loop._stale(log, patience=2)
+    assert not loop._stale(log, patience=3)
+    assert not loop._stale(log, patience=0)
+    assert not loop._stale([], patience=1)
 
 
 def test_a_named_precision_is_obeyed() -> None:
     wish = TrainDetectorSettings(precision="bf16")
     detector = Detector.create("cnn", size=32, width=8)
     device = torch.device("cpu")
-    assert training._choose_speed(wish, detector, device).precision == "bf16"
-    auto = training._choose_speed(replace(wish, precision="auto"), detector, device)
+    assert loop._choose_speed(wish, detector, device).precision == "bf16"
+    auto = loop._choose_speed(replace(wish, precision="auto"), detector, device)
     assert auto.precision in ("fp32", "bf16")
 
 
@@ -565,7 +568,7 @@ def test_a_soup_is_the_mean_of_trainings_that_split_alike(
 
     # Killed while it was finished: the parts are not trained again.
     (run / "config.json").unlink()
-    monkeypatch.setattr(soup_module, "train_detector", None)
+    monkeypatch.setattr(soup_module, "train_once", None)
     with monkeypatch.context() as patch:
         patch.setattr(soup_module, "fingerprint", lambda *_: "others")
         with pytest.raises(GanscopeError, match="begun with other images"):
@@ -593,11 +596,11 @@ def test_a_soup_without_weights_to_start_from_trains_its_start(
 ) -> None:
     begun = []
 
-    def note(asked: TrainDetectorSettings, *_: object) -> Path:
+    def note(asked: TrainDetectorSettings, *others: Any) -> Path:
         begun.append((asked.seed, asked.split_seed, asked.pretrained, asked.soup, asked.fuse))
-        return train_detector(asked)
+        return train_once(asked, *others)
 
-    monkeypatch.setattr(soup_module, "train_detector", note)
+    monkeypatch.setattr(soup_module, "train_once", note)
     run = train_detector(settings(corpus, tmp_path / "run", epochs=1, soup=2, fuse="patch"))
     expected = []
     for folder in (run / "fused", run):  # what it is fused with is a soup as well
@@ -628,7 +631,7 @@ def test_few_fakes_are_looked_at_more_often_than_many_reals() -> None:
     )
     plain = TrainDetectorSettings(batch_size=64)
     average = Detector.create("cnn").eval()
-    training._validate(
+    loop._validate(
         average,
         np.arange(760),
         labels,
@@ -657,8 +660,8 @@ def test_a_recipe_fills_in_what_is_left_open() -> None:
 def test_each_recipe_has_its_degradations(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, level: int
 ) -> None:
-    monkeypatch.setattr(data, "random_degradation", lambda p, *_: np.full_like(p, 9))
-    monkeypatch.setattr(data, "blur_and_jpeg", lambda p, *_: np.full_like(p, 7))
+    monkeypatch.setattr(views_module, "random_degradation", lambda p, *_: np.full_like(p, 9))
+    monkeypatch.setattr(views_module, "blur_and_jpeg", lambda p, *_: np.full_like(p, 7))
     table = open_corpus(make_corpus(tmp_path / "c", {"real": 2, "a": 2})).table
     views = Views(table, size=16, degrade=1.0, qualities={0: [], 1: []}, seed=0, recipe=recipe)
     assert (views[Key(0, 0, 0, True)] == level).all()

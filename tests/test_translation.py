@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ganscope.config import TrainGeneratorSettings
 from ganscope.errors import GanscopeError
-from ganscope.generator import translation
-from ganscope.generator.architecture import Batch, Play
-from ganscope.generator.translation import (
+from ganscope.generator.kinds import translation
+from ganscope.generator.kinds.architecture import Batch, Play
+from ganscope.generator.kinds.translation import (
     CycleGAN,
     ImagePool,
     InstanceNorm,

@@ -36,7 +36,8 @@ from ganscope.detector.benchmark.contestants import Scorer, open_scorer
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.networks.architectures import build
-from ganscope.detector.training.loop import fingerprint, split_table, train_detector
+from ganscope.detector.training.recipes import train_detector
+from ganscope.detector.training.run import fingerprint, split_table
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
 from ganscope.memory import keep_freed_memory

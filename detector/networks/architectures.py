@@ -11,7 +11,9 @@ from typing import Any
 import timm
 from torch import nn
 
-from ganscope.detector.networks.convolutional import CNN, NPR, Fused, Patch, TimmNet
+from ganscope.detector.networks.backbones import TimmNet
+from ganscope.detector.networks.convolutional import CNN, NPR, Patch
+from ganscope.detector.networks.fused import Fused
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.networks.weights import load_from_hub, load_strictly, read_weights
 from ganscope.errors import GanscopeError

@@ -8,10 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import timm
-import torch
 import torch.nn.functional as F
-from timm.models.efficientnet import EfficientNet
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 
@@ -138,105 +135,3 @@ class _Block(nn.Module):
         m = self.margin
         inner = x[..., m : x.shape[-2] - m, m : x.shape[-1] - m] if m else x
         return F.relu(self.body(x) + self.shortcut(inner))
-
-
-class TimmNet(nn.Module):
-    """A backbone of timm with one output.
-
-    size: image side for networks that are built for one size (vision transformers), else unused.
-    stem_stride: stride of the first convolution; 1 keeps traces that a stride of 2 would lose.
-    """
-
-    def __init__(self, name: str, size: int | None = None, stem_stride: int | None = None):
-        super().__init__()
-        self.name = name
-        self.options: dict[str, Any] = {"img_size": size} if size else {}
-        self.backbone: Any
-        self.backbone = timm.create_model(name, num_classes=1, **self.options)
-        for name in self.head_names():
-            # Some backbones begin with logits of +-10 where one output is asked for, and spend
-            # their training on coming back.
-            for parameter in self.backbone.get_submodule(name).parameters():
-                nn.init.normal_(parameter, std=0.01)
-        if stem_stride:
-            stem = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
-            stem.stride = (stem_stride, stem_stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.backbone(x).flatten().float()
-
-    @property
-    def has_map(self) -> bool:
-        """Whether the logit is the mean of a map: the classifier sees averages, and is linear."""
-        pool = getattr(self.backbone, "global_pool", None)
-        return (
-            isinstance(self.backbone, EfficientNet | ResNet)
-            and getattr(pool, "pool_type", "") == "avg"
-            and isinstance(self.backbone.get_classifier(), nn.Linear)
-        )
-
-    def patch_logits(self, x: Tensor) -> Tensor | None:
-        """Logits of all positions of the last feature map (Zhou et al. 2016, arXiv:1512.04150)."""
-        if not self.has_map:
-            return None
-        features = self.backbone.forward_features(x).permute(0, 2, 3, 1)
-        return self.backbone.get_classifier()(features).squeeze(-1).float()
-
-    def head_names(self) -> tuple[str, ...]:
-        """Names of the classifier's layers inside the backbone."""
-        names = self.backbone.pretrained_cfg.get("classifier") or ()
-        return (names,) if isinstance(names, str) else tuple(names)
-
-    def gradcam_layers(self) -> list[nn.Module]:
-        blocks = getattr(self.backbone, "blocks", None)
-        if blocks is not None and hasattr(blocks[-1], "norm1"):
-            return [blocks[-1].norm1]  # in a transformer only the class token outlives this layer
-        return [self.backbone.get_submodule(self.backbone.feature_info[-1]["module"])]
-
-
-class Fused(nn.Module):
-    """A weighted sum of several networks' logits. Images are in [0, 1]: each network has its own
-    normalisation, and one for smaller images sees tiles that cover the large ones.
-    """
-
-    def __init__(self, networks: list[nn.Module], inputs: list[dict[str, Any]]):
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-        self.inputs = inputs
-        """size, mean and std of each network's images."""
-        self.weights = nn.Parameter(torch.ones(len(networks)) / len(networks))
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = [self._logits(*part, x) for part in zip(self.networks, self.inputs, strict=True)]
-        return torch.stack(found, 1) @ self.weights + self.bias
-
-    def _logits(self, network: nn.Module, about: dict[str, Any], x: Tensor) -> Tensor:
-        mean, std = (x.new_tensor(about[name])[:, None, None] for name in ("mean", "std"))
-        places = [torch.linspace(0, n - about["size"], -(-n // about["size"])) for n in x.shape[2:]]
-        corners = torch.cartesian_prod(*places).round().long().tolist()
-        side = about["size"]
-        tiles = torch.cat([x[:, :, top : top + side, left : left + side] for top, left in corners])
-        return network((tiles - mean) / std).unflatten(0, (len(corners), -1)).mean(0)
-
-    @property
-    def has_map(self) -> bool:
-        """Whether all networks have maps of logits, of tiles of one size."""
-        return len({about["size"] for about in self.inputs}) == 1 and all(
-            getattr(network, "has_map", hasattr(network, "patch_logits"))
-            for network in self.networks
-        )
-
-    def patch_logits(self, x: Tensor) -> Tensor:
-        """The weighted sum of the maps, on the grid of the finest; its mean is the logit."""
-        maps = []
-        for network, about in zip(self.networks, self.inputs, strict=True):
-            mean, std = (x.new_tensor(about[name])[:, None, None] for name in ("mean", "std"))
-            maps.append(network.patch_logits((x - mean) / std))  # type: ignore[operator]
-        grid = max((found.shape[1:] for found in maps), key=lambda shape: shape.numel())
-        total = self.bias.expand(len(x), *grid)
-        for weight, found in zip(self.weights, maps, strict=True):
-            fine = F.interpolate(found[:, None], grid, mode="bilinear")[:, 0]
-            fine = fine + (found.mean((1, 2)) - fine.mean((1, 2)))[:, None, None]
-            total = total + weight * fine
-        return total

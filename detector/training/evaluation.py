@@ -1,7 +1,5 @@
-"""After the last epoch: calibration, thresholds, evaluation, pictures and the model card."""
+"""After the last epoch: calibration, thresholds, evaluation and pictures."""
 
-import shlex
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from ganscope.detector.judging.calibration import (
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import SMALLEST, Detector
+from ganscope.detector.training.card import write_card
 from ganscope.detector.training.views import Views
 from ganscope.errors import ImageError
 
@@ -95,7 +94,7 @@ def finish_run(
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
-    detector.card = _card(run, settings, detector, metrics)
+    detector.card = write_card(run, settings, detector, metrics)
     write_text(run / SCORES, scores.to_csv(index=False))
     write_json(run / METRICS, metrics)
     plots.draw_losses(run / "loss.png", pd.DataFrame(log))
@@ -198,155 +197,3 @@ def _counts(table: pd.DataFrame) -> dict[str, dict[str, int]]:
         str(split): {str(k): int(v) for k, v in rows["generator"].value_counts().items()}
         for split, rows in table.groupby("split", sort=False)
     }
-
-
-def _card(
-    run: Path, settings: TrainDetectorSettings, detector: Detector, metrics: dict[str, Any]
-) -> str:
-    """The model card: what it learned from, how it was judged, how to use it, what it cannot do."""
-    size, thresholds, images = detector.size, detector.thresholds, metrics["images"]
-    corpora = ", ".join(Path(corpus).resolve().name for corpus in settings.corpora)
-    held_out = ", ".join(sorted(set(images["val"]) - set(images["train"])))
-    method = (
-        f"Validated on photographs and on generators that training never saw: {held_out}."
-        if held_out
-        else "Validated on other images of the generators it was trained on: expect less on others."
-    )
-    alike = (
-        "\nLossless images of one class were first compressed as JPEG like the other's files, in\n"
-        "training and for the figures below: the file format must not tell.\n"
-        if metrics["compressed_alike"]
-        else ""
-    )
-    learned_from = "\n".join(
-        f"| {split} | {', '.join(f'{count:,} {name}' for name, count in counts.items())} |"
-        for split, counts in images.items()
-    )
-    return f"""---
-library_name: ganscope
-tags: [ganscope, generated-image-detection, {settings.detector.replace(":", "-")}]
----
-# A {settings.detector} detector of generated images, {size}x{size} pixels
-
-Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at tiles of
-{size}x{size} pixels at native resolution; the logit of an image is the mean of its tiles'.
-{_learning(settings, metrics)}
-
-## What it learned from
-
-| split | images |
-|---|---|
-{learned_from}
-
-Reals and fakes were drawn equally often; {settings.pairs:.0%} of the fakes came from generators
-that worked on the photographs beside them, where there are such and others, and in each kind the
-generators came equally often. Both classes went through the same random crops and, with probability
-{settings.degrade:g}, the same degradations.
-{alike}
-## How good it is
-
-{method}
-95 % bootstrap intervals in brackets:
-
-| split | generator | AUROC | balanced accuracy | TPR at 1 % FPR | TPR at 5 % FPR |
-|---|---|---|---|---|---|
-{_figures(metrics)}
-
-Epoch, calibration and thresholds were chosen on the val split, so its figures flatter; those of a
-test split, where there is one, do not.
-
-A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"]:.4f} is *real*,
-and what lies between is *unsure*. Of the validation reals at most 1 % score
-{thresholds["fpr_1"]:.4f} or more, at most 5 % {thresholds["fpr_5"]:.4f} or more; the threshold of
-*fake* is set with a margin for how few they are. The probability is calibrated on the val split for
-equally many reals and fakes. Images with a side of less than {detector.smallest} pixels get no
-verdict and have no part in this.
-
-| {metrics["false_alarms"]["split"]} split, source | photographs | called fake | at most (95 %) |
-|---|---|---|---|
-{_false_alarms(metrics["false_alarms"])}
-
-## How to use it
-
-    ganscope check photo.jpg --detector {run}
-
-## Limits
-
-A verdict is evidence, not proof. It says little about generators, cameras and processing unlike
-those above, about strongly compressed or shrunk copies, and about photographs edited only in parts.
-
-## How it was made
-
-    {_command(settings)}
-
-It ran in {detector.config["training"].get("precision", "fp32")}; with that as --precision, the same
-seed gives the same weights on such a machine.
-"""
-
-
-def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
-    """How the weights came about, for the card."""
-    if settings.recipe == "frozen-linear":
-        start = settings.pretrained or "random weights"
-        said = (
-            f"A linear classifier on a frozen backbone ({start}), which looked at each image "
-            f"{settings.epochs} times."
-        )
-    elif settings.soup > 1:
-        said = (
-            f"The weights are the mean of {settings.soup} trainings that differ by their seeds, "
-            f"each an exponential average; {metrics['epochs']} epochs in all."
-        )
-    else:
-        said = (
-            f"The weights are an exponential average, taken after epoch {metrics['best_epoch']} "
-            f"of {metrics['epochs']}."
-        )
-    if settings.fuse:
-        said += f" Its logit is joined to that of {Path(settings.fuse).name}."
-    return said
-
-
-def _figures(metrics: dict[str, Any]) -> str:
-    """The rows of the card's table."""
-    shown = ("auroc", "balanced_accuracy", "tpr_at_fpr_1", "tpr_at_fpr_5")
-    rows = []
-    for split in ("val", "test"):
-        if split in metrics:
-            for name, found in {
-                "all": metrics[split]["overall"],
-                **metrics[split]["by_generator"],
-            }.items():
-                cells = (_with_interval(found[m]) for m in shown)
-                rows.append(f"| {split} | {name} | {' | '.join(cells)} |")
-    return "\n".join(rows)
-
-
-def _with_interval(found: dict[str, float | None]) -> str:
-    if found["value"] is None:
-        return "-"
-    span = "" if found["low"] is None else f" ({found['low']:.3f}-{found['high']:.3f})"
-    return f"{found['value']:.3f}{span}"
-
-
-def _false_alarms(found: dict[str, Any]) -> str:
-    """The rows of the card's second table."""
-    return "\n".join(
-        f"| {name} | {row['photographs']:,} | {row['called_fake']:,} | {row['at_most']:.1%} |"
-        for name, row in {"all": found, **found["by_source"]}.items()
-    )
-
-
-def _command(settings: TrainDetectorSettings) -> str:
-    """The command line that gives these settings."""
-    words = ["ganscope train-detector", *(shlex.quote(str(c)) for c in settings.corpora)]
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        if field.name == "corpora" or value == field.default:
-            continue
-        flag = "--" + field.name.replace("_", "-")
-        words += [
-            flag if one is True else f"{flag} {shlex.quote(str(one))}"
-            for one in (value if isinstance(value, tuple) else (value,))
-        ]
-    return " ".join(words)

@@ -27,13 +27,13 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
-from ganscope.detector.networks.convolutional import TimmNet
+from ganscope.detector.networks.backbones import TimmNet
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
-from ganscope.detector.training.loop import (
+from ganscope.detector.training.run import (
     LOSSES,
+    OpenOther,
     fingerprint,
-    open_other,
     open_run,
     open_views,
     reading_processes,
@@ -52,7 +52,9 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty on the classifier that are tried; validation chooses."""
 
 
-def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
+def train_frozen(
+    settings: TrainDetectorSettings, open_other: OpenOther, progress: "Progress | None" = None
+) -> Path:
     """Train a linear classifier on a frozen backbone; `train_detector` describes the run folder.
 
     `epochs` says how often each training image is looked at, each time cropped and degraded anew.

@@ -5,11 +5,8 @@ same weights as one that was not. Accelerate brings device, mixed precision and 
 """
 
 import copy
-import hashlib
 import math
-import os
 import time
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,46 +15,34 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast, gather_object
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from ganscope.averaging import average_into
-from ganscope.config import (
-    TrainDetectorSettings,
-    changed,
-    next_free,
-    plain,
-    read_json,
-    write_json,
-    write_text,
-)
-from ganscope.datasets.corpus import newest_corpus, open_corpora
-from ganscope.datasets.splits import has_splits, split_corpus
-from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.networks.architectures import is_architecture
-from ganscope.detector.training.evaluation import ENOUGH, finish_run
+from ganscope.averaged_weights import average_into
+from ganscope.config import TrainDetectorSettings, plain, write_text
+from ganscope.datasets.corpus import newest_corpus
+from ganscope.detector.model import Detector
+from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
-from ganscope.detector.training.views import (
-    Key,
-    Loader,
-    Sampler,
-    Views,
-    find_twins,
-    jpeg_qualities,
-    to_keys,
+from ganscope.detector.training.run import (
+    LOSSES,
+    OpenOther,
+    fingerprint,
+    open_run,
+    open_views,
+    reading_processes,
+    split_table,
 )
+from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
-from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
+from ganscope.errors import GanscopeError
+from ganscope.folders import CHECKPOINT, SPEED, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-SETTINGS, LOSSES = "settings.json", "losses.csv"
-IGNORED = ("out", "device", "workers")
-"""Settings that may differ when a run is continued: they do not change what is learned."""
 EMA = 0.999
 """Decay a step of the averaged weights, which are validated and saved; less in the first steps."""
 WEIGHT_DECAY = 0.05
@@ -66,27 +51,15 @@ VAL_VIEWS, MOST_VIEWS = 1000, 8
 views: single crops of few fakes would tell more of chance than of an epoch."""
 
 
-def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
-    """Train a detector; returns its run folder.
+def train_once(
+    settings: TrainDetectorSettings, open_other: OpenOther, progress: "Progress | None" = None
+) -> Path:
+    """The full recipe: train all weights; `train_detector` describes the run folder.
 
-    The folder holds the detector (`config.json`, `model.safetensors`, `README.md`), `metrics.json`,
-    `scores.csv` (validation and test images), `losses.csv`, `loss.png`, `roc.png` and
-    `settings.json`. An unfinished run with the same settings is continued after its last whole
-    epoch. Under `accelerate launch` or `torchrun` only the main process writes, and only it stays
-    for the final evaluation. `progress` shows one task.
-
-    Raises `GanscopeError` for a corpus without both classes or with too few images to validate on,
-    an unknown architecture or generator, pretrained weights that do not fit, and a folder that
-    holds a finished run or one with other settings.
+    An unfinished run with the same settings is continued after its last whole epoch. Under
+    `accelerate launch` or `torchrun` only the main process writes, and only it stays for the final
+    evaluation. Raises `GanscopeError` as `train_detector` does.
     """
-    if settings.recipe == "frozen-linear":
-        from ganscope.detector.training.frozen import train_frozen
-
-        return train_frozen(settings, progress)
-    if settings.soup > 1:
-        from ganscope.detector.training.soup import train_soup
-
-        return train_soup(settings, progress)
     device = pick_device(settings.device)
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
@@ -217,157 +190,6 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     return run
 
 
-def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
-    """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
-    corpus = open_corpora(settings.corpora)
-    named = ", ".join(map(str, settings.corpora))
-    for label, word in ((0, "real"), (1, "fake")):
-        if not (corpus.table["label"] == label).any():
-            raise GanscopeError(
-                f"{named}: holds no {word} images; name a corpus that has them, too"
-            )
-    table = split_corpus(
-        corpus.table,
-        val_generator=settings.val_generator,
-        test_generator=settings.test_generator,
-        val_source=settings.val_source,
-        seed=settings.seed if settings.split_seed is None else settings.split_seed,
-    )
-    for split, fewest in (("train", 1), ("val", ENOUGH)):
-        labels = table["label"][table["split"] == split]
-        reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
-        if min(reals, fakes) < fewest:
-            raise GanscopeError(
-                f"{named}: too few images: {reals} real and {fakes} fake ones are left for the "
-                f"{split} split, at least {fewest} of each are needed; add images or choose other "
-                "--val-generator, --test-generator and --val-source"
-            )
-    dropped = table.attrs.get("dropped", 0)
-    order = table["split"].map({"train": 0, "val": 1, "test": 2})
-    table = table[order.notna()].assign(_order=order).sort_values("_order", kind="stable")
-    table = table.drop(columns="_order").reset_index(drop=True)
-    table.attrs["dropped"] = dropped
-    return table
-
-
-def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) -> Views:
-    """The images of a split table as a training sees them, in crops of `size` pixels."""
-    return Views(
-        table,
-        size=size,
-        degrade=settings.degrade or 0.0,
-        qualities=jpeg_qualities(table[table["split"] == "train"]),
-        seed=settings.seed,
-        mix=settings.mix or 0.0,
-        twins=find_twins(table),
-        recipe=settings.recipe,
-    )
-
-
-def open_run(
-    settings: TrainDetectorSettings, state: PartialState
-) -> tuple[Path, dict[str, Any] | None]:
-    """Make or re-enter the run folder; returns it and its checkpoint, if there is one.
-
-    Refuses a finished run, one begun with other settings, a folder of anything else, and a
-    `settings.fuse` that cannot be had.
-    """
-    if settings.fuse and not is_architecture(settings.fuse):
-        load_detector(settings.fuse)
-    elif settings.fuse and state.num_processes > 1:
-        raise GanscopeError(
-            f"--fuse {settings.fuse}: train it first where there are several processes, and name "
-            "its run folder"
-        )
-    name = settings.detector.replace(":", "-").replace("/", "-")
-    run = settings.out or next_free(Path("runs") / name, lambda p: (p / CONFIG).exists())
-    if (run / CONFIG).exists():
-        raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
-    if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
-        if flags:
-            raise GanscopeError(
-                f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "
-                "repeat its settings to continue it, or name another folder with --out"
-            )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise GanscopeError(f"{run} exists and is not a run of train-detector; name another --out")
-    saved = load_checkpoint(run)
-    state.wait_for_everyone()  # all have looked before one writes
-    if state.is_main_process:
-        try:
-            run.mkdir(parents=True, exist_ok=True)
-            write_json(run / SETTINGS, plain(settings))
-        except OSError as error:
-            raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
-    return run, saved
-
-
-def open_other(
-    settings: TrainDetectorSettings, run: Path, progress: "Progress | None" = None
-) -> Detector | None:
-    """The detector to be fused with, None without `settings.fuse`.
-
-    An architecture is trained first, on the same images and as a soup of as many trainings, in the
-    run folder's `fused`.
-    """
-    if not settings.fuse:
-        return None
-    if not is_architecture(settings.fuse):
-        other = load_detector(settings.fuse)
-        if _may_have_learned(other.config["training"], settings):
-            warnings.warn(
-                f"--fuse {settings.fuse} learned from these corpora in another split, perhaps from "
-                "images that the fusion is now fitted to, and will seem better than it is",
-                GanscopeWarning,
-                stacklevel=2,
-            )
-        return other
-    part = run / "fused"
-    if not (part / CONFIG).exists():
-        train_detector(
-            replace(
-                settings,
-                detector=settings.fuse,
-                recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
-                fuse=None,
-                pretrained=None,
-                learning_rate=None,
-                split_seed=settings.seed if settings.split_seed is None else settings.split_seed,
-                out=part,
-            ),
-            progress,
-        )
-    return load_detector(str(part))
-
-
-def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings) -> bool:
-    """Whether a detector, by its record, learned from what is now the validation split."""
-    now = plain(settings)
-    theirs, ours = (
-        {str(Path(corpus).resolve()) for corpus in record.get("corpora", ())}
-        for record in (training, now)
-    )
-    if not theirs & ours:
-        return False
-    names = ("val_generator", "test_generator", "val_source")
-    held_out, held_out_now = ([record.get(name) for name in names] for record in (training, now))
-    if theirs != ours or held_out != held_out_now:
-        return True
-    seeds = {
-        record.get("seed") if record.get("split_seed") is None else record["split_seed"]
-        for record in (training, now)
-    }
-    as_made = has_splits(open_corpora(settings.corpora).table) and not any(held_out)
-    return len(seeds) > 1 and not as_made
-
-
-def fingerprint(table: pd.DataFrame, processes: int) -> str:
-    """Of what a resumed run must find unchanged besides its settings."""
-    text = table[["file_name", "label", "generator", "split", "group"]].to_csv(index=False)
-    return f"{processes} {hashlib.sha256(text.encode()).hexdigest()}"
-
-
 def _choose_speed(
     settings: TrainDetectorSettings, detector: Detector, device: torch.device
 ) -> Speed:
@@ -385,13 +207,6 @@ def _choose_speed(
         logits.square().mean().backward()
 
     return fastest(step, device, settings.precision)
-
-
-def reading_processes(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:
-    """Reading processes: on a CPU no core is spare, the network uses them all."""
-    if settings.workers is not None:
-        return settings.workers
-    return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
 
 
 def _parameter_groups(net: nn.Module) -> list[dict[str, Any]]:

@@ -19,15 +19,15 @@ from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
-from ganscope.detector.training.loop import (
+from ganscope.detector.training.loop import train_once
+from ganscope.detector.training.run import (
     LOSSES,
+    OpenOther,
     fingerprint,
-    open_other,
     open_run,
     open_views,
     reading_processes,
     split_table,
-    train_detector,
 )
 from ganscope.detector.training.views import Loader, Sampler, to_keys
 from ganscope.devices import pick_device, processes
@@ -42,7 +42,9 @@ VIEWS = 2000
 mean of the parts'."""
 
 
-def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
+def train_soup(
+    settings: TrainDetectorSettings, open_other: OpenOther, progress: "Progress | None" = None
+) -> Path:
     """Train `settings.soup` detectors and average them; `train_detector` describes the run folder.
 
     The parts are whole runs in `seed-N` of the run folder: those that are finished are not trained
@@ -72,13 +74,13 @@ def train_soup(settings: TrainDetectorSettings, progress: "Progress | None" = No
     if not settings.pretrained:
         start = run / "start"
         if not (start / CONFIG).exists():
-            train_detector(replace(alone, seed=seeds.stop, out=start), progress)
+            train_once(replace(alone, seed=seeds.stop, out=start), open_other, progress)
         alone = replace(alone, pretrained=str(start / WEIGHTS))
     parts, logs = [], []
     for seed in seeds:
         part = run / f"seed-{seed}"
         if not (part / CONFIG).exists():
-            train_detector(replace(alone, seed=seed, out=part), progress)
+            train_once(replace(alone, seed=seed, out=part), open_other, progress)
         parts.append(load_detector(str(part)))
         logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
 

@@ -21,7 +21,7 @@ _PUBLIC = {
     "measure_diversity": "ganscope.generator.diversity",
     "train_generator": "ganscope.generator.training",
     "load_generator": "ganscope.generator.model",
-    "train_detector": "ganscope.detector.training.loop",
+    "train_detector": "ganscope.detector.training.recipes",
     "load_detector": "ganscope.detector.model",
     "score_images": "ganscope.detector.judging.scoring",
     "check_image": "ganscope.detector.judging.checking",
@@ -29,7 +29,7 @@ _PUBLIC = {
     "heatmap": "ganscope.detector.judging.heatmaps",
     "evaluate_scores": "ganscope.detector.judging.metrics",
     "benchmark_detectors": "ganscope.detector.benchmark.benchmark",
-    "arms_race": "ganscope.race",
+    "arms_race": "ganscope.together.arms_race",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])

@@ -16,8 +16,8 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from ganscope.config import read_json, write_json
 from ganscope.errors import GanscopeError
+from ganscope.files import read_json, write_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

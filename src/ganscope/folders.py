@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ganscope.config import read_json, write_json, write_text
 from ganscope.errors import GanscopeError, reason_of
+from ganscope.files import read_json, write_json, write_text
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

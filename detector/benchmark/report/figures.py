@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.benchmark.report import summary as findings
+from ganscope.detector.benchmark.report import summary
 from ganscope.detector.benchmark.report.tables import protocol_name, protocols
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import ranked_by
@@ -63,7 +63,7 @@ def curves(results: pd.DataFrame, scores: pd.DataFrame) -> list[Figures]:
         scored = scored_by(scores, protocol)
         if scored:
             groups.append(_curve_group(results, scored, protocol, lines))
-    best, protocol = findings.best_detector(results), findings.main_protocol(results)
+    best, protocol = summary.best_detector(results), summary.main_protocol(results)
     rows = scores[(scores["detector"] == best) & (scores["protocol"] == protocol)]
     rows = rows[rows["degradation"] == CLEAN.label]
     fakes, reals = rows[rows["label"] == 1], rows[rows["label"] == 0]
@@ -83,7 +83,7 @@ def curves(results: pd.DataFrame, scores: pd.DataFrame) -> list[Figures]:
         & (results["protocol"] == protocol)
         & (results["degradation"] == CLEAN.label)
     ].set_index("generator")["auroc"]
-    told = {name: findings.number(auroc.get(name, float("nan"))) for name in by_generator}
+    told = {name: summary.number(auroc.get(name, float("nan"))) for name in by_generator}
     alt = ", ".join(f"{name} {text}" for name, text in told.items())
     figures = [
         Figure(
@@ -113,9 +113,9 @@ def _curve_group(
     protocol: str,
     lines: dict[str, plots.Line],
 ) -> Figures:
-    rows = findings.overall(results[results["protocol"] == protocol])
+    rows = summary.overall(results[results["protocol"] == protocol])
     auroc = rows[rows["degradation"] == CLEAN.label].set_index("detector")["auroc"]
-    told = {name: findings.number(auroc.get(name, float("nan"))) for name in scored}
+    told = {name: summary.number(auroc.get(name, float("nan"))) for name in scored}
     alt = "; AUROC: " + ", ".join(f"{name} {text}" for name, text in told.items())
     several = any(len(plots.trainings(*found)) > 1 for found in scored.values())
     return Figures(
@@ -147,7 +147,7 @@ def degraded_curves(results: pd.DataFrame) -> list[Figures]:
     lines = plots.lines_of(detectors)
     groups = []
     for protocol in protocols(results):
-        rows = findings.overall(results[results["protocol"] == protocol])
+        rows = summary.overall(results[results["protocol"] == protocol])
         cells = rows.set_index(["detector", "degradation"])[["auroc", "auroc_low", "auroc_high"]]
         figures = []
         for kind, names in kinds.items():
@@ -159,10 +159,10 @@ def degraded_curves(results: pd.DataFrame) -> list[Figures]:
                 for name in detectors
             }
             worst = ", ".join(
-                f"{name} {findings.number(found[0, 0])} to {findings.number(found[-1, 0])}"
+                f"{name} {summary.number(found[0, 0])} to {summary.number(found[-1, 0])}"
                 for name, found in curves.items()
             )
-            last = findings.in_words(steps[-1])
+            last = summary.in_words(steps[-1])
             values = [step.partition(":")[2] or step for step in steps]
             figures.append(
                 Figure(
@@ -198,9 +198,9 @@ def calibration(results: pd.DataFrame, scores: pd.DataFrame) -> Figures | None:
         scored = scored_by(scores, protocol, "probability")
         if not scored:
             continue
-        rows = findings.overall(results[results["protocol"] == protocol])
+        rows = summary.overall(results[results["protocol"] == protocol])
         ece = rows[rows["degradation"] == CLEAN.label].set_index("detector")["ece"]
-        told = {name: findings.number(ece.get(name, float("nan"))) for name in scored}
+        told = {name: summary.number(ece.get(name, float("nan"))) for name in scored}
         alt = ", ".join(f"{name} {text}" for name, text in told.items())
         figures.append(
             Figure(
@@ -218,13 +218,13 @@ def calibration(results: pd.DataFrame, scores: pd.DataFrame) -> Figures | None:
 def histograms(
     results: pd.DataFrame, scores: pd.DataFrame, thresholds: Mapping[str, float]
 ) -> list[Figure]:
-    protocol = findings.main_protocol(results)
+    protocol = summary.main_protocol(results)
     rows = scores[(scores["protocol"] == protocol) & (scores["degradation"] == CLEAN.label)]
     figures = []
     for name, part in rows.groupby("detector", sort=False):
         reals, fakes = (part.loc[part["label"] == y, "score"].to_numpy(float) for y in (0, 1))
         middles = [
-            f"{word} {findings.number(float(np.median(found)))}"
+            f"{word} {summary.number(float(np.median(found)))}"
             for word, found in (("reals", reals), ("fakes", fakes))
             if len(found)
         ]

@@ -1,8 +1,8 @@
 """The report of a benchmark: one HTML file that opens anywhere, and its numbers beside it.
 
 The page needs no server, script or file from elsewhere: style, figures and thumbnails are in it.
-`findings` writes its summary, `tables` its tables, `plots` its figures; `page.html.jinja` puts
-them in order. Names and paths come from strangers, so everything is escaped where it is put in.
+`summary` says what was found, `tables` and `figures` show it; `page.html.jinja` puts them in
+order. Names and paths come from strangers, so everything is escaped where it is put in.
 """
 
 import math
@@ -19,8 +19,7 @@ import pandas as pd
 
 from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
-from ganscope.detector.benchmark.report import figures, tables
-from ganscope.detector.benchmark.report import summary as findings
+from ganscope.detector.benchmark.report import figures, summary, tables
 from ganscope.detector.judging.metrics import ECE_BINS
 
 TEMPLATE = "page.html.jinja"
@@ -93,7 +92,7 @@ def write_report(
     comparisons, alarms = (
         table if table is not None and len(table) else None for table in (comparisons, alarms)
     )
-    found, warnings = findings.find(results, scores, about, comparisons, alarms, audit)
+    found, warnings = summary.find(results, scores, about, comparisons, alarms, audit)
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "scores.parquet") as part:
         _readable(scores).to_parquet(part, index=False)
@@ -128,7 +127,7 @@ def write_report(
         "audit": audit,
         "about": about,
         "duration": _duration(about["seconds"]),
-        "significant": findings.SIGNIFICANT,
+        "significant": summary.SIGNIFICANT,
         "left_out": "left_out" in scores,
         "bins": ECE_BINS,
         "most": {"mistakes": MOST_MISTAKES, "comparisons": MOST_COMPARISONS},
@@ -143,7 +142,7 @@ def write_report(
                 "findings": [asdict(finding) for finding in found],
                 "warnings": [asdict(warning) for warning in warnings],
                 "results": results,
-                "gap": findings.format_gap(scores),
+                "gap": summary.format_gap(scores),
                 "comparisons": comparisons,
                 "alarms": alarms,
                 "audit": audit,
@@ -160,8 +159,8 @@ def _render(page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": findings.number, "percent": findings.percent}
-    environment.filters["chance"] = findings.chance
+    environment.filters |= {"number": summary.number, "percent": summary.percent}
+    environment.filters["chance"] = summary.chance
     template = (
         files("ganscope.detector.benchmark.report").joinpath(TEMPLATE).read_text(encoding="utf-8")
     )
@@ -206,7 +205,7 @@ def _over(results: pd.DataFrame) -> str:
 
 
 def _generators(results: pd.DataFrame) -> list[str]:
-    return [name for name in dict.fromkeys(results["generator"]) if name != findings.ALL]
+    return [name for name in dict.fromkeys(results["generator"]) if name != summary.ALL]
 
 
 def _subtitle(results: pd.DataFrame, scores: pd.DataFrame, about: dict[str, Any]) -> list[str]:
@@ -252,13 +251,13 @@ def _comparisons(results: pd.DataFrame, comparisons: pd.DataFrame | None) -> dic
     if comparisons is None:
         return None
     first = (
-        (comparisons["protocol"] == findings.main_protocol(results))
+        (comparisons["protocol"] == summary.main_protocol(results))
         & (comparisons["degradation"] == CLEAN.label)
-        & (comparisons["generator"] == findings.ALL)
+        & (comparisons["generator"] == summary.ALL)
     )
     if not first.any():
         first = comparisons["degradation"] == CLEAN.label
-    rows = comparisons.assign(degradation=comparisons["degradation"].map(findings.in_words))
+    rows = comparisons.assign(degradation=comparisons["degradation"].map(summary.in_words))
     return {
         "first": rows[first].to_dict("records"),
         "others": rows[~first].head(MOST_COMPARISONS).to_dict("records"),

@@ -13,11 +13,11 @@ from PIL import Image
 
 from ganscope.cli.list import _generators
 from ganscope.config import GenerateSettings
-from ganscope.datasets.corpus import MANIFEST
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
-from ganscope.generator import outside
+from ganscope.generator.borrowed import diffusers, functions
+from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
-from ganscope.generator.opening import open_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image
 
@@ -120,7 +120,7 @@ def test_a_function_of_ones_own(file: Path) -> None:
 )
 def test_images_may_come_in_any_of_the_usual_shapes(images: Any) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (16, 9, 9, 3), np.uint8)
-    generator = outside.FunctionGenerator("f", "f", lambda n, seed: images(pixels))
+    generator = functions.FunctionGenerator("f", "f", lambda n, seed: images(pixels))
     assert np.array_equal(generator.make(0, range(16)), pixels)
 
 
@@ -138,7 +138,7 @@ def test_images_may_come_in_any_of_the_usual_shapes(images: Any) -> None:
 )
 def test_what_is_no_batch_of_images_is_described(returned: Any, said: str) -> None:
     with pytest.raises(GanscopeError, match=said):
-        outside.FunctionGenerator("f", "f", lambda n, seed: returned)
+        functions.FunctionGenerator("f", "f", lambda n, seed: returned)
 
 
 @pytest.mark.parametrize(
@@ -184,11 +184,11 @@ def test_installed_packages_offer_generators_by_name(
 ) -> None:
     monkeypatch.syspath_prepend(file.parent)
     points = [
-        EntryPoint("plugged", "mine:noise", outside.GROUP),
-        EntryPoint("photos", "mine:noise", outside.GROUP),
-        EntryPoint("broken", "mine:nothing", outside.GROUP),
+        EntryPoint("plugged", "mine:noise", functions.GROUP),
+        EntryPoint("photos", "mine:noise", functions.GROUP),
+        EntryPoint("broken", "mine:nothing", functions.GROUP),
     ]
-    monkeypatch.setattr(outside, "entry_points", lambda group: points)
+    monkeypatch.setattr(functions, "entry_points", lambda group: points)
     generator = opened("plugged")
     assert (generator.label, generator.size) == ("plugged", 12)
     assert opened("photos").size == 64  # what is shipped cannot be hidden
@@ -276,7 +276,7 @@ class StubPipeline:
 def test_text_to_image_turns_through_its_prompts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outside, "_open_pipeline", lambda *_: (StubPipeline(), "0" * 12))
+    monkeypatch.setattr(diffusers, "_open_pipeline", lambda *_: (StubPipeline(), "0" * 12))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("\ufeffa cat, asleep\n\n a dog \n", encoding="utf-8")
     made = GenerateSettings(
@@ -296,7 +296,7 @@ def test_text_to_image_turns_through_its_prompts(
 def test_prompts_that_are_missing_empty_or_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outside, "_open_pipeline", lambda *_: (StubPipeline(), ""))
+    monkeypatch.setattr(diffusers, "_open_pipeline", lambda *_: (StubPipeline(), ""))
     prompts = tmp_path / "prompts.txt"
     with pytest.raises(GanscopeError, match="needs --prompts FILE"):
         opened("diffusers:me/net")
@@ -311,7 +311,7 @@ def test_prompts_that_are_missing_empty_or_refused(
     assert len(StubPipeline.refused) == 1  # drawn anew
     with pytest.raises(GanscopeError, match="out of memory"):
         generator.make(0, [1])
-    monkeypatch.setattr(outside, "ATTEMPTS", 1)
+    monkeypatch.setattr(diffusers, "ATTEMPTS", 1)
     StubPipeline.refused.clear()
     with pytest.raises(GanscopeError, match=r"safety checker.*'night'"):
         generator.make(0, [0])

@@ -3,8 +3,8 @@
 To add one: write a subclass of `Architecture` in a file of its own and name it here.
 """
 
-from ganscope.generator import adversarial, autoencoders, stylegan, translation
-from ganscope.generator.architecture import Architecture
+from ganscope.generator.kinds import adversarial, autoencoders, stylegan, translation
+from ganscope.generator.kinds.architecture import Architecture
 from ganscope.registry import Registry
 
 architectures: Registry[Architecture] = Registry("generator architecture")

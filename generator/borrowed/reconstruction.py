@@ -18,10 +18,8 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
-from ganscope.generator.model import AnyGenerator
-from ganscope.generator.outside import import_diffusers
-from ganscope.generator.pixels import LARGE, from_pixels, in_tiles, to_pixels
-from ganscope.generator.specs import (
+from ganscope.generator.borrowed.diffusers import import_diffusers
+from ganscope.generator.borrowed.options import (
     as_label,
     choice,
     hash_networks,
@@ -30,6 +28,8 @@ from ganscope.generator.specs import (
     split_options,
     whole,
 )
+from ganscope.generator.model import AnyGenerator
+from ganscope.generator.pixels import LARGE, from_pixels, in_tiles, to_pixels
 
 TAESD = "madebyollin/taesd"
 """What the bare name `taesd` means."""

@@ -7,8 +7,8 @@ Both halves are one network, saved together: z alone makes fakes, an image alone
 import torch
 from torch import Tensor, nn
 
-from ganscope.generator.architecture import GENERATOR, Architecture, Batch, Play
-from ganscope.generator.networks import from_images, from_noise
+from ganscope.generator.kinds.architecture import GENERATOR, Architecture, Batch, Play
+from ganscope.generator.kinds.networks import from_images, from_noise
 
 
 class Halves(nn.Module):

@@ -20,15 +20,15 @@ from torch.nn import functional
 
 from ganscope.config import TrainGeneratorSettings
 from ganscope.errors import GanscopeError
-from ganscope.generator.architecture import (
+from ganscope.generator.kinds.architecture import (
     DISCRIMINATOR,
     GENERATOR,
     Architecture,
     Batch,
     Play,
 )
-from ganscope.generator.losses import bce_discriminator, bce_generator
-from ganscope.generator.networks import init_weights
+from ganscope.generator.kinds.losses import bce_discriminator, bce_generator
+from ganscope.generator.kinds.networks import init_weights
 from ganscope.generator.pixels import LARGE, in_tiles
 from ganscope.images import find_images, open_image, read_facts
 from ganscope.registry import Registry

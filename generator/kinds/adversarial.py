@@ -13,14 +13,14 @@ from torch.func import functional_call
 from torch.optim import Adam, Optimizer, RMSprop
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.generator.architecture import (
+from ganscope.generator.kinds.architecture import (
     DISCRIMINATOR,
     GENERATOR,
     Architecture,
     Batch,
     Play,
 )
-from ganscope.generator.losses import (
+from ganscope.generator.kinds.losses import (
     bce_discriminator,
     bce_generator,
     gradient_penalty,
@@ -28,7 +28,7 @@ from ganscope.generator.losses import (
     wasserstein_critic,
     wasserstein_generator,
 )
-from ganscope.generator.networks import Conditional, from_images, from_noise
+from ganscope.generator.kinds.networks import Conditional, from_images, from_noise
 
 
 class Adversarial(Architecture):

@@ -18,12 +18,12 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from ganscope.averaging import average_into
+from ganscope.averaged_weights import average_into
 from ganscope.config import DiversitySettings, TrainGeneratorSettings
 from ganscope.errors import GanscopeError
-from ganscope.generator.adversarial import Adversarial
-from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
-from ganscope.generator.architectures import architectures
+from ganscope.generator.kinds.adversarial import Adversarial
+from ganscope.generator.kinds.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
+from ganscope.generator.kinds.architectures import architectures
 
 LATENT_DIM, WIDTH, BATCH, EMA = 16, 128, 128, 0.999
 RATES = {GENERATOR: 1e-3, DISCRIMINATOR: 1e-4}

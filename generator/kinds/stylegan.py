@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from ganscope.config import TrainGeneratorSettings
 from ganscope.devices import mean_of_all
-from ganscope.generator.adversarial import Adversarial
-from ganscope.generator.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
-from ganscope.generator.augment import adapt, augment
-from ganscope.generator.losses import bce_discriminator, bce_generator
+from ganscope.generator.kinds.adversarial import Adversarial
+from ganscope.generator.kinds.architecture import DISCRIMINATOR, GENERATOR, Batch, Play
+from ganscope.generator.kinds.augment import adapt, augment
+from ganscope.generator.kinds.losses import bce_discriminator, bce_generator
 
 ROOT2 = math.sqrt(2)
 """Gain of a layer before a leaky ReLU, which keeps about half of the variance."""

@@ -34,7 +34,8 @@ from ganscope.config import (
     write_json,
     write_text,
 )
-from ganscope.datasets.corpus import MANIFEST, open_corpus
+from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.layouts import MANIFEST
 from ganscope.datasets.sources import Source, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import disk_errors
@@ -42,10 +43,10 @@ from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import evaluate_scores
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.training.loop import train_detector
+from ganscope.detector.training.recipes import train_detector
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, CONFIG
-from ganscope.generator.architectures import architectures
+from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator

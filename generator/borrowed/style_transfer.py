@@ -19,9 +19,7 @@ from torch.nn.functional import mse_loss
 from torchvision.models import VGG19_Weights, vgg
 
 from ganscope.errors import GanscopeError, reason_of
-from ganscope.generator.model import AnyGenerator
-from ganscope.generator.pixels import from_pixels, to_pixels
-from ganscope.generator.specs import (
+from ganscope.generator.borrowed.options import (
     Reader,
     as_label,
     hash_networks,
@@ -30,6 +28,8 @@ from ganscope.generator.specs import (
     split_options,
     whole,
 )
+from ganscope.generator.model import AnyGenerator
+from ganscope.generator.pixels import from_pixels, to_pixels
 from ganscope.images import open_image
 
 SMALLEST = 32

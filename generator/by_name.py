@@ -33,7 +33,10 @@ def open_generator(settings: GenerateSettings) -> AnyGenerator:
     if colon and len(prefix) > 1:  # C:\\ is a folder
         raise GanscopeError(unknown("kind of generator", prefix, sorted(prefixes)))
     if name not in shipped("generators") and not (Path(name) / CONFIG).is_file():
-        from ganscope.generator.outside import entry_point_generator, entry_point_generators
+        from ganscope.generator.borrowed.functions import (
+            entry_point_generator,
+            entry_point_generators,
+        )
 
         points = entry_point_generators()
         if name in points:
@@ -52,7 +55,7 @@ def _refuse_choices(settings: GenerateSettings) -> None:
 @prefixes.register("python")
 def _python(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """FILE.py:FUNCTION: your own function (n, seed) -> images"""
-    from ganscope.generator.outside import python_generator
+    from ganscope.generator.borrowed.functions import python_generator
 
     return python_generator(rest)
 
@@ -60,7 +63,7 @@ def _python(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("hub")
 def _hub(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """REPO:MODEL: a network of torch.hub, or of a local clone; ?key=value for its function"""
-    from ganscope.generator.outside import hub_generator
+    from ganscope.generator.borrowed.hub import hub_generator
 
     return hub_generator(rest)
 
@@ -68,7 +71,7 @@ def _hub(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("diffusers")
 def _diffusers(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """ID: a pipeline of Hugging Face diffusers, hub id or folder; ?steps, size, precision"""
-    from ganscope.generator.outside import diffusers_generator
+    from ganscope.generator.borrowed.diffusers import diffusers_generator
 
     return diffusers_generator(rest, settings.prompts)
 
@@ -76,7 +79,7 @@ def _diffusers(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("reconstruct")
 def _reconstruct(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """taesd: photographs through an autoencoder, hub id or folder; ?times, noise, blend"""
-    from ganscope.generator.reconstruction import reconstruction_generator
+    from ganscope.generator.borrowed.reconstruction import reconstruction_generator
 
     return reconstruction_generator(rest)
 
@@ -84,7 +87,7 @@ def _reconstruct(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("upscale")
 def _upscale(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """FILE: photographs shrunk and enlarged by a network, TorchScript or torch.export's .pt2"""
-    from ganscope.generator.reconstruction import upscale_generator
+    from ganscope.generator.borrowed.reconstruction import upscale_generator
 
     return upscale_generator(rest)
 
@@ -92,6 +95,6 @@ def _upscale(rest: str, settings: GenerateSettings) -> AnyGenerator:
 @prefixes.register("style")
 def _style(rest: str, settings: GenerateSettings) -> AnyGenerator:
     """PAINTING: photographs painted like it; ?features, weights, steps, strength"""
-    from ganscope.generator.style_transfer import style_generator
+    from ganscope.generator.borrowed.style_transfer import style_generator
 
     return style_generator(rest)

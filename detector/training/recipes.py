@@ -1,0 +1,103 @@
+"""Training a detector on a corpus: the recipe that its settings name.
+
+What a detector is fused with is trained by a recipe, too, perhaps another: so recipes are handed
+`open_other` from here, and none imports this module.
+"""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ganscope.config import TrainDetectorSettings, plain
+from ganscope.datasets.corpus import open_corpora
+from ganscope.datasets.splits import has_splits
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks.architectures import is_architecture
+from ganscope.detector.training.frozen import train_frozen
+from ganscope.detector.training.loop import train_once
+from ganscope.detector.training.soup import train_soup
+from ganscope.errors import GanscopeWarning
+from ganscope.folders import CONFIG
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> Path:
+    """Train a detector; returns its run folder.
+
+    The folder holds the detector (`config.json`, `model.safetensors`, `README.md`), `metrics.json`,
+    `scores.csv` (validation and test images), `losses.csv`, `loss.png`, `roc.png` and
+    `settings.json`. An unfinished run with the same settings is continued after its last whole
+    epoch. Under `accelerate launch` or `torchrun` only the main process writes, and only it stays
+    for the final evaluation. `progress` shows one task.
+
+    Raises `GanscopeError` for a corpus without both classes or with too few images to validate on,
+    an unknown architecture or generator, pretrained weights that do not fit, and a folder that
+    holds a finished run or one with other settings.
+    """
+    if settings.recipe == "frozen-linear":
+        return train_frozen(settings, open_other, progress)
+    if settings.soup > 1:
+        return train_soup(settings, open_other, progress)
+    return train_once(settings, open_other, progress)
+
+
+def open_other(
+    settings: TrainDetectorSettings, run: Path, progress: "Progress | None" = None
+) -> Detector | None:
+    """The detector to be fused with, None without `settings.fuse`.
+
+    An architecture is trained first, on the same images and as a soup of as many trainings, in the
+    run folder's `fused`.
+    """
+    if not settings.fuse:
+        return None
+    if not is_architecture(settings.fuse):
+        other = load_detector(settings.fuse)
+        if _may_have_learned(other.config["training"], settings):
+            warnings.warn(
+                f"--fuse {settings.fuse} learned from these corpora in another split, perhaps from "
+                "images that the fusion is now fitted to, and will seem better than it is",
+                GanscopeWarning,
+                stacklevel=2,
+            )
+        return other
+    part = run / "fused"
+    if not (part / CONFIG).exists():
+        train_detector(
+            replace(
+                settings,
+                detector=settings.fuse,
+                recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
+                fuse=None,
+                pretrained=None,
+                learning_rate=None,
+                split_seed=settings.seed if settings.split_seed is None else settings.split_seed,
+                out=part,
+            ),
+            progress,
+        )
+    return load_detector(str(part))
+
+
+def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings) -> bool:
+    """Whether a detector, by its record, learned from what is now the validation split."""
+    now = plain(settings)
+    theirs, ours = (
+        {str(Path(corpus).resolve()) for corpus in record.get("corpora", ())}
+        for record in (training, now)
+    )
+    if not theirs & ours:
+        return False
+    names = ("val_generator", "test_generator", "val_source")
+    held_out, held_out_now = ([record.get(name) for name in names] for record in (training, now))
+    if theirs != ours or held_out != held_out_now:
+        return True
+    seeds = {
+        record.get("seed") if record.get("split_seed") is None else record["split_seed"]
+        for record in (training, now)
+    }
+    as_made = has_splits(open_corpora(settings.corpora).table) and not any(held_out)
+    return len(seeds) > 1 and not as_made

@@ -1,0 +1,129 @@
+"""What every recipe begins with: the split table, its views, and a run folder to write to."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+
+from ganscope.config import TrainDetectorSettings, changed, next_free, plain, read_json, write_json
+from ganscope.datasets.corpus import open_corpora
+from ganscope.datasets.splits import split_corpus
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks.architectures import is_architecture
+from ganscope.detector.training.evaluation import ENOUGH
+from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
+from ganscope.errors import GanscopeError
+from ganscope.folders import CONFIG, load_checkpoint
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector | None]
+"""What gives a recipe the detector that its own is fused with; None if there is none."""
+SETTINGS, LOSSES = "settings.json", "losses.csv"
+IGNORED = ("out", "device", "workers")
+"""Settings that may differ when a run is continued: they do not change what is learned."""
+
+
+def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
+    """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
+    corpus = open_corpora(settings.corpora)
+    named = ", ".join(map(str, settings.corpora))
+    for label, word in ((0, "real"), (1, "fake")):
+        if not (corpus.table["label"] == label).any():
+            raise GanscopeError(
+                f"{named}: holds no {word} images; name a corpus that has them, too"
+            )
+    table = split_corpus(
+        corpus.table,
+        val_generator=settings.val_generator,
+        test_generator=settings.test_generator,
+        val_source=settings.val_source,
+        seed=settings.seed if settings.split_seed is None else settings.split_seed,
+    )
+    for split, fewest in (("train", 1), ("val", ENOUGH)):
+        labels = table["label"][table["split"] == split]
+        reals, fakes = int((labels == 0).sum()), int((labels == 1).sum())
+        if min(reals, fakes) < fewest:
+            raise GanscopeError(
+                f"{named}: too few images: {reals} real and {fakes} fake ones are left for the "
+                f"{split} split, at least {fewest} of each are needed; add images or choose other "
+                "--val-generator, --test-generator and --val-source"
+            )
+    dropped = table.attrs.get("dropped", 0)
+    order = table["split"].map({"train": 0, "val": 1, "test": 2})
+    table = table[order.notna()].assign(_order=order).sort_values("_order", kind="stable")
+    table = table.drop(columns="_order").reset_index(drop=True)
+    table.attrs["dropped"] = dropped
+    return table
+
+
+def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) -> Views:
+    """The images of a split table as a training sees them, in crops of `size` pixels."""
+    return Views(
+        table,
+        size=size,
+        degrade=settings.degrade or 0.0,
+        qualities=jpeg_qualities(table[table["split"] == "train"]),
+        seed=settings.seed,
+        mix=settings.mix or 0.0,
+        twins=find_twins(table),
+        recipe=settings.recipe,
+    )
+
+
+def open_run(
+    settings: TrainDetectorSettings, state: PartialState
+) -> tuple[Path, dict[str, Any] | None]:
+    """Make or re-enter the run folder; returns it and its checkpoint, if there is one.
+
+    Refuses a finished run, one begun with other settings, a folder of anything else, and a
+    `settings.fuse` that cannot be had.
+    """
+    if settings.fuse and not is_architecture(settings.fuse):
+        load_detector(settings.fuse)
+    elif settings.fuse and state.num_processes > 1:
+        raise GanscopeError(
+            f"--fuse {settings.fuse}: train it first where there are several processes, and name "
+            "its run folder"
+        )
+    name = settings.detector.replace(":", "-").replace("/", "-")
+    run = settings.out or next_free(Path("runs") / name, lambda p: (p / CONFIG).exists())
+    if (run / CONFIG).exists():
+        raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
+    if (run / SETTINGS).exists():
+        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
+        if flags:
+            raise GanscopeError(
+                f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "
+                "repeat its settings to continue it, or name another folder with --out"
+            )
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise GanscopeError(f"{run} exists and is not a run of train-detector; name another --out")
+    saved = load_checkpoint(run)
+    state.wait_for_everyone()  # all have looked before one writes
+    if state.is_main_process:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            write_json(run / SETTINGS, plain(settings))
+        except OSError as error:
+            raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
+    return run, saved
+
+
+def fingerprint(table: pd.DataFrame, processes: int) -> str:
+    """Of what a resumed run must find unchanged besides its settings."""
+    text = table[["file_name", "label", "generator", "split", "group"]].to_csv(index=False)
+    return f"{processes} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def reading_processes(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:
+    """Reading processes: on a CPU no core is spare, the network uses them all."""
+    if settings.workers is not None:
+        return settings.workers
+    return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)

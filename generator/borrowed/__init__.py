@@ -1,0 +1,1 @@
+"""Generators that nobody trains here: functions, networks and pipelines of other people."""

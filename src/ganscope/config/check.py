@@ -1,0 +1,42 @@
+"""The settings of `ganscope check`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganscope.config.validation import as_paths, at_least, one_of, valid_device
+from ganscope.errors import GanscopeError
+
+HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """Settings of `ganscope check`."""
+
+    paths: tuple[str, ...]
+    """Image files and folders."""
+    detector: str = "default"
+    """A shipped detector's name, a run folder of `train-detector`, or a hub id owner/name."""
+    heatmap: Path | None = None
+    """Folder for heatmap overlays, one PNG an image."""
+    heatmap_method: str = "auto"
+    """auto (the detector's own), tiles, patches or gradcam."""
+    csv: Path | None = None
+    """Write the verdicts as CSV."""
+    json: bool = False
+    """Print one JSON object a line instead of a table."""
+    reencode: bool = True
+    """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    fail_on: str | None = None
+    """Exit with status 1 if any image has this verdict."""
+    batch_size: int = 32
+    """Tiles scored at a time. Scores do not depend on it."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        as_paths(self, "heatmap", "csv")
+        at_least(self, batch_size=1)
+        one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
+        valid_device(self.device)
+        if not self.paths:
+            raise GanscopeError("name at least one image or folder to check")

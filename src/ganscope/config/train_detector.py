@@ -1,0 +1,92 @@
+"""The settings of `ganscope train-detector`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganscope.config.validation import PRECISIONS, as_paths, at_least, one_of, valid_device
+from ganscope.errors import GanscopeError
+
+RECIPES: dict[str, dict[str, float]] = {
+    "full": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8, "hard_examples": 1.0},
+    "frozen-linear": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8},
+    "aligned": {"degrade": 0.8, "mix": 0.0, "pairs": 1.0, "hard_examples": 0.0},
+    "cnndetect": {"degrade": 1.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+    "npr": {"degrade": 0.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+}
+"""Recipe of a training -> what it takes for the settings that the user leaves open."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDetectorSettings:
+    """Settings of `ganscope train-detector`."""
+
+    corpora: tuple[Path, ...] = ()
+    """Corpus folders; empty: the newest one here."""
+    detector: str = "cnn"
+    """An architecture: see `ganscope list detectors`, or timm:<name>."""
+    recipe: str = "full"
+    """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features; aligned:
+    photographs and the fakes made of them only, alike in all else; cnndetect: blur and JPEG by
+    chance; npr: images as they are. See `RECIPES`."""
+    fuse: str | None = None
+    """Another detector whose logits are joined to this one's, in the proportion that validation
+    asks for: a shipped name, run folder or hub id (it should not have learned from those images),
+    or an architecture, which is then trained first."""
+    out: Path | None = None
+    """Run folder; None: runs/<detector>, numbered on if that is finished already."""
+    epochs: int = 10
+    """Passes over the training images (an epoch draws as many images as the training split has)."""
+    batch_size: int = 32
+    size: int | None = None
+    """Side of the native-resolution crops in pixels; None: the architecture's own."""
+    learning_rate: float | None = None
+    """AdamW's peak; None: the architecture's own."""
+    pretrained: str | None = None
+    """Start from a weights file (.safetensors, .pth); "hub": the weights that timm publishes."""
+    val_generator: tuple[str, ...] = ()
+    """Generators used for validation only; empty: one is chosen when there are two or more."""
+    test_generator: tuple[str, ...] = ()
+    """Generators kept out of training and validation: the detector never meets them."""
+    val_source: tuple[str, ...] = ()
+    """Sources whose photographs are used for validation only: thresholds then hold for photographs
+    of a kind that the detector has not learned from."""
+    degrade: float | None = None
+    """Probability that an image is degraded (both classes alike) before it is learned from. None,
+    here and in the next three: the recipe's."""
+    mix: float | None = None
+    """Probability that a fake is mixed with the photograph that it was made from, where there is
+    one, before it is learned from."""
+    pairs: float | None = None
+    """Share of the fakes that are drawn from those made of the corpora's own photographs, where
+    there are others, too. Pairs differ by the generator's traces alone; other fakes also by what
+    they show, by size and by sharpness, and a detector that sees many of them learns that."""
+    hard_examples: float | None = None
+    """How strongly images that the detector gets wrong are drawn more often; 0: all alike."""
+    patience: int = 5
+    """Epochs without a better validation AUROC before training stops; 0: never stop early."""
+    soup: int = 1
+    """So many trainings from one start, with seeds counted on from `seed`; their weights are
+    averaged. The start is `pretrained`, or else one training more."""
+    seed: int = 0
+    split_seed: int | None = None
+    """Seed of the splits alone; None: `seed`."""
+    device: str = "auto"
+    precision: str = "auto"
+    """auto (measured once at the start), fp32, bf16 or fp16."""
+    workers: int | None = None
+    """Processes that read images; None: as many as there are spare cores, at most 8."""
+
+    def __post_init__(self) -> None:
+        as_paths(self, "out", "corpora")
+        at_least(
+            self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
+        )
+        at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
+        one_of(self, precision=PRECISIONS, recipe=tuple(RECIPES))
+        valid_device(self.device)
+        for name, value in RECIPES[self.recipe].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("degrade", "mix", "pairs"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")

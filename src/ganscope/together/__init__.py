@@ -1,0 +1,1 @@
+"""What needs generators and detectors, which may not know each other; only commands import it."""
