@@ -61,6 +61,7 @@ def _shipped(kind: str) -> list[tuple[str, str, str]]:
 
 def _detectors() -> list[tuple[str, str, str]]:
     from ganscope.detector.architectures import detectors
+    from ganscope.detector.published import describe_published
 
     known = [
         (name, "architecture", _first_line(build.__doc__))
@@ -70,6 +71,7 @@ def _detectors() -> list[tuple[str, str, str]]:
         *_shipped("detectors"),
         *known,
         ("timm:NAME", "architecture", "any backbone of timm, for example timm:resnet18"),
+        *((name, "published", text) for name, text in describe_published()),
     ]
 
 

@@ -1,8 +1,9 @@
 """Detectors from anywhere, as the benchmark asks them: ours, published ones, files of scores,
 functions of a user's own, ONNX files.
 
-A name tells them apart: `python:FILE.py:FUNCTION`, `scores:FILE`, `onnx:FILE`, `NAME:WEIGHTS` for a
-published one; anything else is a detector of ours.
+A name tells them apart: `python:FILE.py:FUNCTION`, `scores:FILE`, `onnx:FILE`, `NAME` or
+`NAME:WEIGHTS` for a published one; anything else, and a folder of such a name, is a detector of
+ours.
 """
 
 import hashlib
@@ -296,11 +297,12 @@ class OnnxNet(nn.Module):
     """An ONNX file as a network: images (N, 3, H, W) in, logits (N,) out.
 
     An output of two columns is taken for the logits of real and fake. probability: the file's
-    outputs are probabilities, not logits.
+    outputs are probabilities, not logits. said: how the user named it; "": --detector onnx:FILE.
     """
 
-    def __init__(self, path: str, probability: bool = False, device: str = "auto"):
+    def __init__(self, path: str, probability: bool = False, device: str = "auto", said: str = ""):
         super().__init__()
+        said = said or f"--detector onnx:{path}"
         try:
             import onnxruntime
         except ImportError:
@@ -313,12 +315,12 @@ class OnnxNet(nn.Module):
                 providers = ["CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(path, providers=providers)
         except Exception as error:  # its errors share no base but Exception
-            raise GanscopeError(f"--detector onnx:{path}: {reason_of(error)}") from None
+            raise GanscopeError(f"{said}: {reason_of(error)}") from None
         inputs = self.session.get_inputs()
         shape = inputs[0].shape
         if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None):
             raise GanscopeError(
-                f"--detector onnx:{path}: takes {[i.shape for i in inputs]}; one input of images "
+                f"{said}: takes {[i.shape for i in inputs]}; one input of images "
                 "(N, 3, H, W) is needed"
             )
         self.input, self.probability = inputs[0].name, probability
@@ -412,7 +414,7 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
         return TableScorer(rest)
     if kind == "onnx" and rest:
         return NetworkScorer(name, open_onnx(rest, device), batch_size, device)
-    if kind in published and rest:
+    if kind in published and (rest or not (":" in name or Path(name).exists())):
         return PublishedScorer(name, load_published(kind, rest), batch_size, device)
     if ":" in name and not Path(name).exists():
         kinds = ["python", "scores", "onnx", *published]
