@@ -34,7 +34,7 @@ def benchmark(
         list[str] | None,
         typer.Option(
             help="Detector to compare: a name, a run folder, a hub id, python:FILE.py:FUNCTION, "
-            "scores:FILE, onnx:FILE, or a published one, NAME:WEIGHTS; may be repeated. "
+            "scores:FILE, onnx:FILE, or a published one, NAME or NAME:WEIGHTS; may be repeated. "
             "[default: default]"
         ),
     ] = None,

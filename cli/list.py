@@ -61,6 +61,7 @@ def _shipped(kind: str) -> list[tuple[str, str, str]]:
 
 def _detectors() -> list[tuple[str, str, str]]:
     from ganscope.detector.networks.architectures import detectors
+    from ganscope.detector.published import describe_published
 
     known = [
         (name, "architecture", _first_line(build.__doc__))
@@ -71,6 +72,7 @@ def _detectors() -> list[tuple[str, str, str]]:
         *known,
         ("timm:NAME", "architecture", "any backbone of timm, for example timm:resnet18"),
         ("vit:NAME", "architecture", "a transformer of timm, read at several of its blocks"),
+        *((name, "published", text) for name, text in describe_published()),
     ]
 
 

@@ -1,10 +1,20 @@
 """Published detectors: weights of their keys and shapes load, and what the networks see."""
 
+import contextlib
+import dataclasses
 import functools
+import hashlib
+import io
 import math
+import re
 import shutil
+import sys
+import threading
+import warnings
+import zipfile
 from argparse import Namespace
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +24,31 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ganscope.cli.list import list_things
+from ganscope.config import BenchmarkSettings
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
+from ganscope.detector.benchmark.contestants import open_scorer
 from ganscope.detector.networks.convolutional import NPR, neighbouring_pixel_residual
-from ganscope.detector.published import load_published, published, univfd
+from ganscope.detector.published import (
+    bfree,
+    commfor,
+    download,
+    load_published,
+    published,
+    sieve,
+    univfd,
+)
 from ganscope.detector.published.freqnet import high_frequencies
 from ganscope.detector.published.ladeda import LaDeDa, TinyLaDeDa
 from ganscope.detector.published.safe import diagonal_details
-from ganscope.errors import GanscopeError
+from ganscope.detector.published.sources import SOURCES
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import hash_files
 
 Shapes = dict[str, tuple[int, ...]]
@@ -111,6 +136,44 @@ def clip(width: int = 1024, depth: int = 24, patch: int = 14) -> Shapes:
     }
 
 
+def vit(width: int, depth: int, patch: int, side: int, dino: bool = False) -> Shapes:
+    """A ViT of timm with one output; dino: with four registers and scaled layers, as DINOv2's."""
+    block = {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "mlp.fc1.weight": (4 * width, width),
+        "mlp.fc1.bias": (4 * width,),
+        "mlp.fc2.weight": (width, 4 * width),
+        "mlp.fc2.bias": (width,),
+    } | ({"ls1.gamma": (width,), "ls2.gamma": (width,)} if dino else {})
+    return {
+        "cls_token": (1, 1, width),
+        **({"reg_token": (1, 4, width)} if dino else {}),
+        "pos_embed": (1, (side // patch) ** 2 + (not dino), width),
+        "patch_embed.proj.weight": (width, 3, patch, patch),
+        "patch_embed.proj.bias": (width,),
+        **{f"blocks.{i}.{k}": s for i in range(depth) for k, s in block.items()},
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "head.weight": (1, width),
+        "head.bias": (1,),
+    }
+
+
+def community(width: int = 384, depth: int = 12) -> Shapes:
+    return {f"vit.{key}": shape for key, shape in vit(width, depth, 16, 384).items()}
+
+
+def dino(width: int = 768, depth: int = 12) -> Shapes:
+    return vit(width, depth, 14, 504, dino=True)
+
+
 PARTS = ("weight", "bias")
 SMALL = {"width": 64, "depth": 2, "patch": 56}
 KEYS: dict[str, Callable[[], Shapes]] = {
@@ -122,11 +185,14 @@ KEYS: dict[str, Callable[[], Shapes]] = {
     "tiny-ladeda": tiny_ladeda,
     "safe": lambda: half(2),
     "freqnet": freqnet,
+    "commfor": lambda: community(64, 2),
+    "bfree": lambda: dino(64, 2),
 }
 WRAPPED = {
     "cnndetect": lambda state: {"model": state, "optimizer": {"state": {}}, "total_steps": 7},
     "safe": lambda state: {"model": state, "epoch": "best", "args": Namespace(lr=1e-3, gpu=0)},
     "freqnet": lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
+    "bfree": lambda state: {"model": state},
 }
 
 
@@ -171,12 +237,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
 
 @pytest.fixture(autouse=True)
 def small_tower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """CLIP's image tower in two narrow layers; all else of univfd is as it is."""
+    """Vision transformers in two narrow layers; all else is as it is."""
     create = timm.create_model
+    narrow = {"embed_dim": 64, "depth": 2, "num_heads": 1}
 
     def smaller(name: str, **options: Any) -> nn.Module:
         if name == univfd.TOWER:
-            options |= {"embed_dim": 64, "depth": 2, "num_heads": 1, "patch_size": 56}
+            options |= narrow | {"patch_size": 56}
+        if name in (commfor.VIT, bfree.VIT):
+            options |= narrow
         return create(name, **options)
 
     monkeypatch.setattr(timm, "create_model", smaller)
@@ -209,7 +278,7 @@ def test_published_weights_load_and_score(
 
 
 def test_all_that_are_registered_are_tested_and_say_what_they_are() -> None:
-    assert set(KEYS) == set(published)
+    assert set(KEYS) | {"sieve"} == set(published) == set(SOURCES)
     assert all((load.__doc__ or "").strip() for load in published.values())
 
 
@@ -246,8 +315,8 @@ def test_mistakes_of_the_user(tmp_path: Path) -> None:
         with pytest.raises(GanscopeError, match=said) as told:
             load_published(name, tmp_path / file)
         assert "\n" not in str(told.value)
-    with pytest.raises(GanscopeError, match="npr:FILE"):
-        load_published("npr", "")
+    with pytest.raises(GanscopeError, match=r"ForenSynth_LaDeDa\.pth from https:.*ladeda:FILE"):
+        load_published("ladeda")
 
 
 def test_cnndetect_is_a_resnet50_on_the_whole_image(saved: Saved, photos: list[np.ndarray]) -> None:
@@ -489,3 +558,431 @@ def test_large_images_go_a_few_at_a_time(saved: Saved, astronaut: np.ndarray) ->
 
 def test_npr_is_the_network_that_is_trained_here(saved: Saved) -> None:
     assert isinstance(load_published("npr", saved("npr")).net, NPR)
+
+
+def vit_logits(state: State, patches: Tensor) -> Tensor:
+    """Logits of timm's ViT with one head, from projected patches (N, n, width), by definition."""
+
+    def normed(x: Tensor, name: str) -> Tensor:
+        parts = [state[f"{name}.{part}"] for part in PARTS]
+        return F.layer_norm(x, x.shape[-1:], *parts, eps=1e-6)
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return F.linear(x, *(state[f"{name}.{part}"] for part in PARTS))
+
+    n, position = len(patches), state["pos_embed"]
+    token = state["cls_token"].expand(n, 1, -1)
+    if "reg_token" in state:  # without positions
+        x = torch.cat([token, state["reg_token"].expand(n, -1, -1), patches + position], 1)
+    else:
+        x = torch.cat([token, patches], 1) + position
+    for block in ("blocks.0", "blocks.1"):
+        q, k, v = linear(normed(x, f"{block}.norm1"), f"{block}.attn.qkv").chunk(3, -1)
+        attention = (q @ k.transpose(1, 2) / math.sqrt(q.shape[-1])).softmax(-1) @ v
+        x = x + linear(attention, f"{block}.attn.proj") * state.get(f"{block}.ls1.gamma", 1)
+        hidden = F.gelu(linear(normed(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        x = x + linear(hidden, f"{block}.mlp.fc2") * state.get(f"{block}.ls2.gamma", 1)
+    return linear(normed(x, "norm")[:, 0], "head")[:, 0]
+
+
+def test_the_transformers_have_the_keys_of_the_published_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How many tensors and numbers the published files hold is known."""
+    monkeypatch.undo()
+    with torch.device("meta"):
+        nets = [commfor.CommFor(), timm.create_model(bfree.VIT, num_classes=1, img_size=504)]
+    sizes = [(152, 21_811_969), (177, 86_526_721)]
+    for net, shapes, size in zip(nets, (community(), dino()), sizes, strict=True):
+        found = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+        assert found == shapes
+        assert (len(found), sum(map(math.prod, found.values()))) == size
+
+
+def normal(pixels: np.ndarray) -> np.ndarray:
+    """(3, H, W), with ImageNet's mean and std."""
+    scaled = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    return scaled.transpose(2, 0, 1)
+
+
+def test_commfor_resizes_to_440_and_crops(saved: Saved, astronaut: np.ndarray) -> None:
+    detector = load_published("commfor", saved("commfor"))
+    # 440 already: nothing is resized.
+    as_it_is = detector.prepare(astronaut[:440])
+    np.testing.assert_allclose(as_it_is, normal(astronaut[28:412, 64:448]), atol=1e-5)
+    for shape in ((512, 337), (40, 30)):
+        wide = astronaut[: shape[0], : shape[1]]
+        tall = 440 * shape[0] // shape[1]
+        bigger = np.asarray(Image.fromarray(wide).resize((440, tall), Image.Resampling.BILINEAR))
+        top = round((tall - 384) / 2)
+        expected = normal(bigger[top : top + 384, 28:412])
+        np.testing.assert_allclose(detector.prepare(wide), expected, atol=1e-5)
+    state = {k.removeprefix("vit."): v for k, v in weights_of(KEYS["commfor"]()).items()}
+    weight, bias = (state[f"patch_embed.proj.{part}"] for part in PARTS)
+    patches = F.conv2d(as_it_is[None], weight, bias, stride=16).flatten(2).transpose(1, 2)
+    expected = vit_logits(state, patches)
+    torch.testing.assert_close(detector.logits(as_it_is[None]), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (560, 630), (300, 600)])
+def test_bfree_averages_five_crops_of_the_grid_of_patches(
+    shape: tuple[int, int], saved: Saved, astronaut: np.ndarray
+) -> None:
+    """The authors' way: the whole image projected, its patches repeated where they are too few."""
+    pixels = np.tile(astronaut, (2, 2, 1))[: shape[0], : shape[1]]
+    detector = load_published("bfree", saved("bfree"))
+    prepared = detector.prepare(pixels)
+    assert prepared.shape == (1 if shape == (512, 512) else 5, 3, 504, 504)
+    state = weights_of(KEYS["bfree"]())
+    weight, bias = (state[f"patch_embed.proj.{part}"] for part in PARTS)
+    patches = F.conv2d(torch.tensor(normal(pixels)).float()[None], weight, bias, stride=14)
+    patches = patches.repeat(1, 1, *(2 if n < 36 else 1 for n in patches.shape[2:]))
+    down, right = (max(n // 14 - 36, 0) for n in shape)
+    corners = [(0, 0), (0, right), (down, 0), (down, right)]
+    logits = [
+        vit_logits(state, patches[..., y : y + 36, x : x + 36].flatten(2).transpose(1, 2))
+        for y, x in [(down // 2, right // 2), *corners]
+    ]
+    expected = torch.stack(logits).mean(0)
+    torch.testing.assert_close(detector.logits(prepared[None]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_bfree_repeats_what_is_small(astronaut: np.ndarray) -> None:
+    # Four whole patches wide; lower than a patch, of which theirs makes nothing.
+    repeated = np.tile(astronaut[:13, :56], (39, 9, 1))[:504, :504]
+    np.testing.assert_allclose(
+        bfree.prepare(astronaut[:13, :60]), normal(repeated)[None], atol=1e-5
+    )
+
+
+@pytest.fixture
+def light(tmp_path: Path) -> str:
+    """An ONNX file of sieve's shapes whose logit is the mean of what it gets, less 0.43."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["input", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Sub", ["mean", "bias"], ["logit"]),
+        ],
+        "light",
+        [helper.make_tensor_value_info("input", 1, ["n", 3, 384, 384])],
+        [helper.make_tensor_value_info("logit", 1, ["n"])],
+        [
+            helper.make_tensor("axes", 7, [3], [1, 2, 3]),
+            helper.make_tensor("bias", 1, [], [sieve.BIAS]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, str(tmp_path / "light.onnx"))
+    return str(tmp_path / "light.onnx")
+
+
+def test_sieve_looks_twice_where_it_is_unsure(light: str, astronaut: np.ndarray) -> None:
+    detector = load_published("sieve", light)
+    assert (detector.name, detector.weights) == ("sieve", hash_files(light))
+    assert (detector.threshold, detector.score(math.log(0.65 / 0.35))) == (
+        0.65,
+        pytest.approx(0.65),
+    )
+    wide = astronaut[:400, :501]
+    resized, as_it_is = detector.prepare(wide)
+    np.testing.assert_allclose(as_it_is, normal(wide[8:392, 58:442]), atol=1e-5)
+    # 501 x 440 / 400 = 551.1; the crop begins at its middle, rounded down.
+    larger = np.asarray(Image.fromarray(wide).resize((551, 440), Image.Resampling.BILINEAR))
+    np.testing.assert_allclose(resized, normal(larger[28:412, 83:467]), atol=1e-5)
+    assert detector.prepare(astronaut[:100, :90]).shape == (1, 3, 384, 384)
+    views = torch.zeros(4, 2, 3, 384, 384)
+    for number, (first, second) in enumerate([(0.5, 0.7), (-1.0, 3.0), (2.0, 9.0), (-1.2, 9.0)]):
+        views[number, 0], views[number, 1] = first, second
+    # Scores of 0.62, 0.27, 0.88 and 0.23: the first two are unsure.
+    expected = torch.tensor([0.6, 1.0, 2.0, -1.2])
+    torch.testing.assert_close(detector.logits(views), expected, atol=2e-3, rtol=0)
+    alone = detector.logits(views[:, :1])
+    torch.testing.assert_close(alone, views[:, 0, 0, 0, 0], atol=2e-3, rtol=0)
+    photos = [wide, astronaut[:100, :90], wide[::-1]]
+    together = detector.score_pixels(photos)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, detector.score_pixels(photos, batch_size=1), atol=1e-4)
+
+
+def test_sieve_says_what_is_wrong_with_a_file(
+    light: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "junk.onnx").write_bytes(b"no graph")
+    for name, said in [("absent", "no such file"), ("junk", "")]:
+        with pytest.raises(GanscopeError, match=rf"^sieve:.*{name}\.onnx: {said}") as told:
+            load_published("sieve", tmp_path / f"{name}.onnx")
+        assert "\n" not in str(told.value)
+    monkeypatch.setattr(sieve, "SIDE", 224)
+    with pytest.raises(GanscopeError, match="takes images of 384 pixels, not of 224"):
+        load_published("sieve", light)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(GanscopeError, match=r"need onnxruntime: pip install 'ganscope\[onnx\]'"):
+        load_published("sieve", light)
+
+
+class Host:
+    """A web server of this machine: path -> bytes, and the paths that were asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.asked: list[str] = []
+        host = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                host.asked.append(self.path)
+                body = host.files.get(self.path)
+                self.send_response(404 if body is None else 200)
+                self.send_header("Content-Length", str(len(body or b"")))
+                self.end_headers()
+                self.wfile.write(body or b"")
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    host.server.shutdown()
+    host.server.server_close()
+
+
+Published = Callable[..., bytes]
+
+
+@pytest.fixture
+def offered(host: Host, monkeypatch: pytest.MonkeyPatch) -> Published:
+    """Put weights of a detector on that server, and its checksum and address among the sources."""
+
+    def offer(name: str, body: bytes = b"", **changes: Any) -> bytes:
+        if not body:
+            kept = io.BytesIO()
+            torch.save(WRAPPED.get(name, dict)(weights_of(KEYS[name]())), kept)
+            body = kept.getvalue()
+        host.files[f"/{name}"] = body
+        said = {"web": f"{host.url}/{name}", "hub": "", "sha256": hashlib.sha256(body).hexdigest()}
+        monkeypatch.setitem(SOURCES, name, dataclasses.replace(SOURCES[name], **(said | changes)))
+        return body
+
+    return offer
+
+
+def kept_files(tmp_path: Path) -> set[str]:
+    return {path.name for path in (tmp_path / "cache").rglob("*") if path.is_file()}
+
+
+def test_weights_are_downloaded_once_and_with_a_word_about_them(
+    offered: Published, host: Host, tmp_path: Path, photos: list[np.ndarray]
+) -> None:
+    body = offered("tiny-ladeda")
+    said = rf"tiny-ladeda: downloading WildRF.*\(12 kB; licence: research only\) from {host.url}"
+    with pytest.warns(GanscopeWarning, match=said):
+        detector = load_published("tiny-ladeda")
+    assert detector.weights == hashlib.sha256(body).hexdigest()[:12]
+    assert kept_files(tmp_path) == {"WildRF_Tiny_LaDeDa.pth"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = load_published("tiny-ladeda")
+    assert host.asked == ["/tiny-ladeda"]
+    np.testing.assert_array_equal(again.score_pixels(photos), detector.score_pixels(photos))
+
+
+def test_weights_in_an_archive_are_taken_out_of_it(
+    offered: Published, host: Host, tmp_path: Path
+) -> None:
+    body = offered("bfree")
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr(SOURCES["bfree"].member, body)
+        file.writestr("BFREE_dino2reg4/config.yaml", "arch: some")
+    host.files["/bfree"] = archive.getvalue()
+    with pytest.warns(GanscopeWarning, match="322 MB; licence: nonprofit use only"):
+        detector = load_published("bfree")
+    assert detector.weights == hashlib.sha256(body).hexdigest()[:12]
+    assert kept_files(tmp_path) == {"model_epoch_best.pth"}
+
+
+@pytest.mark.filterwarnings("ignore:.*downloading")
+def test_another_file_than_the_pinned_one_is_refused_and_removed(
+    offered: Published, host: Host, tmp_path: Path
+) -> None:
+    body = offered("tiny-ladeda")
+    host.files["/tiny-ladeda"] = body + b"0"
+    said = (
+        r"tiny-ladeda: WildRF.* is damaged or was changed: its SHA-256, \w{64}, is not the pinned"
+    )
+    with pytest.raises(GanscopeError, match=said) as told:
+        load_published("tiny-ladeda")
+    assert "\n" not in str(told.value)
+    assert kept_files(tmp_path) == set()
+    host.files["/tiny-ladeda"] = body
+    load_published("tiny-ladeda")
+    kept = next((tmp_path / "cache").rglob("*.pth"))
+    kept.write_bytes(b"spoilt on the disk")
+    with pytest.raises(GanscopeError, match=said):
+        load_published("tiny-ladeda")
+    load_published("tiny-ladeda")
+    assert kept.read_bytes() == body
+
+
+@pytest.mark.filterwarnings("ignore:.*downloading")
+def test_where_no_checksum_is_known_the_first_download_is_trusted(
+    offered: Published, host: Host, tmp_path: Path
+) -> None:
+    body = offered("tiny-ladeda", sha256="")
+    load_published("tiny-ladeda")
+    recorded = next((tmp_path / "cache").rglob("WildRF_Tiny_LaDeDa.pth.sha256"))
+    assert recorded.read_text().strip() == hashlib.sha256(body).hexdigest()
+    recorded.with_suffix("").unlink()
+    host.files["/tiny-ladeda"] = body + b"0"
+    with pytest.raises(GanscopeError, match=f"not that of the first download, {recorded}"):
+        load_published("tiny-ladeda")
+    assert kept_files(tmp_path) == {recorded.name}
+    host.files["/tiny-ladeda"] = body
+    load_published("tiny-ladeda")
+
+
+@pytest.mark.filterwarnings("ignore:.*downloading")
+def test_offline_a_line_says_what_to_download_and_how_to_name_it(
+    offered: Published, host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered("npr", b"<!DOCTYPE html>")
+    offered("bfree", b"no archive")
+    offered("tiny-ladeda")
+    host.files.pop("/tiny-ladeda")
+    for name, reason, how in [
+        ("npr", "a web page", "and"),
+        ("bfree", "BadZipFile", "unzip BFREE_dino2reg4/model_epoch_best.pth and"),
+        ("tiny-ladeda", "404", "and"),
+    ]:
+        said = rf"{name}: {SOURCES[name].file} is not to be had \(.*{reason}.*offline, download "
+        said += rf"{host.url}/{name} elsewhere,? {how} name it, {name}:FILE$"
+        with pytest.raises(GanscopeError, match=said) as told:
+            load_published(name)
+        assert "\n" not in str(told.value)
+    host.server.shutdown()
+    host.server.server_close()
+    with pytest.raises(GanscopeError, match=r"URLError.*offline, download http.*tiny-ladeda:FILE"):
+        load_published("tiny-ladeda")
+    assert kept_files(tmp_path) == set()
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise LocalEntryNotFoundError("cannot find the file, and outgoing traffic is disabled")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(download, "hf_hub_download", offline)
+    url = "https://huggingface.co/OwensLab/commfor-model-384/resolve/6076002bf0d9"
+    with pytest.raises(GanscopeError, match=rf"offline, download {url}.*name it, commfor:FILE"):
+        load_published("commfor")
+
+
+def test_files_of_the_hub_lie_in_its_cache_and_are_checked_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: list[np.ndarray]
+) -> None:
+    source = SOURCES["commfor"]
+    root = tmp_path / "hub" / "models--OwensLab--commfor-model-384"
+    blob = root / "blobs" / "b"
+    link = root / "snapshots" / source.revision / source.file
+    for folder in (blob.parent, link.parent):
+        folder.mkdir(parents=True)
+
+    def from_hub(repository: str, file: str, revision: str) -> str:
+        assert (repository, file, revision) == (source.hub, source.file, source.revision)
+        save_file(weights_of(KEYS["commfor"]()), blob)
+        link.symlink_to(blob)
+        return str(link)
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(download, "hf_hub_download", from_hub)
+    said = r"downloading model\.safetensors \(87 MB; licence: MIT\) from https://huggingface"
+    with (
+        pytest.warns(GanscopeWarning, match=said),
+        pytest.raises(GanscopeError, match=r"commfor: model\.safetensors .*is not the pinned one"),
+    ):
+        load_published("commfor")
+    assert not blob.exists()
+    assert not link.is_symlink()
+    from_hub(source.hub, source.file, source.revision)
+    digest = hashlib.sha256(blob.read_bytes()).hexdigest()
+    monkeypatch.setitem(SOURCES, "commfor", dataclasses.replace(source, sha256=digest))
+    monkeypatch.delattr(download, "hf_hub_download")
+    detector = load_published("commfor")
+    assert detector.weights == digest[:12]
+    assert np.isfinite(detector.score_pixels(photos)).all()
+
+
+def test_univfd_alone_downloads_its_head(
+    offered: Published, saved: Saved, photos: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_hand = load_published("univfd", saved("univfd"))
+    offered("univfd")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: by_hand.net.tower)
+    with pytest.warns(GanscopeWarning, match="fc_weights"):
+        detector = load_published("univfd")
+    np.testing.assert_array_equal(detector.score_pixels(photos), by_hand.score_pixels(photos))
+
+
+def test_addresses_name_a_revision_and_files_a_checksum() -> None:
+    for name, source in SOURCES.items():
+        assert source.licence
+        assert source.page.startswith("https://")
+        if not source.url:
+            continue
+        assert source.url.startswith("https://")
+        assert bool(source.sha256) == (name != "cnndetect")
+        assert re.fullmatch("([0-9a-f]{64})?", source.sha256)
+        if name not in ("cnndetect", "bfree", "sieve"):
+            assert re.search("/[0-9a-f]{40}/", source.url)
+
+
+def test_a_name_alone_is_the_pinned_detector_unless_a_folder_is_called_so(
+    offered: Published, tmp_path: Path, astronaut: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    offered("tiny-ladeda")
+    corpus = tmp_path / "corpus"
+    for label, flip in (("0_real", 1), ("1_fake", -1)):
+        (corpus / label).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(astronaut[64 * i :][:64, : 64 * flip : flip]).save(
+                corpus / label / f"{i}.png"
+            )
+    settings = BenchmarkSettings(
+        corpora=(corpus,),
+        detector=("tiny-ladeda",),
+        out=tmp_path / "out",
+        bootstrap=0,
+        protocol="raw",
+        device="cpu",
+    )
+    with pytest.warns(GanscopeWarning, match="downloading"):
+        results = benchmark_detectors(settings)
+    assert set(results["detector"]) == {"tiny-ladeda"}
+    (tmp_path / "tiny-ladeda").mkdir()
+    with pytest.raises(GanscopeError, match=r"tiny-ladeda: this folder holds no config\.json"):
+        open_scorer("tiny-ladeda")
+    with pytest.raises(GanscopeError, match="name a file behind tiny-ladeda:"):
+        open_scorer("tiny-ladeda:")
+
+
+def test_the_list_names_licences_and_downloads(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        list_things("detectors")
+    lines = " ".join(capsys.readouterr().out.split())
+    for said in [
+        "commfor published A ViT-S/16 at 384x384",
+        "licence: MIT; weights: 87 MB, downloaded when first used",
+        "bfree published",
+        "sieve published",
+        "ladeda:FILE published",
+    ]:
+        assert said in lines

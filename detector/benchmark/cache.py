@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ganscope.datasets.degradations import estimate_quality
 from ganscope.errors import GanscopeWarning, ImageError
+from ganscope.files import cache_folder
 from ganscope.images import read_facts
 
 READERS, AT_ONCE = 8, 64
@@ -38,9 +39,8 @@ CREATE TABLE IF NOT EXISTS looks (
 
 
 def cache_file() -> Path:
-    """Where values are kept: $GANSCOPE_CACHE, or `ganscope` in the user's folder for caches."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("GANSCOPE_CACHE") or Path(home) / "ganscope") / "benchmark.sqlite"
+    """Where values are kept."""
+    return cache_folder() / "benchmark.sqlite"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Detectors from anywhere, as the benchmark asks them: ours, published ones, files of scores,
 functions of a user's own, ONNX files.
 
-A name tells them apart: `python:FILE.py:FUNCTION`, `scores:FILE`, `onnx:FILE`, `NAME:WEIGHTS` for a
-published one; anything else is a detector of ours.
+A name tells them apart: `python:FILE.py:FUNCTION`, `scores:FILE`, `onnx:FILE`, `NAME` or
+`NAME:WEIGHTS` for a published one; anything else, and a folder of such a name, is a detector of
+ours.
 """
 
 import hashlib
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ganscope.config import read_json
 from ganscope.datasets.writing import encode_image
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import RULE, Detector, load_detector
+from ganscope.detector.networks.onnx import OnnxNet
 from ganscope.detector.published import PublishedDetector, load_published, published
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, reason_of, refuse_bytes
@@ -292,63 +293,6 @@ class TableScorer(Scorer):
         return np.exp(-np.logaddexp(0.0, -value)) if self.logits else value
 
 
-class OnnxNet(nn.Module):
-    """An ONNX file as a network: images (N, 3, H, W) in, logits (N,) out.
-
-    An output of two columns is taken for the logits of real and fake. probability: the file's
-    outputs are probabilities, not logits.
-    """
-
-    def __init__(self, path: str, probability: bool = False, device: str = "auto"):
-        super().__init__()
-        try:
-            import onnxruntime
-        except ImportError:
-            raise GanscopeError(
-                "ONNX files need onnxruntime: pip install 'ganscope[onnx]'"
-            ) from None
-        try:
-            providers = onnxruntime.get_available_providers()
-            if pick_device(device).type == "cpu":
-                providers = ["CPUExecutionProvider"]
-            self.session = onnxruntime.InferenceSession(path, providers=providers)
-        except Exception as error:  # its errors share no base but Exception
-            raise GanscopeError(f"--detector onnx:{path}: {reason_of(error)}") from None
-        inputs = self.session.get_inputs()
-        shape = inputs[0].shape
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] not in (3, None):
-            raise GanscopeError(
-                f"--detector onnx:{path}: takes {[i.shape for i in inputs]}; one input of images "
-                "(N, 3, H, W) is needed"
-            )
-        self.input, self.probability = inputs[0].name, probability
-        self.side = shape[2] if isinstance(shape[2], int) else None
-        self.batch = shape[0] if isinstance(shape[0], int) else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        pixels = x.float().cpu().numpy()
-        step = self.batch or len(pixels)
-        parts = []
-        for start in range(0, len(pixels), step):
-            part = pixels[start : start + step]
-            short = step - len(part)
-            filled = np.concatenate([part, np.repeat(part[-1:], short, 0)]) if short else part
-            try:
-                found = np.asarray(self.session.run(None, {self.input: filled})[0])
-            except Exception as error:  # its errors share no base but Exception
-                raise GanscopeError(f"onnxruntime: {reason_of(error)}") from None
-            parts.append(found.reshape(step, -1)[: len(part)])
-        found = np.concatenate(parts).astype(np.float64)
-        if found.shape[1] > 2:
-            raise GanscopeError(f"gives {found.shape[1]} numbers an image; one or two are needed")
-        if self.probability:
-            fake = np.clip(found[:, -1], 1e-7, 1 - 1e-7)
-            logits = np.log(fake) - np.log1p(-fake)
-        else:
-            logits = found[:, -1] - (found[:, 0] if found.shape[1] == 2 else 0.0)
-        return torch.from_numpy(logits).to(x.device)
-
-
 def open_onnx(file: str, device: str = "auto") -> Detector:
     """An ONNX file as a detector.
 
@@ -412,7 +356,7 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
         return TableScorer(rest)
     if kind == "onnx" and rest:
         return NetworkScorer(name, open_onnx(rest, device), batch_size, device)
-    if kind in published and rest:
+    if kind in published and (rest or not (":" in name or Path(name).exists())):
         return PublishedScorer(name, load_published(kind, rest), batch_size, device)
     if ":" in name and not Path(name).exists():
         kinds = ["python", "scores", "onnx", *published]

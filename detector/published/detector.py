@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,14 +25,19 @@ class PublishedDetector:
     net: nn.Module
     """Prepared images (N, 3, h, w) -> N logits; in evaluation mode, fp32."""
     prepare: Callable[[np.ndarray], Tensor]
-    """pixels (H, W, 3) uint8 RGB -> (3, h, w), as the authors do it at test time."""
+    """pixels (H, W, 3) uint8 RGB -> (3, h, w), as the authors do it at test time.
+
+    Where they look at an image more than once: (views, 3, h, w), and so the network takes it.
+    """
     weights: str
     """12 hexadecimal digits: the hash of the weights files."""
-    threshold: ClassVar[float] = 0.5
+    threshold: float = 0.5
     """The authors' own, on the score: fake above it."""
 
     def logits(self, images: Tensor) -> Tensor:
-        """Prepared images (N, 3, h, w), where the network is -> (N,), higher = more likely fake."""
+        """Prepared images (N, 3, h, w) or (N, views, 3, h, w), where the network is -> (N,),
+        higher = more likely fake.
+        """
         with torch.inference_mode():
             return self.net(images).flatten()
 
@@ -59,7 +64,7 @@ class PublishedDetector:
 
         for pixels in images:
             prepared = self.prepare(pixels)
-            most = min(batch_size, batch_size * USUAL_PIXELS // prepared[0].numel())
+            most = min(batch_size, batch_size * USUAL_PIXELS * 3 // prepared.numel())
             if batch and (batch[0].shape != prepared.shape or len(batch) >= most):
                 flush()
             batch.append(prepared)

@@ -6,8 +6,9 @@ excludes commercial use.
 
 Weights: `ladeda` takes `ForenSynth_LaDeDa.pth` and `ladeda-wildrf` `WildRF_LaDeDa.pth`, both behind
 the link in the repository's README; `tiny-ladeda` takes either file of `weights/Tiny_LaDeDa`, in
-the repository. The first were trained with residuals scaled by 2/3, the second without (the
-repository's issue 3): each gives the paper's figures only in its own way.
+the repository, and downloads that of WildRF where none is named. The first were trained with
+residuals scaled by 2/3, the second without (the repository's issue 3): each gives the paper's
+figures only in its own way.
 
 Preprocessing: resized to 256x256, ImageNet's mean and std.
 """

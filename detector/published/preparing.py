@@ -26,7 +26,13 @@ def normalised(
 
 def resized(pixels: np.ndarray, side: int) -> np.ndarray:
     """(side, side, 3) uint8, whatever the proportions; Pillow's bilinear filter."""
-    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR))
+    return scaled_to(pixels, side, side)
+
+
+def scaled_to(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(height, width, 3) uint8; Pillow's bilinear filter."""
+    image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def cropped(pixels: np.ndarray, side: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """SAFE: the diagonal details of a wavelet transform into the first half of a ResNet-50.
 
 Li, Cai, Hao, Jiang, Hu, Feng: Improving synthetic image detection towards generalization: an image
-transformation perspective, KDD 2025, arXiv:2408.06741. https://github.com/Ouxiang-Li/SAFE; licence:
-see its repository.
+transformation perspective, KDD 2025, arXiv:2408.06741. https://github.com/Ouxiang-Li/SAFE,
+Apache-2.0.
 
 Weights: `checkpoint/checkpoint-best.pth`, in the repository.
 

@@ -3,10 +3,11 @@
 Ojha, Li, Lee: Towards universal fake image detectors that generalize across generative models, CVPR
 2023, arXiv:2302.10174. https://github.com/WisconsinAIVision/UniversalFakeDetect, MIT.
 
-Weights: `univfd:HEAD` or `univfd:HEAD,BACKBONE`. HEAD is `pretrained_weights/fc_weights.pth` of the
-repository. Without BACKBONE, timm fetches OpenAI's CLIP from the hub; offline, BACKBONE is the
-weights file of https://huggingface.co/timm/vit_large_patch14_clip_224.openai, in timm's names or
-with the whole of CLIP in OpenAI's.
+Weights: `univfd`, `univfd:HEAD` or `univfd:HEAD,BACKBONE`. HEAD is the repository's
+`pretrained_weights/fc_weights.pth`, downloaded where it is not named. Without BACKBONE, timm
+fetches OpenAI's CLIP from the hub, of whatever revision is there; offline, BACKBONE is the weights
+file of https://huggingface.co/timm/vit_large_patch14_clip_224.openai, in timm's names or with the
+whole of CLIP in OpenAI's.
 
 Preprocessing: the central 224x224, smaller images on black, CLIP's mean and std.
 """

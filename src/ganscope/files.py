@@ -57,3 +57,11 @@ def next_free(folder: Path, is_finished: Any) -> Path:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
+
+
+def cache_folder() -> Path:
+    """What is kept between commands: $GANSCOPE_CACHE, or `ganscope` in the user's own place for
+    caches.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("GANSCOPE_CACHE") or Path(home) / "ganscope")

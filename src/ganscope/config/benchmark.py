@@ -15,7 +15,7 @@ class BenchmarkSettings:
     corpora: tuple[Path, ...] = ()
     detector: tuple[str, ...] = ("default",)
     """Detectors to compare: names, run folders, hub ids, python:FILE.py:FUNCTION, scores:FILE,
-    onnx:FILE, and published ones, NAME:WEIGHTS."""
+    onnx:FILE, and published ones, NAME or NAME:WEIGHTS."""
     generator: tuple[str, ...] = ()
     """Generators whose corpora are made first, as `generate` takes them."""
     n: int | None = None
