@@ -86,6 +86,15 @@ class Detector(FolderModel):
             raise ValueError(f"calibration: scale is {scale}, negative")
         if real > fake:
             raise ValueError(f"thresholds: real is {real}, above fake")
+        views = config["input"].get("views")
+        if views is None:
+            return
+        try:
+            whole, (low, high) = int(views["whole"]), map(float, views["settled"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(f"input: views is {views!r}") from None
+        if whole < size or not low <= high:
+            raise ValueError(f"input: views is {views!r}")
 
     @classmethod
     def create(

@@ -1,0 +1,193 @@
+"""Transformers read at several blocks, their adapters, and matrices kept as bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from ganscope.detector.model import Detector
+from ganscope.detector.networks.architectures import build, load_pretrained
+from ganscope.detector.networks.lora import (
+    LowRank,
+    adapters_of,
+    add_adapters,
+    apply_adapters,
+    merge_adapters,
+)
+from ganscope.detector.networks.transformer import usual_reads
+from ganscope.errors import GanscopeError
+from ganscope.folders import from_bytes, to_bytes
+
+
+def small(**arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return build("vit:test_vit", size=32, **arguments)[0].eval()
+
+
+def test_clip_is_read_where_its_adapters_were_made_for() -> None:
+    reads, map_block = usual_reads(12, True)
+    assert reads == [(3, "cls"), (5, "cls"), (5, "mean"), (7, "cls"), (9, "cls"), (9, "mean")]
+    assert map_block == 7
+
+
+def test_a_transformer_without_class_token_is_read_by_its_patches() -> None:
+    assert {what for _, what in usual_reads(12, False)[0]} == {"mean"}
+
+
+def test_features_are_those_of_the_blocks() -> None:
+    """By hand: token by token through the blocks, layer norm without weights, and the head."""
+    net = small(reads=[(0, "cls"), (1, "mean")], map_block=0)
+    images = torch.randn(2, 3, 32, 32)
+    backbone = net.backbone
+    with torch.inference_mode():
+        x = backbone.norm_pre(backbone._pos_embed(backbone.patch_embed(images)))
+        after = []
+        for block in backbone.blocks:
+            x = block(x)
+            after.append(x)
+
+        def normal(tokens: torch.Tensor) -> torch.Tensor:
+            return F.layer_norm(tokens, tokens.shape[-1:])
+
+        skip = backbone.num_prefix_tokens
+        local = normal(after[0][:, skip:])
+        parts = [normal(after[0][:, 0]), normal(after[1][:, skip:].mean(1)), local.mean(1)]
+        torch.testing.assert_close(net.features(images), torch.cat(parts, 1))
+        torch.testing.assert_close(net(images), net.head(torch.cat(parts, 1))[:, 0])
+
+
+def test_the_logit_is_the_mean_of_the_map_with_a_curved_head_too() -> None:
+    net = small(hidden=8)
+    torch.nn.init.normal_(net.curve[-1].weight)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        found = net.patch_logits(images)
+        assert found.shape[1] > 1
+        assert found.std((1, 2)).min() > 0
+        torch.testing.assert_close(found.mean((1, 2)), net(images))
+
+
+def test_what_follows_the_last_block_is_cut_off() -> None:
+    whole = timm.create_model("test_vit", num_classes=0, img_size=32)
+    depth = len(whole.blocks)
+    net = small(reads=[(0, "cls")], map_block=0)
+    assert len(net.backbone.blocks) == 1 < depth
+    assert not any(key.startswith("backbone.norm.") for key in net.state_dict())
+    state = net.of_backbone(whole.state_dict())
+    assert set(state) == {k for k in net.state_dict() if not k.startswith("head.")}
+
+
+@pytest.mark.parametrize("reads", [[(99, "cls")], [(-1, "cls")]])
+def test_blocks_that_are_not_there_are_refused(reads: list) -> None:
+    with pytest.raises(GanscopeError, match="cannot be read at several blocks"):
+        small(reads=reads)
+    with pytest.raises(GanscopeError, match="vit:resnet18 cannot be read"):
+        build("vit:resnet18")
+    with pytest.raises(GanscopeError, match="did you mean"):
+        build("vit:vit_base_patch16_clip_224x")
+
+
+def test_weights_of_a_whole_transformer_and_of_a_detector_both_start_one(tmp_path: Path) -> None:
+    whole = timm.create_model("test_vit", num_classes=10, img_size=32)
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    net = small(reads=[(0, "cls")], map_block=0)
+    load_pretrained(net, str(tmp_path / "whole.safetensors"))
+    weight = net.backbone.blocks[0].attn.qkv.weight
+    torch.testing.assert_close(weight, whole.blocks[0].attn.qkv.weight)
+    detector = Detector.create("vit:test_vit", size=32)
+    detector.save(tmp_path / "run")
+    again = Detector.create(
+        "vit:test_vit", size=32, pretrained=str(tmp_path / "run/model.safetensors")
+    )
+    theirs = detector.net.backbone.pos_embed
+    torch.testing.assert_close(again.net.backbone.pos_embed, theirs, atol=1e-3, rtol=1e-3)
+    other = timm.create_model("test_vit2", num_classes=0)
+    save_file(other.state_dict(), tmp_path / "other.safetensors")
+    with pytest.raises(GanscopeError, match="keys do not fit"):
+        load_pretrained(net, str(tmp_path / "other.safetensors"))
+
+
+def test_adapters_begin_as_nothing_and_end_in_the_weights(tmp_path: Path) -> None:
+    net, images = small(), torch.randn(2, 3, 32, 32)
+    before = net(images).detach()
+    add_adapters(net, rank=3)
+    torch.testing.assert_close(net(images), before)
+    learning = [name for name, p in net.named_parameters() if p.requires_grad and "blocks" in name]
+    assert not any("attn.qkv.layer" in name for name in learning)
+    for module in net.modules():
+        if isinstance(module, LowRank):
+            torch.nn.init.normal_(module.B, std=0.1)
+    changed = net(images).detach()
+    assert (changed - before).abs().max() > 1e-3
+    save_file({k: v.contiguous() for k, v in adapters_of(net).items()}, tmp_path / "a.safetensors")
+    merge_adapters(net)
+    assert not any(isinstance(module, LowRank) for module in net.modules())
+    torch.testing.assert_close(net(images), changed, atol=1e-5, rtol=1e-4)
+    fresh = small()
+    apply_adapters(fresh, load_file(tmp_path / "a.safetensors"), "a.safetensors")
+    torch.testing.assert_close(fresh(images), changed, atol=1e-5, rtol=1e-4)
+
+
+def test_adapters_on_the_last_blocks_only() -> None:
+    net = small()
+    add_adapters(net, rank=2, blocks=1)
+    adapted = {key.split(".")[1] for key in adapters_of(net) if key.endswith(".A")}
+    assert adapted == {str(len(net.backbone.blocks) - 1)}
+
+
+def test_adapters_of_another_network_are_refused() -> None:
+    net = small()
+    add_adapters(net, rank=2)
+    state = adapters_of(net)
+    fresh = small()
+    for broken, why in (
+        ({}, "holds no adapters"),
+        ({**state, "blocks.77.attn.qkv.A": torch.zeros(2, 4)}, "unknown: blocks.77"),
+        ({k: v for k, v in state.items() if k != "blocks.0.attn.qkv.B"}, "does not fit"),
+        ({**state, "blocks.0.attn.qkv.A": torch.zeros(2, 5)}, "does not fit a matrix"),
+        ({**state, "head.weight": torch.zeros(1, 7)}, "its classifier is for"),
+    ):
+        with pytest.raises(GanscopeError, match=f"mine: .*{why}"):
+            apply_adapters(fresh, broken, "mine")
+
+
+def test_bytes_and_back_within_half_a_step() -> None:
+    torch.manual_seed(0)
+    state = {"large": torch.randn(300, 400), "small": torch.randn(3, 4), "row": torch.randn(99999)}
+    packed = to_bytes(state)
+    assert set(packed) == {"large", "large.scale"}
+    assert packed["large"].dtype == torch.int8
+    back = from_bytes({**state, **packed}, "weights")
+    step = state["large"].abs().amax(1, keepdim=True) / 127
+    assert ((back["large"] - state["large"]).abs() <= step / 2 + 1e-7).all()
+    assert set(back) == set(state)
+
+
+@pytest.mark.parametrize("fault", ["missing", "short", "zero"])
+def test_a_matrix_of_bytes_without_its_scales_is_an_error(tmp_path: Path, fault: str) -> None:
+    detector = Detector.create("vit:vit_tiny_patch16_224", reads=[(0, "cls")], map_block=0)
+    detector.config["storage"] = "int8"
+    detector.save(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    (name, *_) = [key for key in state if key.endswith(".scale")]
+    assert state[name.removesuffix(".scale")].dtype == torch.int8
+    images = torch.rand(1, 3, 224, 224)
+    with torch.inference_mode():
+        assert Detector.load(tmp_path)(images) == pytest.approx(
+            detector.eval()(images).item(), abs=0.05
+        )
+    if fault == "missing":
+        del state[name]
+    else:
+        state[name] = (
+            state[name][:-1].clone() if fault == "short" else torch.zeros_like(state[name])
+        )
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(GanscopeError, match=r"is damaged .* scales"):
+        Detector.load(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["storage"] == "int8"

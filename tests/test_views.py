@@ -1,0 +1,158 @@
+"""Views: what a detector with a backbone looks at, and how often."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ganscope.detector.judging.checking import check_image
+from ganscope.detector.judging.scoring import score_images
+from ganscope.detector.judging.views import cut_views
+from ganscope.detector.model import Detector
+from ganscope.errors import GanscopeError
+
+PLAN = {"whole": 256, "settled": [-2.0, 3.0]}
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_views_of_a_wide_picture() -> None:
+    pixels = picture(400, 700)
+    views = cut_views(pixels, 224, PLAN)
+    assert views.cut.shape == (6, 224, 224, 3)
+    assert views.first == 2
+    places = [tuple(place) for place in views.positions]
+    assert places == [(88, 238), (-1, -1), (0, 0), (176, 476), (-1, -1), (-1, -1)]
+    for cut, (top, left) in zip(views.cut, places, strict=True):
+        if top >= 0:
+            np.testing.assert_array_equal(cut, pixels[top : top + 224, left : left + 224])
+
+
+def test_the_whole_is_there_and_so_are_both_ends() -> None:
+    """A picture that grows brighter from left to right, in grey."""
+    ramp = np.linspace(0, 255, 900).astype(np.uint8)
+    pixels = np.repeat(np.repeat(ramp[None, :, None], 300, 0), 3, 2)
+    views = cut_views(pixels, 224, PLAN)
+    whole, left, right = (views.cut[i].mean((0, 2)) for i in (1, 4, 5))
+    share = 255 / 3 * 224 / 224  # of the brightness that a square of the short side spans
+    assert left[0] < 2
+    assert right[-1] > 253
+    assert left[-1] == pytest.approx(share, abs=3)
+    assert whole.mean() == pytest.approx(127.5, abs=1)
+    assert whole[-1] - whole[0] == pytest.approx(share * 224 / 256, abs=3)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "count"), [(300, 310, 4), (250, 260, 2), (250, 400, 4), (90, 100, 2)]
+)
+def test_small_and_square_pictures_have_fewer(height: int, width: int, count: int) -> None:
+    assert len(cut_views(picture(height, width), 224, PLAN).cut) == count
+
+
+def test_what_is_native_weighs_as_much_as_all_else() -> None:
+    views = cut_views(picture(400, 700), 224, PLAN)
+    assert views.weights(2).tolist() == [0.5, 0.5]
+    assert views.weights(6) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
+    views = cut_views(picture(400, 420), 224, PLAN)
+    assert views.weights(4) == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
+
+
+def test_a_strip_is_cut_like_any_picture() -> None:
+    views = cut_views(picture(30, 900), 224, PLAN)
+    assert views.cut.shape[1:] == (224, 224, 3)
+
+
+class Brightness(nn.Module):
+    """The logit is ten times the mean of the view, less five; counts what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += len(x)
+        return 10 * x.mean((1, 2, 3)) - 5
+
+
+@pytest.fixture
+def detector() -> Detector:
+    detector = Detector.create("vit:test_vit", size=32)
+    detector.net = Brightness()
+    detector.mean.zero_()
+    detector.std.fill_(1)
+    return detector
+
+
+def test_only_what_the_first_look_leaves_open_is_looked_at_again(detector: Detector) -> None:
+    grey, dark, bright = (np.full((60, 90, 3), value, np.uint8) for value in (128, 20, 240))
+    found = list(score_images(detector, [dark, grey, bright], device="cpu"))
+    assert [len(scored.tile_logits) for scored in found] == [2, 6, 2]
+    assert detector.net.seen == 10
+    for scored, value in zip(found, (20, 128, 240), strict=True):
+        assert scored.logit == pytest.approx(10 * value / 255 - 5, abs=1e-4)
+        assert len(scored.weights) == len(scored.tile_logits)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_scores_do_not_depend_on_batches(detector: Detector, batch_size: int) -> None:
+    images = [picture(40 + 9 * i, 60 + 5 * i, i) // (1 + i % 3) for i in range(7)]
+    alone = [next(score_images(detector, [image], device="cpu")).logit for image in images]
+    found = [s.logit for s in score_images(detector, images, batch_size, device="cpu")]
+    assert found == pytest.approx(alone, abs=1e-5)
+
+
+def test_the_logit_is_the_weighted_mean_of_the_views(detector: Detector) -> None:
+    pixels = picture(70, 100)
+    pixels[:, :40] //= 2
+    views = cut_views(pixels, 32, detector.views or {})
+    logits = 10 * views.cut.mean((1, 2, 3)) / 255 - 5
+    (scored,) = score_images(detector, [pixels], device="cpu")
+    assert scored.logit == pytest.approx(float(logits @ views.weights(len(logits))), abs=1e-4)
+
+
+def test_strips_constant_and_small_pictures_get_no_verdict(
+    detector: Detector, tmp_path: Path
+) -> None:
+    detector.config["input"]["smallest"] = 48
+    shapes = {"strip": (60, 900), "small": (40, 90)}
+    for name, (height, width) in shapes.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), picture(height, width))
+    cv2.imwrite(str(tmp_path / "solid.png"), np.full((300, 300, 3), 90, np.uint8))
+    for name, why in {
+        "strip": "more than 6 times",
+        "small": "too small",
+        "solid": "constant",
+    }.items():
+        check = check_image(tmp_path / f"{name}.png", detector, device="cpu")
+        assert check.verdict == "unsure"
+        assert why in check.warnings[-1]
+        assert check.probability is None
+
+
+@pytest.mark.parametrize(
+    "views",
+    [{"whole": 20, "settled": [-2, 3]}, {"whole": 256, "settled": [3, -2]}, {"whole": 256}, 5],
+)
+def test_views_that_cannot_be_are_an_error(tmp_path: Path, views: object) -> None:
+    detector = Detector.create("vit:test_vit", size=32)
+    detector.config["input"]["views"] = views
+    detector.save(tmp_path)
+    with pytest.raises(GanscopeError, match=r"config\.json.*views"):
+        Detector.load(tmp_path)
+
+
+def test_weights_survive_a_load_of_their_kind(tmp_path: Path) -> None:
+    """Large networks are built without weights before theirs are read."""
+    torch.manual_seed(0)
+    detector = Detector.create("vit:test_vit", size=32, hidden=8).eval()
+    detector.save(tmp_path)
+    again = Detector.load(tmp_path)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), detector(images), atol=1e-2, rtol=1e-2)
+    assert all(not p.is_meta and p.requires_grad for p in again.parameters())
