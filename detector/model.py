@@ -4,15 +4,16 @@ The configuration carries all that turns a file into a verdict - input size and 
 calibration, thresholds - so that preprocessing cannot drift from the weights.
 """
 
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganscope.detector.networks.architectures import build, load_pretrained
+from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.errors import GanscopeError
-from ganscope.folders import FolderModel
+from ganscope.folders import FolderModel, shipped
 
 RULE = "native tiles, small images padded by reflection"
 SMALLEST = 32
@@ -86,13 +87,22 @@ class Detector(FolderModel):
     ) -> Self:
         """A new detector, untrained or started from `pretrained`; its thresholds are 0.5.
 
+        pretrained: see `load_pretrained`, or a shipped detector or run folder of this architecture.
         size: side of the input tiles, None: the architecture's own. arguments: for its builder.
         Raises `GanscopeError` for what `build` and `load_pretrained` refuse.
         """
         if size and architecture.startswith(("timm:", "vit:")):
             arguments["size"] = size
         net, defaults = build(architecture, **arguments)
-        if pretrained:
+        if pretrained and (Path(pretrained).is_dir() or pretrained in shipped(cls.kind)):
+            other = cls.load(pretrained)
+            found = other.config["architecture"]
+            if found != architecture:
+                raise GanscopeError(
+                    f"--pretrained {pretrained}: a {found} detector, not a {architecture}"
+                )
+            load_weights(net, other.net.state_dict(), f"--pretrained {pretrained}")
+        elif pretrained:
             load_pretrained(net, pretrained)
         return cls(
             {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from ganscope.detector.networks.convolutional import CNN, NPR, Fused, Patch, TimmNet
 from ganscope.detector.networks.transformer import BlockFeatures
@@ -165,7 +165,14 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
         _load_from_hub(net)
         return
     said = f"--pretrained {weights}"
-    state = read_weights(weights, said)
+    load_weights(net, read_weights(weights, said), said)
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
+    """Start `net` from weights; a classifier of another shape is left out.
+
+    said: how the user named them. Raises `GanscopeError` if their keys do not fit, naming them.
+    """
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):

@@ -23,8 +23,8 @@ class BlockFeatures(nn.Module):
     classifier beside the linear one, 0 for none. size: side of its images where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
-    the patches of `map_block` last. logit = head(features) + curve(features). As the head is linear,
-    its share in the last part is a map of logits, one a patch.
+    the patches of `map_block` last. logit = head(features) + curve(features). As the head is
+    linear, its share in the last part is a map of logits, one a patch.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ are kept on disk until the run is finished, and the classifier is fitted in seco
 """
 
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,15 +28,18 @@ from ganscope.config import (
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.convolutional import TimmNet
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
 from ganscope.detector.training.loop import (
+    FINE_TUNING,
     LOSSES,
     fingerprint,
     open_other,
     open_run,
     open_views,
     reading_processes,
+    refuse_unused,
     split_table,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
@@ -46,7 +49,7 @@ from ganscope.errors import GanscopeError, GanscopeWarning
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-UNUSED = ("learning_rate", "hard_examples", "patience", "soup")
+UNUSED = ("learning_rate", "hard_examples", "patience", "soup", *FINE_TUNING)
 """Settings of other recipes."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty on the classifier that are tried; validation chooses."""
@@ -63,10 +66,7 @@ def train_frozen(settings: TrainDetectorSettings, progress: "Progress | None" = 
     state = processes(device)
     if state.num_processes > 1:
         raise GanscopeError("--recipe frozen-linear runs in one process; start it without torchrun")
-    for field in fields(settings):
-        if field.name in UNUSED and getattr(settings, field.name) != field.default:
-            flag = field.name.replace("_", "-")
-            raise GanscopeError(f"--{flag}: frozen-linear has no use for it; leave it out")
+    refuse_unused(settings, UNUSED)
     if not settings.pretrained:
         warnings.warn(
             "the backbone is random without --pretrained: its features say little",
@@ -159,10 +159,12 @@ def classifier_of(detector: Detector) -> nn.Linear:
     """
     net = detector.net
     layer = net.backbone.get_classifier() if isinstance(net, TimmNet) else None
+    if isinstance(net, BlockFeatures):
+        layer = net.head
     if not isinstance(layer, nn.Linear):
         raise GanscopeError(
             f"--recipe frozen-linear: {detector.config['architecture']} has no linear classifier "
-            "on features; take --detector timm:NAME"
+            "on features; take --detector timm:NAME, clip or vit:NAME"
         )
     return layer
 

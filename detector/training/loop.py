@@ -10,7 +10,8 @@ import math
 import os
 import time
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from ganscope.averaging import average_into
 from ganscope.config import (
+    RECIPES,
     TrainDetectorSettings,
     changed,
     next_free,
@@ -61,6 +63,8 @@ IGNORED = ("out", "device", "workers")
 EMA = 0.999
 """Decay a step of the averaged weights, which are validated and saved; less in the first steps."""
 WEIGHT_DECAY = 0.05
+FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", "steps", "minutes")
+"""Settings of the finetune recipe alone."""
 VAL_VIEWS, MOST_VIEWS = 1000, 8
 """Validation images are looked at several times, up to eight, until their class makes so many
 views: single crops of few fakes would tell more of chance than of an epoch."""
@@ -87,6 +91,11 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         from ganscope.detector.training.soup import train_soup
 
         return train_soup(settings, progress)
+    if settings.recipe == "finetune":
+        from ganscope.detector.training.finetune import train_finetuned
+
+        return train_finetuned(settings, progress)
+    refuse_unused(settings, FINE_TUNING)
     device = pick_device(settings.device)
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
@@ -217,6 +226,16 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     return run
 
 
+def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None:
+    """Raise `GanscopeError` if one of the settings that the recipe does not use was set."""
+    usual = RECIPES[settings.recipe]
+    for field in fields(settings):
+        default = usual.get(field.name, field.default)
+        if field.name in names and getattr(settings, field.name) != default:
+            flag = field.name.replace("_", "-")
+            raise GanscopeError(f"--{flag}: {settings.recipe} has no use for it; leave it out")
+
+
 def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
     """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
     corpus = open_corpora(settings.corpora)
@@ -325,11 +344,17 @@ def open_other(
         return other
     part = run / "fused"
     if not (part / CONFIG).exists():
+        alone: dict[str, Any] = {}
+        if settings.recipe in ("frozen-linear", "finetune"):
+            usual = {f.name: f.default for f in fields(settings) if f.name in FINE_TUNING}
+            alone = {**usual, "recipe": "full"}
+            if settings.recipe == "finetune":
+                alone |= dict.fromkeys(RECIPES["full"])
         train_detector(
             replace(
                 settings,
+                **alone,
                 detector=settings.fuse,
-                recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
                 fuse=None,
                 pretrained=None,
                 learning_rate=None,
