@@ -155,6 +155,11 @@ def is_architecture(name: str) -> bool:
     return name.startswith(("timm:", "vit:")) or name in detectors
 
 
+def is_read_at_blocks(name: str) -> bool:
+    """Whether an architecture is a transformer read at several blocks (`BlockFeatures`)."""
+    return name == "clip" or name.startswith("vit:")
+
+
 def load_pretrained(net: nn.Module, weights: str) -> None:
     """Start `net` from a weights file (.safetensors, .pth), or from timm's own with "hub".
 

@@ -9,7 +9,7 @@ processes together do what one would do.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from typing import Self
 
 import numpy as np
@@ -139,19 +139,17 @@ def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
     """
     x = crop(pixels, draws, size)
     x = _where(x, draws.sigma > 0, lambda part, rows: blur(part, draws.sigma[rows]))
-    x = _where(x, (draws.colour != 1).any(1), lambda part, rows: colour(part, draws.colour[rows]))
+    x = _where(
+        x, np.any(draws.colour != 1, axis=1), lambda part, rows: colour(part, draws.colour[rows])
+    )
     x = _where(x, draws.grey, lambda part, _: luma(part).expand_as(part))
     x = _where(x, draws.level > 0, lambda part, rows: _noisy(part, draws, rows))
     x = x.round_().clamp_(0, 255)
     for turn in range(draws.quality.shape[1]):
         for coarse in (False, True):
-            x = _where(
-                x,
-                (draws.quality[:, turn] > 0) & (draws.coarse[:, turn] == coarse),
-                lambda part, rows, turn=turn, coarse=coarse: jpeg(
-                    part, draws.quality[rows, turn], coarse=coarse, offset=draws.offset[rows, turn]
-                ),
-            )
+            wanted = (draws.quality[:, turn] > 0) & (draws.coarse[:, turn] == coarse)
+            quality, offset = draws.quality[:, turn], draws.offset[:, turn]
+            x = _where(x, wanted, partial(_saved, quality=quality, offset=offset, coarse=coarse))
     x = _where(x, draws.hole.any(1), lambda part, rows: cut_out(part, draws.hole[rows]))
     return x.div_(255)
 
@@ -163,6 +161,12 @@ def _where(x: Tensor, wanted: np.ndarray, change: Callable[[Tensor, np.ndarray],
         return x
     places = torch.from_numpy(rows).to(x.device)
     return x.index_copy(0, places, change(x[places], rows))
+
+
+def _saved(
+    x: Tensor, rows: np.ndarray, *, quality: np.ndarray, offset: np.ndarray, coarse: bool
+) -> Tensor:
+    return jpeg(x, quality[rows], coarse=coarse, offset=offset[rows])
 
 
 def _column(values: np.ndarray, x: Tensor, dims: int = 3) -> Tensor:

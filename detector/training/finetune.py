@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ganscope.config import TrainDetectorSettings, plain, write_text
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
-from ganscope.detector.networks.architectures import build, is_architecture
+from ganscope.detector.networks.architectures import build, is_architecture, is_read_at_blocks
 from ganscope.detector.networks.lora import ALSO, add_adapters, merge_adapters
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.training.device_augmentation import augment, draw, nothing
@@ -66,7 +66,7 @@ PARTS = 5
 """Rows of `losses.csv`; so often the averaged weights are tried on validation views."""
 VAL_VIEWS = 256
 """Views that they are tried on, at most, both classes alike."""
-CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SECONDS = 30.0
 """Between checkpoints."""
 PACK = "views"
 """Folder of the run's pack."""
@@ -108,13 +108,18 @@ def train_finetuned(settings: TrainDetectorSettings, progress: "Progress | None"
 
     if state.is_main_process:
         task = None if progress is None else progress.add_task("cutting views", total=len(listed))
+
+        def told(done: int) -> None:
+            if progress and task is not None:
+                progress.update(task, completed=done)
+
         write_pack(
             run / PACK,
             listed,
             pixels_of,
             side=side_for(detector.size),
             seed=settings.seed,
-            told=lambda n: progress and task is not None and progress.update(task, completed=n),
+            told=told,
         )
     state.wait_for_everyone()
 
@@ -169,7 +174,7 @@ def create(settings: TrainDetectorSettings) -> Detector:
     name = settings.detector
     if not is_architecture(name):
         build(name)
-    if not name.startswith("vit:") and name != "clip":
+    if not is_read_at_blocks(name):
         raise GanscopeError(
             f"--recipe finetune: {name} is no transformer read at several blocks; take "
             "--detector clip or vit:NAME"
@@ -230,15 +235,16 @@ class GroupSampler:
             odds[of] *= 0.5 / odds[of].sum()
         self.odds = odds
         """(N,) of each view to be drawn; their sum is 1."""
-        self._label = label
+        self._places = [np.flatnonzero((label == value) & (odds > 0)) for value in (0, 1)]
+        self._edges = [np.cumsum(odds[places]) for places in self._places]
 
     def draw(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """n rows, fake and real in turn."""
         found = np.empty(n, np.int64)
         for value, where in ((1, slice(0, None, 2)), (0, slice(1, None, 2))):
-            edges = np.cumsum(np.where(self._label == value, self.odds, 0))
-            places = rng.random(len(found[where])) * edges[-1]
-            found[where] = np.searchsorted(edges, places, side="right")
+            edges = self._edges[value]
+            at = np.searchsorted(edges, rng.random(len(found[where])) * edges[-1], side="right")
+            found[where] = self._places[value][at.clip(max=len(edges) - 1)]
         return found
 
 
@@ -373,8 +379,9 @@ def fine_tune(
         draws = draw(everyone, rng, settings.degrade or 0.0).part(mine)
         kept = _kept(everyone, net, settings.seed + 7919 * budget.step, device)[mine]
         images = augment(views.fetch(rows[mine]), draws, detector.size)
-        following = np.random.default_rng((settings.seed, budget.step + 1))
-        views.prefetch(sampler.draw(everyone, following)[mine])
+        if views.kept is None:
+            following = np.random.default_rng((settings.seed, budget.step + 1))
+            views.prefetch(sampler.draw(everyone, following)[mine])
         targets = labels[rows[mine]].to(device) * (1 - SMOOTHING) + SMOOTHING / 2
 
         risen = _rate(now if settings.minutes else (budget.step + 0.5) / budget.steps)
