@@ -94,9 +94,7 @@ def test_a_curved_classifier_finds_what_a_line_cannot() -> None:
     curve[-1].bias.data.zero_()
     noise = rng.integers(0, 2, 2000)
     sure = 9.0 * (2 * noise - 1)
-    parts = [
-        (x[i : i + 300], noise[i : i + 300], 9.0 * (2 * noise[i : i + 300] - 1)) for i in (0, 300)
-    ]
+    parts = [(x[i::2], noise[i::2], sure[i::2]) for i in (0, 1)]
     frozen.bend(curve, *parts, 0)  # the line is right already
     assert np.abs(frozen._of_curve(curve, x)).max() < 9
 

@@ -147,7 +147,7 @@ def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
     x = x.round_().clamp_(0, 255)
     for turn in range(draws.quality.shape[1]):
         for coarse in (False, True):
-            wanted = (draws.quality[:, turn] > 0) & (draws.coarse[:, turn] == coarse)
+            wanted = np.logical_and(draws.quality[:, turn] > 0, draws.coarse[:, turn] == coarse)
             quality, offset = draws.quality[:, turn], draws.offset[:, turn]
             x = _where(x, wanted, partial(_saved, quality=quality, offset=offset, coarse=coarse))
     x = _where(x, draws.hole.any(1), lambda part, rows: cut_out(part, draws.hole[rows]))

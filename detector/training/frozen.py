@@ -272,7 +272,8 @@ def bend(
         if found < least:
             best, least = copy.deepcopy(curve.state_dict()), found
     with torch.no_grad():
-        first, last = curve[0], curve[-1]
+        first: Any = curve[0]
+        last: Any = curve[-1]
         if best is None:
             last.weight.zero_()
             last.bias.zero_()
