@@ -219,6 +219,8 @@ class Trainings:
         self.say(f"decoded in {time.perf_counter() - started:.1f} s, {kept}")
         torch.manual_seed(args.seed)  # all begin with the same classifier, so that means make sense
         self.start = create(settings)
+        if not settings.pretrained:
+            self.say("no --pretrained: the backbone is random, only the speed means something")
         if self.pack.side < self.start.size:
             raise GanscopeError(
                 f"{args.pack}: views of {self.pack.side} pixels, too small for crops of "

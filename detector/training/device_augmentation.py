@@ -150,7 +150,7 @@ def augment(pixels: Tensor, draws: Draws, size: int) -> Tensor:
             wanted = np.logical_and(draws.quality[:, turn] > 0, draws.coarse[:, turn] == coarse)
             quality, offset = draws.quality[:, turn], draws.offset[:, turn]
             x = _where(x, wanted, partial(_saved, quality=quality, offset=offset, coarse=coarse))
-    x = _where(x, draws.hole.any(1), lambda part, rows: cut_out(part, draws.hole[rows]))
+    x = _where(x, np.any(draws.hole, axis=1), lambda part, rows: cut_out(part, draws.hole[rows]))
     return x.div_(255)
 
 

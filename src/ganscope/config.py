@@ -24,10 +24,10 @@ LOSSES = ("minimax", "non-saturating")
 RECIPES: dict[str, dict[str, float]] = {
     "full": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8, "hard_examples": 1.0},
     "frozen-linear": {"degrade": 0.8, "mix": 0.4, "pairs": 0.8},
-    "finetune": {"degrade": 1.0},
     "aligned": {"degrade": 0.8, "mix": 0.0, "pairs": 1.0, "hard_examples": 0.0},
     "cnndetect": {"degrade": 1.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
     "npr": {"degrade": 0.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+    "finetune": {"degrade": 1.0},
 }
 """Recipe of a training -> what it takes for the settings that the user leaves open."""
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
