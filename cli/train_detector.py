@@ -170,8 +170,11 @@ def train_detector(
     for name in settings.corpora:
         if not name.exists():
             raise GanscopeError(f"{name}: no such corpus; make one with ganscope generate")
-    if pretrained and pretrained != "hub" and not Path(pretrained).is_file():
-        raise GanscopeError(f"--pretrained {pretrained}: no such file")
+    if pretrained and pretrained != "hub" and not Path(pretrained).exists():
+        from ganscope.folders import shipped
+
+        if pretrained not in shipped("detectors"):
+            raise GanscopeError(f"--pretrained {pretrained}: no such file")
     from ganscope.detector.training.recipes import train_detector as train
 
     with progress() as bar:

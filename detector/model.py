@@ -4,6 +4,7 @@ The configuration carries all that turns a file into a verdict - input size and 
 calibration, thresholds - so that preprocessing cannot drift from the weights.
 """
 
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,18 +12,17 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from ganscope.detector.networks.architectures import build, load_pretrained
+from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import GanscopeError
-from ganscope.folders import FolderModel
+from ganscope.folders import FolderModel, shipped
 
 RULE = "native tiles, small images padded by reflection"
 VIEWS_RULE = "views at native resolution and of the whole, small images enlarged"
-WHOLE, SETTLED = 8 / 7, (-2.0, 3.0)
+WHOLE, SETTLED = 8 / 7, -2.0
 """What a detector with a backbone looks at (`judging.views.cut_views`): the whole, with a short
-side of so many views, of which the middle is cut; and logits of a first look below and above which
-the other views are not looked at. Of 150 pictures of sources that had been left out of the training
-45 % were settled so, without a loss (AUROC 0.910 where all views gave 0.913)."""
+side of so many views, of which the middle is cut; and the logit of a first look below which the
+other views are not looked at. Nothing is called fake at first sight."""
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Detector.smallest`)."""
@@ -90,10 +90,10 @@ class Detector(FolderModel):
         if views is None:
             return
         try:
-            whole, (low, high) = int(views["whole"]), map(float, views["settled"])
+            whole, settled = int(views["whole"]), float(views["settled"])
         except (KeyError, TypeError, ValueError):
             raise ValueError(f"input: views is {views!r}") from None
-        if whole < size or not low <= high:
+        if whole < size or not np.isfinite(settled):
             raise ValueError(f"input: views is {views!r}")
 
     @classmethod
@@ -107,18 +107,27 @@ class Detector(FolderModel):
     ) -> Self:
         """A new detector, untrained or started from `pretrained`; its thresholds are 0.5.
 
+        pretrained: see `load_pretrained`, or a shipped detector or run folder of this architecture.
         size: side of the input tiles, None: the architecture's own. arguments: for its builder.
         Raises `GanscopeError` for what `build` and `load_pretrained` refuse.
         """
         if size and architecture.startswith(("timm:", "vit:")):
             arguments["size"] = size
         net, defaults = build(architecture, **arguments)
-        if pretrained:
+        if pretrained and (Path(pretrained).is_dir() or pretrained in shipped(cls.kind)):
+            other = cls.load(pretrained)
+            found = other.config["architecture"]
+            if found != architecture:
+                raise GanscopeError(
+                    f"--pretrained {pretrained}: a {found} detector, not a {architecture}"
+                )
+            load_weights(net, other.net.state_dict(), f"--pretrained {pretrained}")
+        elif pretrained:
             load_pretrained(net, pretrained)
         looking: dict[str, Any] = {"rule": RULE}
         if isinstance(net, BlockFeatures):
             whole = round(WHOLE * (size or defaults.size))
-            looking = {"rule": VIEWS_RULE, "views": {"whole": whole, "settled": list(SETTLED)}}
+            looking = {"rule": VIEWS_RULE, "views": {"whole": whole, "settled": SETTLED}}
         return cls(
             {
                 "architecture": architecture,

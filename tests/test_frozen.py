@@ -64,6 +64,40 @@ def test_a_classifier_is_fitted_to_frozen_features(corpus: Path, tmp_path: Path)
     assert (run / "loss.png").exists()
 
 
+@pytest.mark.parametrize("hidden", [0, 8])
+def test_features_of_several_blocks(corpus: Path, tmp_path: Path, hidden: int) -> None:
+    wish = settings(corpus, tmp_path / "run", detector="vit:test_vit", hidden=hidden)
+    run = train_detector(wish)
+    trained = Detector.load(run)
+    loss = pd.read_csv(run / "losses.csv")["val_loss"][0]
+    assert loss < 0.7
+    assert (getattr(trained.net, "curve", None) is not None) == bool(hidden)
+    table = pd.read_csv(run / "scores.csv")
+    fakes = table["label"] == 1
+    assert table["logit"][fakes].mean() > table["logit"][~fakes].mean()
+    with pytest.raises(GanscopeError, match="has no curved classifier"):
+        train_detector(settings(corpus, tmp_path / "other", hidden=8))
+
+
+def test_a_curved_classifier_finds_what_a_line_cannot() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(5, 3, (2000, 4)).astype(np.float32)
+    y = (np.abs(x[:, 1] - 5) > 2).astype(int)
+    torch.manual_seed(0)
+    curve = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.GELU(), torch.nn.Linear(16, 1))
+    parts = [(x[i::2], y[i::2], np.zeros(1000)) for i in (0, 1)]
+    frozen.bend(curve, *parts, 0)
+    right = (frozen._of_curve(curve, x[1::2]) > 0) == y[1::2]
+    assert right.mean() > 0.8
+    curve[-1].weight.data.zero_()
+    curve[-1].bias.data.zero_()
+    noise = rng.integers(0, 2, 2000)
+    sure = 9.0 * (2 * noise - 1)
+    parts = [(x[i::2], noise[i::2], sure[i::2]) for i in (0, 1)]
+    frozen.bend(curve, *parts, 0)  # the line is right already
+    assert np.abs(frozen._of_curve(curve, x)).max() < 9
+
+
 def test_the_classifier_separates_what_the_features_do(corpus: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     y = np.arange(200) % 2

@@ -1,15 +1,19 @@
 """The same on a CUDA device as on a CPU; skipped where there is none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from test_training import make_corpus
 
 from ganscope.config import GenerateSettings, TrainDetectorSettings, TrainGeneratorSettings
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training.device_augmentation import augment, draw
 from ganscope.detector.training.recipes import train_detector
 from ganscope.generator.model import latent, load_generator
 from ganscope.generator.sampling import generate_corpus
@@ -37,6 +41,41 @@ def test_fakes_agree_with_the_cpus() -> None:
     z = np.stack([latent(0, i, 100) for i in range(8)])
     on_cpu, on_cuda = load_generator().pixels(z), load_generator().cuda().pixels(z)
     assert np.abs(on_cpu.astype(int) - on_cuda).mean() < 1
+
+
+def test_augmentation_agrees_with_the_cpus(astronaut: np.ndarray) -> None:
+    parts = np.stack([astronaut[y : y + 256, x : x + 256] for y in (0, 99) for x in (0, 77, 200)])
+    pixels = torch.from_numpy(parts).permute(0, 3, 1, 2)
+    draws = draw(6, np.random.default_rng(0))
+    draws = replace(draws, level=np.zeros(6))  # noise is another on each kind of device
+    on_cpu, on_cuda = augment(pixels, draws, 224), augment(pixels.cuda(), draws, 224).cpu()
+    assert (on_cpu - on_cuda).abs().mean() < 0.5 / 255
+    twice = [augment(pixels.cuda(), draw(6, np.random.default_rng(1)), 224) for _ in range(2)]
+    assert torch.equal(*twice)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_fine_tuning(tmp_path: Path, checkpointing: bool) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 60, "a": 60}, trace=60.0)
+    wish = TrainDetectorSettings(
+        corpora=(corpus,),
+        detector="vit:test_vit",
+        recipe="finetune",
+        out=tmp_path / "run",
+        size=32,
+        steps=120,
+        batch_size=32,
+        learning_rate=3e-3,
+        degrade=0.0,
+        checkpointing=checkpointing,
+        device="cuda",
+    )
+    run = train_detector(wish)
+    trained = Detector.load(run)
+    assert trained.config["training"]["precision"] == "bf16"
+    scores = pd.read_csv(run / "scores.csv")
+    fakes = scores["label"] == 1
+    assert scores["logit"][fakes].mean() > scores["logit"][~fakes].mean() + 0.5
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16", "fp16"])

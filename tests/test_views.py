@@ -14,7 +14,7 @@ from ganscope.detector.judging.views import cut_views
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
 
-PLAN = {"whole": 256, "settled": [-2.0, 3.0]}
+PLAN = {"whole": 256, "settled": -2.0}
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -91,8 +91,8 @@ def detector() -> Detector:
 def test_only_what_the_first_look_leaves_open_is_looked_at_again(detector: Detector) -> None:
     grey, dark, bright = (np.full((60, 90, 3), value, np.uint8) for value in (128, 20, 240))
     found = list(score_images(detector, [dark, grey, bright], device="cpu"))
-    assert [len(scored.tile_logits) for scored in found] == [2, 6, 2]
-    assert detector.net.seen == 10
+    assert [len(scored.tile_logits) for scored in found] == [2, 6, 6]
+    assert detector.net.seen == 14
     for scored, value in zip(found, (20, 128, 240), strict=True):
         assert scored.logit == pytest.approx(10 * value / 255 - 5, abs=1e-4)
         assert len(scored.weights) == len(scored.tile_logits)
@@ -136,7 +136,7 @@ def test_strips_constant_and_small_pictures_get_no_verdict(
 
 @pytest.mark.parametrize(
     "views",
-    [{"whole": 20, "settled": [-2, 3]}, {"whole": 256, "settled": [3, -2]}, {"whole": 256}, 5],
+    [{"whole": 20, "settled": -2}, {"whole": 256, "settled": "x"}, {"whole": 256}, 5],
 )
 def test_views_that_cannot_be_are_an_error(tmp_path: Path, views: object) -> None:
     detector = Detector.create("vit:test_vit", size=32)

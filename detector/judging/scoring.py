@@ -225,8 +225,7 @@ def score_images(
             if scored.again is not None and _complete(scored):
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.views:
-                    low, high = detector.views["settled"]
-                    wanted = low < own < high
+                    wanted = own >= detector.views["settled"]
                     scored.weights = scored.all_weights if wanted else scored.weights
                 else:
                     wanted = detector.verdict(float(detector.score(own))) != "unsure"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import timm
-from torch import nn
+from torch import Tensor, nn
 
 from ganscope.detector.networks.backbones import TimmNet
 from ganscope.detector.networks.convolutional import CNN, NPR, Patch
@@ -157,6 +157,11 @@ def is_architecture(name: str) -> bool:
     return name.startswith(("timm:", "vit:")) or name in detectors
 
 
+def is_read_at_blocks(name: str) -> bool:
+    """Whether an architecture is a transformer read at several blocks (`BlockFeatures`)."""
+    return name == "clip" or name.startswith("vit:")
+
+
 def load_pretrained(net: nn.Module, weights: str) -> None:
     """Start `net` from a weights file (.safetensors, .pth), or from timm's own with "hub".
 
@@ -167,7 +172,14 @@ def load_pretrained(net: nn.Module, weights: str) -> None:
         _load_from_hub(net)
         return
     said = f"--pretrained {weights}"
-    state = read_weights(weights, said)
+    load_weights(net, read_weights(weights, said), said)
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
+    """Start `net` from weights; a classifier of another shape is left out.
+
+    said: how the user named them. Raises `GanscopeError` if their keys do not fit, naming them.
+    """
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):

@@ -85,8 +85,9 @@ def apply_adapters(
     """Add the adapters of a file to a plain network, `share` of them; norms and heads alike.
 
     state: `blocks.N.MATRIX.A` and `.B` for each matrix, the norms whole, and the classifier as
-    `head` (for the features without the map's) and `patch` (for the map). said: how the user named
-    the file. Raises `GanscopeError` if the adapters are those of another network.
+    `head` (for the features without the map's) and `patch` (for the map), `curve` where it has one.
+    said: how the user named the file. Raises `GanscopeError` if the adapters are those of another
+    network.
     """
     matrices = {name: layer for name, _, _, layer in _matrices(net)}
     named = {key.rpartition(".")[0] for key in state if key.endswith((".A", ".B"))}
@@ -126,6 +127,11 @@ def apply_adapters(
             )
         net.head.weight.copy_(weight)
         net.head.bias.copy_((state["head.bias"] + state["patch.bias"]).float())
+    curve = {key.removeprefix("curve."): v for key, v in state.items() if key.startswith("curve.")}
+    if curve:
+        if net.curve is None:
+            raise GanscopeError(f"{said}: has a curved classifier, and this network has none")
+        load_strictly(net.curve, {key: value.float() for key, value in curve.items()}, said)
 
 
 def adapters_of(net: BlockFeatures) -> dict[str, Tensor]:
@@ -142,4 +148,6 @@ def adapters_of(net: BlockFeatures) -> dict[str, Tensor]:
     found["patch.weight"] = net.head.weight.detach()[:, -width:]
     found["head.bias"] = net.head.bias.detach()
     found["patch.bias"] = torch.zeros_like(net.head.bias)
+    if net.curve is not None:
+        found |= {f"curve.{key}": value for key, value in net.curve.state_dict().items()}
     return found

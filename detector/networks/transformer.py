@@ -82,9 +82,8 @@ class BlockFeatures(nn.Module):
         after = dict(zip(self.wanted, found, strict=True))
 
         def part(block: int, what: str) -> Tensor:
-            tokens, first = (
-                after[block] if isinstance(after[block], tuple) else (after[block], None)
-            )
+            whole: Any = after[block]
+            tokens, first = whole if isinstance(whole, tuple) else (whole, whole)
             return self._normal(first[:, 0] if what == "cls" else tokens.mean(1))
 
         last = after[self.map_block]

@@ -48,10 +48,8 @@ Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at 
 |---|---|
 {learned_from}
 
-Reals and fakes were drawn equally often; {settings.pairs:.0%} of the fakes came from generators
-that worked on the photographs beside them, where there are such and others, and in each kind the
-generators came equally often. Both classes went through the same random crops and, with probability
-{settings.degrade:g}, the same degradations.
+Reals and fakes were drawn equally often; {_drawn(settings)}. Both classes went
+through the same random crops and, with probability {settings.degrade:g}, the same degradations.
 {alike}
 ## How good it is
 
@@ -94,6 +92,20 @@ seed gives the same weights on such a machine.
 """
 
 
+def _drawn(settings: TrainDetectorSettings) -> str:
+    """How often what was drawn, for the card."""
+    if settings.pairs is None:
+        return (
+            "of each class, what one source and generator made came by the square root\n"
+            "of its number"
+        )
+    return (
+        f"{settings.pairs:.0%} of the fakes came from generators\n"
+        "that worked on the photographs beside them, where there are such and others, and in each "
+        "kind the\ngenerators came equally often"
+    )
+
+
 def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
     """How the weights came about, for the card."""
     if settings.recipe == "frozen-linear":
@@ -101,6 +113,12 @@ def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
         said = (
             f"A linear classifier on a frozen backbone ({start}), which looked at each image "
             f"{settings.epochs} times."
+        )
+    elif settings.recipe == "finetune" and settings.soup == 1:
+        start = settings.pretrained or "random weights"
+        said = (
+            f"Adapters of rank {settings.rank} on a transformer ({start}), learned with a "
+            "classifier on its\nblocks and merged into its weights, an exponential average."
         )
     elif settings.soup > 1:
         said = (

@@ -5,14 +5,17 @@ arXiv:2302.10174). Each view goes through the backbone once; the features of eac
 are kept on disk until the run is finished, and the classifier is fitted in seconds.
 """
 
+import copy
+import math
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
@@ -27,16 +30,20 @@ from ganscope.config import (
 )
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
+from ganscope.detector.networks.architectures import is_read_at_blocks
 from ganscope.detector.networks.backbones import TimmNet
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
 from ganscope.detector.training.run import (
+    FINE_TUNING,
     LOSSES,
     OpenOther,
     fingerprint,
     open_run,
     open_views,
     reading_processes,
+    refuse_unused,
     split_table,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
@@ -46,8 +53,11 @@ from ganscope.errors import GanscopeError, GanscopeWarning
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-UNUSED = ("learning_rate", "hard_examples", "patience", "soup")
+UNUSED = ("learning_rate", "hard_examples", "patience", "soup", *set(FINE_TUNING) - {"hidden"})
 """Settings of other recipes."""
+BEND_PASSES, BEND_BATCH, BEND_RATE, BEND_DECAY = 60, 64, 2e-3, 0.05
+"""How the curved classifier is fitted, where there is one: AdamW; validation says when it was
+best."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse weights of the penalty on the classifier that are tried; validation chooses."""
 
@@ -65,10 +75,7 @@ def train_frozen(
     state = processes(device)
     if state.num_processes > 1:
         raise GanscopeError("--recipe frozen-linear runs in one process; start it without torchrun")
-    for field in fields(settings):
-        if field.name in UNUSED and getattr(settings, field.name) != field.default:
-            flag = field.name.replace("_", "-")
-            raise GanscopeError(f"--{flag}: frozen-linear has no use for it; leave it out")
+    refuse_unused(settings, UNUSED)
     if not settings.pretrained:
         warnings.warn(
             "the backbone is random without --pretrained: its features say little",
@@ -79,8 +86,17 @@ def train_frozen(
         settings = replace(settings, corpora=(newest_corpus(),))
     table = split_table(settings)
     torch.manual_seed(settings.seed)
+    curved = is_read_at_blocks(settings.detector)
+    if settings.hidden and not curved:
+        raise GanscopeError(
+            f"--hidden: {settings.detector} has no curved classifier; take --detector clip or "
+            "vit:NAME, or leave it out"
+        )
     detector = Detector.create(
-        settings.detector, size=settings.size, pretrained=settings.pretrained
+        settings.detector,
+        size=settings.size,
+        pretrained=settings.pretrained,
+        **({"hidden": settings.hidden} if settings.hidden else {}),
     )
     classifier_of(detector)
     run, _ = open_run(settings, state)
@@ -133,6 +149,11 @@ def train_frozen(
         layer.bias.fill_(fit[1])
 
     val_logits, logits = (part @ fit[0] + fit[1] for part in (x_val, x))
+    if settings.hidden:
+        curve: Any = detector.net.curve
+        bend(curve, (x, y, logits), (x_val, y_val, val_logits), settings.seed)
+        val_logits += _of_curve(curve, x_val)
+        logits += _of_curve(curve, x)
     row = {
         "epoch": settings.epochs,
         "loss": log_loss(y, _sigmoid(logits)),
@@ -161,10 +182,12 @@ def classifier_of(detector: Detector) -> nn.Linear:
     """
     net = detector.net
     layer = net.backbone.get_classifier() if isinstance(net, TimmNet) else None
+    if isinstance(net, BlockFeatures):
+        layer = net.head
     if not isinstance(layer, nn.Linear):
         raise GanscopeError(
             f"--recipe frozen-linear: {detector.config['architecture']} has no linear classifier "
-            "on features; take --detector timm:NAME"
+            "on features; take --detector timm:NAME, clip or vit:NAME"
         )
     return layer
 
@@ -208,6 +231,66 @@ def _fit(
         if auroc > best:
             best, chosen, penalty = auroc, (weights, bias), strength
     return chosen, penalty
+
+
+def bend(
+    curve: nn.Sequential,
+    learned: tuple[np.ndarray, np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray, np.ndarray],
+    seed: int,
+) -> None:
+    """Fit a curved classifier to what the linear one leaves; it stays 0 where that helps nothing.
+
+    learned, val: features (N, D), labels (N,) and the linear classifier's logits (N,). The weights
+    with the least loss on val are kept.
+    """
+    device = next(curve.parameters()).device
+    mean, spread = learned[0].mean(0), learned[0].std(0) + 1e-6
+    x, x_val = (
+        torch.from_numpy(((part[0] - mean) / spread).astype(np.float32)).to(device)
+        for part in (learned, val)
+    )
+    y, linear, y_val, linear_val = (
+        torch.from_numpy(np.asarray(values, np.float32)).to(device)
+        for values in (*learned[1:], *val[1:])
+    )
+
+    def loss(logits: Tensor, target: Tensor, share: Tensor) -> Tensor:
+        weight = torch.where(target > 0, 0.5 / share, 0.5 / (1 - share))
+        return F.binary_cross_entropy_with_logits(logits, target, weight)
+
+    rng = np.random.default_rng(seed)
+    best, least = None, float(loss(linear_val, y_val, y_val.mean()))
+    curve.requires_grad_(True)
+    optimizer = torch.optim.AdamW(curve.parameters(), BEND_RATE, weight_decay=BEND_DECAY)
+    for _ in range(BEND_PASSES):
+        for rows in np.array_split(rng.permutation(len(x)), math.ceil(len(x) / BEND_BATCH)):
+            now = curve(x[rows])[:, 0] + linear[rows]
+            optimizer.zero_grad()
+            loss(now, y[rows], y.mean()).backward()
+            optimizer.step()
+        with torch.no_grad():
+            found = float(loss(curve(x_val)[:, 0] + linear_val, y_val, y_val.mean()))
+        if found < least:
+            best, least = copy.deepcopy(curve.state_dict()), found
+    with torch.no_grad():
+        first: Any = curve[0]
+        last: Any = curve[-1]
+        if best is None:
+            last.weight.zero_()
+            last.bias.zero_()
+        else:
+            curve.load_state_dict(best)
+        # Features come as they are: their mean and spread go into the first layer.
+        first.weight /= torch.from_numpy(spread.astype(np.float32)).to(device)
+        first.bias -= first.weight @ torch.from_numpy(mean.astype(np.float32)).to(device)
+
+
+@torch.no_grad()
+def _of_curve(curve: nn.Module, x: np.ndarray) -> np.ndarray:
+    """What the curved classifier adds to the logits (N,) of features (N, D)."""
+    device = next(curve.parameters()).device
+    return curve(torch.from_numpy(x).to(device))[:, 0].cpu().numpy()
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

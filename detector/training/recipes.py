@@ -5,17 +5,19 @@ What a detector is fused with is trained by a recipe, too, perhaps another: so r
 """
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ganscope.config import TrainDetectorSettings, plain
+from ganscope.config import RECIPES, TrainDetectorSettings, plain
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import has_splits
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
+from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
+from ganscope.detector.training.run import FINE_TUNING, refuse_unused
 from ganscope.detector.training.soup import train_soup
 from ganscope.errors import GanscopeWarning
 from ganscope.folders import CONFIG
@@ -41,6 +43,9 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         return train_frozen(settings, open_other, progress)
     if settings.soup > 1:
         return train_soup(settings, open_other, progress)
+    if settings.recipe == "finetune":
+        return train_finetuned(settings, open_other, progress)
+    refuse_unused(settings, FINE_TUNING)
     return train_once(settings, open_other, progress)
 
 
@@ -66,11 +71,17 @@ def open_other(
         return other
     part = run / "fused"
     if not (part / CONFIG).exists():
+        alone: dict[str, Any] = {}
+        if settings.recipe in ("frozen-linear", "finetune"):
+            usual = {f.name: f.default for f in fields(settings) if f.name in FINE_TUNING}
+            alone = {**usual, "recipe": "full"}
+            if settings.recipe == "finetune":
+                alone |= dict.fromkeys(RECIPES["full"])
         train_detector(
             replace(
                 settings,
+                **alone,
                 detector=settings.fuse,
-                recipe="full" if settings.recipe == "frozen-linear" else settings.recipe,
                 fuse=None,
                 pretrained=None,
                 learning_rate=None,

@@ -2,7 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,15 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 
-from ganscope.config import TrainDetectorSettings, changed, next_free, plain, read_json, write_json
+from ganscope.config import (
+    RECIPES,
+    TrainDetectorSettings,
+    changed,
+    next_free,
+    plain,
+    read_json,
+    write_json,
+)
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
@@ -28,6 +37,18 @@ OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector 
 SETTINGS, LOSSES = "settings.json", "losses.csv"
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
+FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", "steps", "minutes")
+"""Settings of the finetune recipe alone."""
+
+
+def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None:
+    """Raise `GanscopeError` if one of the settings that the recipe does not use was set."""
+    usual = RECIPES[settings.recipe]
+    for field in fields(settings):
+        default = usual.get(field.name, field.default)
+        if field.name in names and getattr(settings, field.name) != default:
+            flag = field.name.replace("_", "-")
+            raise GanscopeError(f"--{flag}: {settings.recipe} has no use for it; leave it out")
 
 
 def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:

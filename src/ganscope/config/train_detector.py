@@ -12,6 +12,7 @@ RECIPES: dict[str, dict[str, float]] = {
     "aligned": {"degrade": 0.8, "mix": 0.0, "pairs": 1.0, "hard_examples": 0.0},
     "cnndetect": {"degrade": 1.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
     "npr": {"degrade": 0.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
+    "finetune": {"degrade": 1.0},
 }
 """Recipe of a training -> what it takes for the settings that the user leaves open."""
 
@@ -25,7 +26,8 @@ class TrainDetectorSettings:
     detector: str = "cnn"
     """An architecture: see `ganscope list detectors`, or timm:<name>."""
     recipe: str = "full"
-    """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features; aligned:
+    """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features;
+    finetune: low-rank adapters on a transformer (clip, vit:<name>), and a classifier; aligned:
     photographs and the fakes made of them only, alike in all else; cnndetect: blur and JPEG by
     chance; npr: images as they are. See `RECIPES`."""
     fuse: str | None = None
@@ -40,9 +42,26 @@ class TrainDetectorSettings:
     size: int | None = None
     """Side of the native-resolution crops in pixels; None: the architecture's own."""
     learning_rate: float | None = None
-    """AdamW's peak; None: the architecture's own."""
+    """AdamW's peak; None: the architecture's own. With finetune that of adapters and norms; the
+    classifier's is 1e-3."""
+    rank: int = 16
+    """Of the adapters that finetune learns: a matrix moves by B @ A, with A (rank, in)."""
+    last_blocks: int = 0
+    """finetune adapts only so many blocks at the end of those that are read; 0: all."""
+    layer_decay: float = 1.0
+    """finetune multiplies the learning rate by this for each block towards the input; 1: the same
+    everywhere."""
+    hidden: int = 0
+    """Width of a curved classifier (two layers) beside the linear one; 0: none."""
+    checkpointing: bool = False
+    """finetune computes activations twice instead of keeping them: less memory, a third slower."""
+    steps: int | None = None
+    """Budget of finetune in updates; None: `minutes`, or else `epochs`."""
+    minutes: float | None = None
+    """Budget of finetune in minutes of training; None: `steps`, or else `epochs`."""
     pretrained: str | None = None
-    """Start from a weights file (.safetensors, .pth); "hub": the weights that timm publishes."""
+    """Start from a weights file (.safetensors, .pth), or from a detector of the same architecture
+    (a shipped name or a run folder); "hub": the weights that timm publishes."""
     val_generator: tuple[str, ...] = ()
     """Generators used for validation only; empty: one is chosen when there are two or more."""
     test_generator: tuple[str, ...] = ()
@@ -82,11 +101,17 @@ class TrainDetectorSettings:
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
         at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
+        at_least(self, rank=1, last_blocks=0, layer_decay=0, hidden=0, steps=1, minutes=0.001)
         one_of(self, precision=PRECISIONS, recipe=tuple(RECIPES))
+        if self.layer_decay > 1:
+            raise GanscopeError(f"--layer-decay must be at most 1, not {self.layer_decay:g}")
+        if self.steps is not None and self.minutes is not None:
+            raise GanscopeError("--steps, --minutes: name one budget")
         valid_device(self.device)
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         for name in ("degrade", "mix", "pairs"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise GanscopeError(f"--{name} must be from 0 to 1, not {getattr(self, name):g}")
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise GanscopeError(f"--{name} must be from 0 to 1, not {share:g}")

@@ -1,0 +1,130 @@
+"""The script that fine-tunes in folds and seeds: what it never splits, averages and does twice."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+
+from ganscope.detector.networks.lora import apply_adapters
+from ganscope.detector.training.pack import read_pack
+
+SCRIPT = ROOT / "benchmarks" / "train_clip.py"
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="no benchmarks folder here")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_clip", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_clip.py", *map(str, words)])
+    script.main()
+
+
+@pytest.fixture
+def toy(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    run(script, monkeypatch, "toy", "--out", tmp_path / "toy", "--number", 48)
+    return tmp_path / "toy"
+
+
+def test_folds_and_final_go_on_where_they_were_killed(
+    script: ModuleType,
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    words = ("train", "--pack", toy, "--out", out, "--detector", "vit:test_vit", "--size", 32)
+    words += ("--steps", 3, "--batch-size", 8, "--folds", 2, "--seeds", 2, "--rank", 2)
+    words += ("--device", "cpu", "--learning-rate", 0.01)
+    fine_tune, names = script.fine_tune, []
+
+    def killed(*args: Any, **options: Any) -> Any:
+        names.append(options["run"].name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return fine_tune(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(script, "fine_tune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(script, monkeypatch, *words)
+        run(script, monkeypatch, *words)
+    assert names == ["fold0", "fold1", "fold1", "seed0", "seed1"]
+    assert "views/s" in capsys.readouterr().out
+    left = {path.name for path in out.iterdir()}
+    models = {f"{name}.safetensors" for name in ("fold0", "fold1", "seed0", "seed1", "final")}
+    assert left == models | {"fold0.csv", "fold1.csv", "oof.csv", "settings.json"}
+
+    scores = pd.read_csv(out / "oof.csv")
+    columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
+    assert scores.columns.tolist() == columns
+    assert sorted(scores["picture"]) == read_pack(toy).names
+    assert (scores.groupby("source")["fold"].nunique() == 1).all()
+    assert scores.groupby("fold").size().tolist() == [24, 24]
+
+    nets = []
+    for name in ("seed0", "seed1", "final"):
+        settings = script.TrainDetectorSettings(
+            recipe="finetune", detector="vit:test_vit", size=32, device="cpu"
+        )
+        torch.manual_seed(0)
+        net = script.net_of(script.create(settings))
+        apply_adapters(net, load_file(out / f"{name}.safetensors"), name)
+        nets.append(net.state_dict())
+    for name, value in nets[2].items():
+        torch.testing.assert_close(value, (nets[0][name] + nets[1][name]) / 2, atol=1e-3, rtol=1e-3)
+    moved = "backbone.blocks.0.attn.qkv.weight"
+    assert not torch.equal(nets[0][moved], nets[1][moved])
+    with pytest.raises(SystemExit, match="begun with another rank"):
+        run(script, monkeypatch, *words, "--rank", 4)
+
+
+def test_the_folds_are_balanced(script: ModuleType, toy: Path) -> None:
+    found = read_pack(toy)
+    placed = script.fold_of_sources(found, 4, 0)
+    assert set(placed) == {source for _, source, _ in found.groups}
+    assert np.bincount(list(placed.values())).tolist() == [2, 2, 2, 2]
+    assert placed == script.fold_of_sources(found, 4, 0)
+    assert placed != script.fold_of_sources(found, 4, 1)
+
+
+def test_a_list_finds_its_pictures_and_names_those_left_out(
+    script: ModuleType,
+    photo: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pictures = tmp_path / "pictures"
+    exported = pictures / "1_fake" / "s" / "4cfd2b8c2a0e.jpg"  # the beginning of its path's SHA-1
+    exported.parent.mkdir(parents=True)
+    for path in (exported, pictures / "b1"):
+        path.write_bytes(photo.read_bytes())
+    rows = [("s", 1, "g", "o/r", "a/b.jpg", "b0"), ("s", 0, "real", "o/r", "c.jpg", "b1")]
+    rows += [("s", 0, "real", "o/r", "d.jpg", "b2"), ("s", 0, "real", "o/r", "e.jpg", "b3")]
+    columns = ["source", "label", "generator", "repository", "path", "blob"]
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "list.tsv", sep="\t", index=False)
+    (tmp_path / "drop.tsv").write_text("picture\treason\nb3\ta drawing\n")
+    words = ("pack", "--list", tmp_path / "list.tsv", "--pictures", pictures)
+    run(script, monkeypatch, *words, "--out", tmp_path / "p", "--drop", tmp_path / "drop.tsv")
+    said = capsys.readouterr().out
+    assert "dropped b3: a drawing" in said
+    assert "dropped b2: " in said
+    assert "2 pictures (1 generated)" in said
+    assert set(read_pack(tmp_path / "p").picture) == {0, 1}
