@@ -21,8 +21,9 @@ from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
-MAX_TILES = 400
-"""Tiles that a heatmap looks at in one image; beyond, gaps are filled in from around."""
+MAX_TILES, MAX_VIEWS = 400, 40
+"""Tiles that a heatmap looks at in one image, and views of a backbone, which are dear; beyond, gaps
+are filled in from around."""
 BATCH = 16
 
 Method = Callable[[Detector, np.ndarray], np.ndarray]
@@ -50,8 +51,17 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     would look sure where nothing is.
     """
 
+    whole: list[Tensor] = []
+    where = getattr(detector.net, "where", None) is not None
+
     def logits(images: Tensor) -> Tensor:
         with torch.inference_mode():
+            if where:
+                local, image = detector.net.where_logits(  # type: ignore[operator]
+                    detector.normalised(images)
+                )
+                whole.append(image)
+                return local
             found = detector.patch_logits(images)
         if found is None:
             raise GanscopeError(
@@ -62,9 +72,11 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     found = cv2.GaussianBlur(
         _stitched(detector, pixels, logits),
         (0, 0),
-        detector.size / 4,
+        detector.size / (6 if detector.views else 4),
         borderType=cv2.BORDER_REFLECT,
     )
+    if where:  # places differ among each other as `where` says; the picture is what it is
+        found += float(torch.cat(whole).mean()) - found.mean()
     return detector.probability(found).astype(np.float32)
 
 
@@ -179,7 +191,10 @@ def _stitched(
         pixels = np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
     # Positions of half-size tiles that cover the image: whole ones there overlap by half.
     positions = tile_positions(
-        pixels.shape[0] - size + size // 2, pixels.shape[1] - size + size // 2, size // 2, MAX_TILES
+        pixels.shape[0] - size + size // 2,
+        pixels.shape[1] - size + size // 2,
+        size // 2,
+        MAX_VIEWS if detector.views else MAX_TILES,
     )
     window = np.hanning(size + 2)[1:-1].astype(np.float32)  # a tile counts most in its middle
     window = np.outer(window, window)

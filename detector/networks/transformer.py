@@ -20,7 +20,9 @@ class BlockFeatures(nn.Module):
     name: of timm. reads: block (from 0) and what of it, "cls" or "mean" (of the patches), each a
     part of the features; None: `usual_reads`. map_block: the block whose patches each give a logit
     of their own, too; None: the last of those read. hidden: width of a curved (two-layer)
-    classifier beside the linear one, 0 for none. size: side of its images where timm's is another.
+    classifier beside the linear one, 0 for none. where: the block whose patches say where a picture
+    is fake, by a linear layer of their own that was fitted to pictures fake in parts; None: the
+    head's share in the map. size: side of its images where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
     the patches of `map_block` last. logit = head(features) + curve(features). As the head is
@@ -34,6 +36,7 @@ class BlockFeatures(nn.Module):
         reads: Sequence[Sequence[Any]] | None = None,
         map_block: int | None = None,
         hidden: int = 0,
+        where: int | None = None,
         size: int | None = None,
     ):
         super().__init__()
@@ -49,7 +52,9 @@ class BlockFeatures(nn.Module):
         self.reads = [(int(block), str(what)) for block, what in reads]
         self.blocks = sorted({block for block, _ in self.reads})
         self.map_block = self.blocks[-1] if map_block is None else map_block
-        wanted = sorted({*self.blocks, self.map_block})
+        self.where_block = where
+        extra = [] if where is None else [where]
+        wanted = sorted({*self.blocks, self.map_block, *extra})
         if wanted[0] < 0 or wanted[-1] >= depth:
             raise ValueError(f"blocks {wanted} of a transformer that has {depth}")
         if not prefix and any(what == "cls" for _, what in self.reads):
@@ -67,9 +72,12 @@ class BlockFeatures(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.curve = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)
+        self.where = None if where is None else nn.Linear(self.width, 1)
 
-    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, D), and the patches (N, h*w, width) that the map is made of."""
+    def read(self, x: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
+        """Features (N, D), and the patches (N, h*w, width) after a block that is read, None: that
+        of the map.
+        """
         found = self.backbone.forward_intermediates(
             x,
             indices=self.wanted,
@@ -79,17 +87,17 @@ class BlockFeatures(nn.Module):
             output_fmt="NLC",
             intermediates_only=True,
         )
-        after = dict(zip(self.wanted, found, strict=True))
+        whole = [one if isinstance(one, tuple) else (one, one) for one in found]
+        after = dict(zip(self.wanted, whole, strict=True))
 
         def part(block: int, what: str) -> Tensor:
-            whole: Any = after[block]
-            tokens, first = whole if isinstance(whole, tuple) else (whole, whole)
+            tokens, first = after[block]
             return self._normal(first[:, 0] if what == "cls" else tokens.mean(1))
 
-        last = after[self.map_block]
-        patches = self._normal(last[0] if isinstance(last, tuple) else last)
-        parts = [part(block, what) for block, what in self.reads]
-        return torch.cat([*parts, patches.mean(1)], 1), patches
+        of_map = self._normal(after[self.map_block][0])
+        parts = [part(number, what) for number, what in self.reads]
+        local = of_map if block is None else self._normal(after[block][0])
+        return torch.cat([*parts, of_map.mean(1)], 1), local
 
     def _normal(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens.float(), (self.width,))
@@ -114,8 +122,20 @@ class BlockFeatures(nn.Module):
         features, patches = self.read(x)
         local = patches @ self.head.weight[0, -self.width :]
         local = local - local.mean(1, keepdim=True) + self.classify(features)[:, None]
-        grid = self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
-        return local.unflatten(1, grid).float()
+        return local.unflatten(1, self._grid(x)).float()
+
+    def where_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, h, w) of the patches alone, and those of the images (N,).
+
+        Only with `where`; without, `patch_logits` says what there is to say of places.
+        """
+        assert self.where is not None
+        features, patches = self.read(x, self.where_block)
+        local = self.where(patches).squeeze(-1).unflatten(1, self._grid(x))
+        return local.float(), self.classify(features)
+
+    def _grid(self, x: Tensor) -> tuple[int, int]:
+        return self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
 
     def of_backbone(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of a whole transformer's weights, in timm's names, that this network keeps."""
