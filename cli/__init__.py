@@ -7,6 +7,7 @@ once.
 
 import os
 import sys
+import time
 import warnings
 from typing import TextIO
 
@@ -28,6 +29,9 @@ from ganscope.cli import (
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.memory import keep_freed_memory
+
+PATIENCE = 3.0
+"""Seconds that the other processes of a run leave it to the first to say what is wrong."""
 
 app = typer.Typer(
     name="ganscope",
@@ -81,6 +85,8 @@ def _say_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings as a line; libraries' are about code, which is no user's business."""
+    if os.environ.get("RANK", "0") != "0" and sys.argv[1:2] != ["generate"]:
+        return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
         print(f"ganscope: {message}", file=sys.stderr)
 
@@ -95,6 +101,8 @@ def main() -> None:
     try:
         app()
     except GanscopeError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(PATIENCE)  # the first process says it, too, and ends the others
         print(f"ganscope: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as end:
