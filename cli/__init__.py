@@ -33,6 +33,9 @@ from ganscope.memory import keep_freed_memory
 PATIENCE = 3.0
 """Seconds that the other processes of a run leave it to the first to say what is wrong."""
 
+SHARED = ("generate", "train-generator", "train-detector")
+"""Commands that several processes can share, as `torchrun` starts them."""
+
 app = typer.Typer(
     name="ganscope",
     help="Make fakes with GANs, train detectors on them, check photos, benchmark detectors.",
@@ -69,11 +72,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     """Make fakes with GANs, train detectors on them, check photos, benchmark detectors."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and context.invoked_subcommand not in SHARED:
+        raise GanscopeError(
+            f"{context.invoked_subcommand} runs in one process; start it without accelerate launch "
+            "or torchrun"
+        )
 
 
 def _say_warning(

@@ -23,6 +23,7 @@ from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError
+from ganscope.locks import PATIENCE, holding
 
 REQUEST = "corpus.json"
 COLUMNS = [
@@ -85,6 +86,15 @@ class CorpusWriter:
         self._shard = shard
         self._part = self._table("part", shard[0])
         self._folders: set[Path] = set()
+        with holding(root, "-opening", wait=PATIENCE):  # several parts may begin at once
+            self._open(request)
+        self._done = self._table("done", shard[0])
+        """Exists if this part was finished before, and perhaps killed while it joined the parts."""
+        self.next = self._whole_rows(self._done if self._done.exists() else self._part)
+
+    def _open(self, request: dict[str, Any]) -> None:
+        """Enter the folder, or refuse to."""
+        root = self.root
         if (root / MANIFEST).exists():
             for path in root.glob(f"{UNFINISHED}.done-*"):  # killed after its last word
                 path.unlink(missing_ok=True)
@@ -102,9 +112,6 @@ class CorpusWriter:
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             write_json(root / REQUEST, request)
-        self._done = self._table("done", shard[0])
-        """Exists if this part was finished before, and perhaps killed while it joined the parts."""
-        self.next = self._whole_rows(self._done if self._done.exists() else self._part)
 
     def _table(self, state: str, part: int) -> Path:
         return self.root / f"{UNFINISHED}.{state}-{part}-of-{self._shard[1]}.csv"
@@ -157,6 +164,10 @@ class CorpusWriter:
         """Turn the growing manifest into the final one, once every part is whole; returns the
         corpus' folder.
         """
+        with holding(self.root, "-opening", wait=PATIENCE):
+            return self._join()
+
+    def _join(self) -> Path:
         done = [self._table("done", i + 1) for i in range(self._shard[1])]
         joined = self.root / f".{MANIFEST}.{secrets.token_hex(4)}.part"
         with disk_errors(self.root):

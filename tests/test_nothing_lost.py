@@ -2,12 +2,17 @@
 disk.
 """
 
+import errno
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +20,36 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
-from ganscope.config import TrainDetectorSettings
+from ganscope import locks
+from ganscope.cli import app
+from ganscope.cli.demo import demo
+from ganscope.config import (
+    ArmsRaceSettings,
+    BenchmarkSettings,
+    CheckSettings,
+    GenerateSettings,
+    LatentWalkSettings,
+    SpectraSettings,
+    TrainDetectorSettings,
+    TrainGeneratorSettings,
+)
+from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.spectra import draw_spectra
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
+from ganscope.detector.benchmark.leave_one_out import leave_one_out
+from ganscope.detector.judging.checking import check_images
 from ganscope.detector.model import load_detector
 from ganscope.detector.training import loop
 from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import fingerprint, goes_on
+from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.generator.latent import make_walk
+from ganscope.generator.sampling import generate_corpus
+from ganscope.generator.training import train_generator
+from ganscope.locks import holding, holding_file
+from ganscope.together.arms_race import arms_race
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
@@ -146,3 +175,151 @@ def test_a_run_of_two_is_not_gone_on_with_by_one(corpus: Path, tmp_path: Path) -
     assert goes_on(two, two, over=False)
     assert goes_on(one, two, over=True)
     assert not goes_on(fingerprint(table.assign(label=1), 1), two, over=True)
+
+
+def test_other_commands_run_in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for command in (["benchmark", "c"], ["demo"], ["check", "x.jpg"], ["audit", "c"]):
+        with pytest.raises(GanscopeError, match="runs in one process"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+
+
+# Two commands at once
+
+
+@contextmanager
+def another_holds(folder: Path, part: str = "") -> Iterator[None]:
+    """Another line of work is in a folder."""
+    entered, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with holding(folder, part):
+            entered.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert entered.wait(60)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def generate(out: Path, n: int = 6, **changes: Any) -> Path:
+    about: dict[str, Any] = {"n": n, "out": out, "size": 32, "device": "cpu"}
+    return generate_corpus(GenerateSettings(**about | changes))
+
+
+def test_two_that_write_one_corpus_at_once_lose_nothing(tmp_path: Path) -> None:
+    def work() -> None:
+        del os.environ["RANK"], os.environ["WORLD_SIZE"]  # they know nothing of each other
+        try:
+            generate(tmp_path / "g", 24)
+        except GanscopeError as error:
+            os._exit(2 if "is writing there" in str(error) else 3)
+
+    assert sorted(side_by_side(work), key=str) == [0, 2]
+    table = open_corpus(tmp_path / "g").table
+    assert len(table) == 48
+    assert all(Path(path).is_file() for path in table["path"])
+    assert not list((tmp_path / "g").glob(".*"))
+
+
+WRITERS: dict[str, Callable[[Path, Path], object]] = {
+    "generate": lambda corpus, out: generate(out),
+    "train-detector": lambda corpus, out: train_detector(settings(corpus, out)),
+    "soup": lambda corpus, out: train_detector(settings(corpus, out, soup=2)),
+    "frozen": lambda corpus, out: train_detector(
+        settings(corpus, out, recipe="frozen-linear", detector="timm:test_vit", pretrained="hub")
+    ),
+    "train-generator": lambda corpus, out: train_generator(
+        TrainGeneratorSettings(real="photographs", out=out, size=8, steps=1, device="cpu")
+    ),
+    "benchmark": lambda corpus, out: benchmark_detectors(
+        BenchmarkSettings(corpora=(corpus,), out=out, device="cpu")
+    ),
+    "benchmark --train": lambda corpus, out: leave_one_out(
+        BenchmarkSettings(corpora=(corpus,), out=out, train=("cnn",), device="cpu")
+    ),
+    "arms-race": lambda corpus, out: arms_race(
+        ArmsRaceSettings(real="photographs", out=out, size=16, device="cpu")
+    ),
+    "demo": lambda corpus, out: demo(out),
+}
+
+
+@pytest.mark.parametrize("command", sorted(WRITERS))
+def test_the_second_says_who_is_at_work_and_touches_nothing(
+    command: str, corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    if command == "benchmark --train":
+        corpus = make_corpus(tmp_path / "c", {"real": 40, "a": 40, "b": 40})
+    part = "-1-of-1" if command == "generate" else ""
+    with another_holds(out, part):
+        before = sorted(out.iterdir())
+        said = rf"out: .*process {os.getpid()} on .*, since .* is writing there"
+        with pytest.raises(GanscopeError, match=said):
+            WRITERS[command](corpus, out)
+        assert sorted(out.iterdir()) == before
+    assert not out.exists()  # nothing was in it
+
+
+def test_a_dead_holders_lock_is_taken_over(tmp_path: Path) -> None:
+    def die() -> None:
+        with holding(tmp_path / "x"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert side_by_side(die, 1) == [-signal.SIGKILL]
+    assert list((tmp_path / "x").iterdir())  # what it left
+    generate(tmp_path / "x" / "y")
+    with holding(tmp_path / "x"), holding(tmp_path / "x"):  # what it calls may enter, too
+        (tmp_path / "x" / "file").touch()
+    assert sorted(p.name for p in (tmp_path / "x").iterdir()) == ["file", "y"]
+
+
+def test_parts_of_a_corpus_are_written_side_by_side(tmp_path: Path) -> None:
+    with another_holds(tmp_path / "g", "-1-of-2"):
+        generate(tmp_path / "g", shard="2/2")
+        with pytest.raises(GanscopeError, match="is writing there"):
+            generate(tmp_path / "g", shard="1/2")
+    generate(tmp_path / "g", shard="1/2")
+    assert len(open_corpus(tmp_path / "g")) == 12
+
+
+def test_files_are_held_as_folders_are(corpus: Path, tmp_path: Path, photo: Path) -> None:
+    table, picture = tmp_path / "t.csv", tmp_path / "walk.png"
+    spectra = SpectraSettings(corpora=(corpus,), out=picture, n=4)
+    walk = LatentWalkSettings(generator="faces", fakes=("1", "2"), steps=2, out=picture)
+    checks = CheckSettings(paths=(str(photo),), csv=table, device="cpu")
+    work: list[Callable[[], object]] = [
+        lambda: list(check_images(checks)),
+        lambda: make_walk(walk),
+        lambda: draw_spectra(spectra),
+    ]
+    with holding_file(picture), holding_file(table), ThreadPoolExecutor(1) as pool:
+        for one in work:
+            with pytest.raises(GanscopeError, match="is writing there"):
+                pool.submit(one).result()
+    assert not table.exists()
+    assert not picture.exists()
+
+
+def test_where_a_file_system_has_no_locks_a_file_stands_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without(self: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks.FileLock, "acquire", without)
+    with (
+        pytest.warns(GanscopeWarning, match="has no locks"),
+        holding(tmp_path / "x"),
+        pytest.raises(GanscopeError, match="if it runs no more, delete"),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        pool.submit(lambda: holding(tmp_path / "x").__enter__()).result()
+    assert not (tmp_path / "x").exists()

@@ -40,6 +40,7 @@ from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import fingerprint, split_table
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG
+from ganscope.locks import LOCK, holding
 from ganscope.memory import keep_freed_memory
 from ganscope.registry import unknown
 
@@ -110,8 +111,20 @@ def leave_one_out(
             raise GanscopeError(f"leaving {generator} out: {error}") from None
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
         build(architecture)
-    _open(out, settings, images)
+    with holding(out):
+        _open(out, settings, images)
+        return _measure_all(out, plans, settings, progress, command, begun)
 
+
+def _measure_all(
+    out: Path,
+    plans: Plans,
+    settings: BenchmarkSettings,
+    progress: "Progress | None",
+    command: str | None,
+    begun: float,
+) -> pd.DataFrame:
+    """Train and score what is not done yet; returns the results and writes them."""
     if settings.jobs == 1:
         failed = _one_by_one(plans, settings, progress)
     else:
@@ -240,7 +253,9 @@ def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> N
 
 def only_corpora(out: Path) -> bool:
     """Whether a folder holds nothing but, perhaps, the corpora that were made for its results."""
-    return out.is_dir() and {path.name for path in out.iterdir()} <= {CORPORA}
+    return out.is_dir() and all(
+        path.name == CORPORA or path.name.startswith(LOCK) for path in out.iterdir()
+    )
 
 
 def _taken(out: Path, settings: BenchmarkSettings, images: str) -> bool:

@@ -76,13 +76,13 @@ def _hold(file: Path, what: Path, wait: float) -> Iterator[None]:
         return
     lock, made = _enter(Path(name), what, wait)
     holder = _holder(Path(name))
-    token = _held.set(_held.get() | {name})
+    _held.set(_held.get() | {name})
     try:
         with suppress(OSError):  # it is for others to read, no more
             holder.write_text(json.dumps(_about()), encoding="utf-8")
         yield
     finally:
-        _held.reset(token)
+        _held.set(_held.get() - {name})
         with suppress(OSError):
             holder.unlink()
         # While it is held: later it could be another one's. Windows removes no open file.

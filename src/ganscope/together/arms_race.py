@@ -50,6 +50,7 @@ from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator
+from ganscope.locks import holding, is_empty
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -96,8 +97,19 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     Detector.create(settings.detector, size=settings.size)  # unknown: say so before hours go by
     source = open_source(settings.real)
     learned, kept = _divide(source, settings)
-    out, done = _open(settings, _fingerprint(source))
-    race = _Race(settings, out, source, learned, kept, progress)
+    photographs = _fingerprint(source)
+    out = _choose(settings, photographs)
+    with holding(out):
+        done = _open(out, settings, photographs)
+        return _run(_Race(settings, out, source, learned, kept, progress), done)
+
+
+def _run(race: "_Race", done: int) -> pd.DataFrame:
+    """Make every round that is not done yet; returns the results.
+
+    done: how many rounds were.
+    """
+    settings, out, progress = race.settings, race.out, race.progress
     task = progress.add_task("arms race", total=settings.rounds, note="") if progress else None
     for number in range(1, settings.rounds + 1):
         race.train_generator(number)
@@ -172,14 +184,18 @@ def _fingerprint(source: Source) -> str:
     return hashlib.sha256("\n".join(source.groups).encode(errors="surrogateescape")).hexdigest()
 
 
-def _open(settings: ArmsRaceSettings, photographs: str) -> tuple[Path, int]:
-    """Make or re-enter the folder; returns it and how many rounds are done.
+def _choose(settings: ArmsRaceSettings, photographs: str) -> Path:
+    """The folder: as told, or the first that holds no finished race."""
+    return settings.out or next_free(
+        Path("runs") / "arms-race", lambda p: _over(p, settings, photographs)
+    )
+
+
+def _open(out: Path, settings: ArmsRaceSettings, photographs: str) -> int:
+    """Make or re-enter the folder; returns how many rounds are done.
 
     photographs: their `_fingerprint`.
     """
-    out = settings.out or next_free(
-        Path("runs") / "arms-race", lambda p: _over(p, settings, photographs)
-    )
     done = _rounds_done(out)
     if done >= settings.rounds:
         raise GanscopeError(
@@ -198,12 +214,12 @@ def _open(settings: ArmsRaceSettings, photographs: str) -> tuple[Path, int]:
                 f"{out} was begun with other photographs in {settings.real}; restore them to "
                 "continue it, or name another folder with --out"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not is_empty(out)):
         raise GanscopeError(f"{out} exists and is not an arms race; name another --out")
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / SETTINGS, plain(settings) | {"photographs": photographs})
-    return out, done
+    return done
 
 
 def _over(out: Path, settings: ArmsRaceSettings, photographs: str) -> bool:
