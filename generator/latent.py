@@ -34,6 +34,7 @@ from ganscope.datasets.corpus import Corpus, open_corpus
 from ganscope.datasets.writing import disk_errors
 from ganscope.devices import one_thread, pick_device
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.images import find_images
 from ganscope.locks import PATIENCE, holding_file
@@ -155,13 +156,20 @@ def apply_direction(settings: LatentApplySettings) -> Path:
             "make one with ganscope latent direction"
         )
     generator = open_latent(settings)
+    with damaged(settings.direction, "make it again with ganscope latent direction"):
+        for key in ("weights", "generator"):
+            record[key]
+        vector = np.array(record["vector"], np.float32)
+        if vector.ndim != 1 or not np.isfinite(vector).all():
+            raise ValueError(f"a vector of shape {vector.shape}")
     if record["weights"] != generator.weights:
         raise GanscopeError(
             f"{settings.direction}: learned for the generator {record['generator']!r} with the "
             f"weights {record['weights']}; those of {generator.name!r} are {generator.weights}"
         )
     z = np.stack([latent(*fake, generator.latent_dim) for fake in fakes])
-    picture = _move(generator, z, np.array(record["vector"], np.float32))
+    with damaged(settings.direction, "make it again with ganscope latent direction"):
+        picture = _move(generator, z, vector)
     with _output(settings, "apply", ".png") as out:
         return _write(out, [picture])
 

@@ -6,6 +6,7 @@ same weights as one that was not.
 
 import copy
 import itertools
+import operator
 import time
 import warnings
 from collections import deque
@@ -44,7 +45,15 @@ from ganscope.devices import (
     remembered,
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
+from ganscope.files import damaged
+from ganscope.folders import (
+    CHECKPOINT,
+    CONFIG,
+    SPEED,
+    load_checkpoint,
+    restoring,
+    save_checkpoint,
+)
 from ganscope.generator.diversity import diversity_warning
 from ganscope.generator.kinds.architecture import GENERATOR, Architecture, Batch, Critic, Play
 from ganscope.generator.kinds.architectures import architectures
@@ -182,12 +191,13 @@ def _train(
     }
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    if saved:
-        play.step = saved["step"]
     known = saved or before
     if known:
-        for name, part in parts.items():
-            part.load_state_dict(known[name])
+        with restoring(run if saved or not after else after):
+            for name, part in parts.items():
+                part.load_state_dict(known[name])
+            if saved:
+                play.step = operator.index(saved["step"])
     log = _read_log(run, play.step)
     watch = accelerator.is_main_process
     first = _moved(first, play.device, speed)
@@ -275,7 +285,8 @@ def _open_run(run: Path, settings: TrainGeneratorSettings, state: PartialState) 
     if (run / CONFIG).exists():
         raise GanscopeError(f"{run} holds a finished network; name another folder with --out")
     if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
+        before = read_json(run / SETTINGS, "delete its folder, or name another one with --out")
+        flags = changed(settings, before, ignore=IGNORED)
         if flags:
             raise GanscopeError(
                 f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "
@@ -446,8 +457,12 @@ def _read_log(run: Path, step: int) -> list[dict[str, Any]]:
     path = run / LOSSES
     if not step or not path.exists():
         return []
-    table = pd.read_csv(path)
-    return table[table["step"] <= step].to_dict("records")  # type: ignore[return-value]
+    with damaged(path, "delete it; the losses so far will not be drawn"):
+        table = pd.read_csv(path)
+        table = table[table["step"] <= step]
+        if table["step"].tolist() != list(range(step - len(table) + 1, step + 1)):
+            raise ValueError("steps are missing")
+        return table.to_dict("records")  # type: ignore[return-value]
 
 
 def _write_log(run: Path, log: list[dict[str, Any]]) -> None:
@@ -521,13 +536,13 @@ def _finish(
     average.config |= {
         "training": {
             **plain(settings),
-            "steps": len(log),
+            "steps": log[-1]["step"] if log else settings.steps,
             "photographs": len(source),
             **further,
         },
         "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
     }
-    average.card = _card(settings, source, len(log), further)
+    average.card = _card(settings, source, average.config["training"]["steps"], further)
     average.to("cpu").save(run)
 
 

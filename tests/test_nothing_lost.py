@@ -3,16 +3,21 @@ disk.
 """
 
 import errno
+import io
 import multiprocessing
 import os
+import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from ganscope import locks
@@ -38,13 +44,16 @@ from ganscope.config import (
 from ganscope.datasets.corpus import open_corpus
 from ganscope.datasets.spectra import draw_spectra
 from ganscope.detector.benchmark.benchmark import benchmark_detectors
+from ganscope.detector.benchmark.cache import Cache, FileFacts
 from ganscope.detector.benchmark.leave_one_out import leave_one_out
 from ganscope.detector.judging.checking import check_images
-from ganscope.detector.model import load_detector
-from ganscope.detector.training import loop
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training import frozen, loop
 from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import fingerprint, goes_on
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import write_text
+from ganscope.folders import save_checkpoint
 from ganscope.generator.latent import make_walk
 from ganscope.generator.sampling import generate_corpus
 from ganscope.generator.training import train_generator
@@ -323,3 +332,194 @@ def test_where_a_file_system_has_no_locks_a_file_stands_for_one(
     ):
         pool.submit(lambda: holding(tmp_path / "x").__enter__()).result()
     assert not (tmp_path / "x").exists()
+
+
+# Damaged files
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda data: b"",
+    "cut": lambda data: data[: len(data) // 2],
+    "text": lambda data: b"this is not what it was\n" * 3,
+    "other keys": lambda data: b'{"left": 1}',
+}
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter:
+    """Stands in for the progress bar and ends a training at a step."""
+
+    def __init__(self, steps: int):
+        self.left = steps
+
+    def add_task(self, *_: Any, **__: Any) -> int:
+        return 0
+
+    def update(self, *_: Any, **__: Any) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Stop
+
+
+def each_damage(path: Path, go_on: Callable[[], object]) -> None:
+    """Every damage of a file gives one line that names it and says what to delete."""
+    whole = path.read_bytes()
+    damages = dict(DAMAGES)
+    if path.suffix == ".pt":
+        kept = io.BytesIO()
+        torch.save({"left": 1}, kept)
+        damages["other keys"] = lambda data: kept.getvalue()
+    for name, damage in damages.items():
+        path.write_bytes(damage(whole))
+        with pytest.raises(GanscopeError, match=re.escape(path.name)) as raised:
+            go_on()
+        assert "delete" in str(raised.value) or name == "other keys", raised.value
+        assert "\n" not in str(raised.value)
+        assert path.read_bytes() == damage(whole)  # it is the user's to delete
+    path.write_bytes(whole)
+
+
+def test_a_damaged_file_of_an_unfinished_detector_is_named(corpus: Path, tmp_path: Path) -> None:
+    wish = settings(corpus, tmp_path / "run", epochs=3)
+    with pytest.raises(Stop):
+        train_detector(wish, StopAfter(10))  # type: ignore[arg-type]
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    each_damage(tmp_path / "run" / "checkpoint.pt", lambda: train_detector(wish))
+    each_damage(tmp_path / "run" / "speed.json", lambda: train_detector(wish))
+    record = tmp_path / "run" / "settings.json"
+    for damage in ("empty", "cut", "text"):
+        whole = record.read_bytes()
+        record.write_bytes(DAMAGES[damage](whole))
+        with pytest.raises(GanscopeError, match=r"settings\.json.* delete its folder"):
+            train_detector(wish)
+        record.write_bytes(whole)
+    train_detector(wish)
+
+
+def test_a_damaged_file_of_an_unfinished_generator_is_named(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"real": "photographs", "out": tmp_path / "run", "size": 8}
+    plan |= {"steps": 4, "batch_size": 2, "width": 4, "sample_every": 2, "device": "cpu"}
+    wish = TrainGeneratorSettings(**plan, precision="fp32")
+
+    def stop(row: dict[str, Any]) -> None:
+        if row["step"] == 3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train_generator(wish, stop)
+    for name in ("checkpoint.pt", "speed.json", "losses.csv"):
+        each_damage(tmp_path / "run" / name, lambda: train_generator(wish))
+    train_generator(wish)
+    assert len(pd.read_csv(tmp_path / "run" / "losses.csv")) == 4
+
+
+def test_damaged_features_of_a_frozen_backbone_are_named(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = settings(corpus, tmp_path / "run", detector="timm:test_vit", recipe="frozen-linear")
+    wish = replace(wish, epochs=1, degrade=0.0)
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    def go_on() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            train_detector(wish)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "_fit", stop)
+        with pytest.raises(Stop):
+            go_on()
+    for name in ("features-val.npy", "features-0.npy"):
+        each_damage(tmp_path / "run" / name, go_on)
+    for damage in ("empty", "cut", "text"):
+        begun = tmp_path / "run" / "features.json"
+        whole = begun.read_bytes()
+        begun.write_bytes(DAMAGES[damage](whole))
+        with pytest.raises(GanscopeError, match=r"features\.json.*delete it"):
+            go_on()
+        begun.write_bytes(whole)
+    go_on()
+
+
+def test_a_corpus_goes_on_from_what_a_power_cut_left(tmp_path: Path) -> None:
+    """Rows whose images are cut or gone, and rows that are cut themselves, are made anew."""
+    whole = open_corpus(generate(tmp_path / "whole", 8)).table
+
+    def stop(done: int) -> None:
+        if done >= 4:
+            raise Stop
+
+    def unfinished(name: str) -> tuple[Path, Path]:
+        about: dict[str, Any] = {"n": 8, "out": tmp_path / name, "size": 32, "device": "cpu"}
+        with pytest.raises(Stop):
+            generate_corpus(GenerateSettings(**about), stop)
+        return tmp_path / name, tmp_path / name / ".metadata.part-1-of-1.csv"
+
+    for name, damage in DAMAGES.items():
+        out, part = unfinished(f"table {name}")
+        part.write_bytes(damage(part.read_bytes()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            generate(out, 8)
+        made = open_corpus(out).table
+        assert made["file_name"].tolist() == whole["file_name"].tolist()
+        out, part = unfinished(f"image {name}")
+        image = out / pd.read_csv(part)["file_name"][2]
+        image.write_bytes(damage(image.read_bytes()))
+        with pytest.warns(GanscopeWarning, match="are made anew"):
+            generate(out, 8)
+        assert image.read_bytes() == Path(whole["path"][2]).read_bytes()
+        out, _ = unfinished(f"request {name}")
+        request = out / "corpus.json"
+        request.write_bytes(damage(request.read_bytes()))
+        with pytest.raises(GanscopeError, match=r"delete its folder|begun with another"):
+            generate(out, 8)
+
+
+@pytest.mark.parametrize("damage", sorted(DAMAGES))
+def test_a_damaged_cache_is_done_without(damage: str, photo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cache.sqlite"
+    cache = Cache(path)
+    cache.keep("d", [("c", str(i), 0.5) for i in range(2000)])
+    cache.facts([str(photo)])
+    cache.close()
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cache = Cache(path)
+        (facts,) = cache.facts([str(photo)])
+        cache.values("d", "c")
+        cache.keep("d", [("c", "x", 0.5)])
+    assert isinstance(facts, FileFacts)
+    assert damage == "empty" or any("elete it" in str(one.message) for one in said)
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut would leave: the bytes reach the disk, then the name, then the folder."""
+    said: list[str] = []
+    fsync, replace_ = os.fsync, os.replace
+
+    def note(descriptor: int) -> None:
+        folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        said.append("folder" if folder else "file")
+        fsync(descriptor)
+
+    def rename(a: Any, b: Any) -> None:
+        said.append("name")
+        replace_(a, b)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "replace", rename)
+    once = ["file", "name", "folder"]
+    write_text(tmp_path / "a.txt", "a")
+    assert said == once
+    save_checkpoint(tmp_path, {})
+    assert said == once * 2
+    Detector.create("cnn").save(tmp_path / "d")
+    assert said == once * 5  # weights, card, configuration

@@ -37,8 +37,9 @@ from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.networks.architectures import build
 from ganscope.detector.training.recipes import train_detector
-from ganscope.detector.training.run import fingerprint, split_table
+from ganscope.detector.training.run import ANOTHER, fingerprint, split_table
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.folders import CONFIG
 from ganscope.locks import LOCK, holding
 from ganscope.memory import keep_freed_memory
@@ -138,7 +139,7 @@ def _measure_all(
         if (architecture, generator) in failed:
             together.missing.append(f"{name}: {failed[architecture, generator]}")
             continue
-        found, about = pd.read_parquet(run / CELL), read_json(run / FAULTS)
+        found, about = _read_cell(run)
         together.unreadable |= about["unreadable"]
         if found.empty:
             together.missing.append(f"{name}: none of the test images could be read")
@@ -151,8 +152,7 @@ def _measure_all(
         measured = evaluate_all(found, alone, settings)
         measured["generator"] = generator  # also where a protocol has none of its fakes
         cells.append((found.assign(left_out=generator), measured))
-        alignment = about["alignment"] and Alignment(**about["alignment"])
-        mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
+        mistakes += worst_mistakes(found, alone, about["alignment"], MOST_MISTAKES // len(plans))
         scorer.network = None  # it has done its work, and there may be too many to keep
     if not cells:
         raise GanscopeError(together.missing[0])
@@ -163,6 +163,23 @@ def _measure_all(
     settings = replace(settings, out=out)
     write_results(settings, out, together, results, scorers, mistakes, told)
     return results
+
+
+def _read_cell(run: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The scores of what a training never met, and what is missing among them."""
+    remedy = f"delete {run / CELL}, and the same command scores these images again"
+    with damaged(run / CELL, remedy):
+        found = pd.read_parquet(run / CELL)
+        lacking = {"path", "hash", "label", "generator", "protocol", "score"} - set(found)
+        if len(found) and lacking:
+            raise ValueError(f"no column {sorted(lacking)[0]!r}")
+    with damaged(run / FAULTS, remedy):
+        about = read_json(run / FAULTS, remedy)
+        if {type(about[name]) for name in ("missing", "notes")} != {list}:
+            raise TypeError("no lists of what is missing")
+        about["unreadable"] = dict(about["unreadable"])
+        about["alignment"] = about["alignment"] and Alignment(**about["alignment"])
+    return found, about
 
 
 def _train_and_score(
@@ -289,14 +306,14 @@ def _open(out: Path, settings: BenchmarkSettings, images: str) -> None:
 
 
 def _changed(out: Path, settings: BenchmarkSettings) -> list[str]:
-    return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+    return changed(settings, read_json(out / SETTINGS, ANOTHER), ignore=IGNORED)
 
 
 def _other_images(out: Path, images: str) -> bool:
     """Whether the corpora held other images when it was begun: they would be split otherwise, and
     what trainings learned from could be in the test. Folders of earlier versions do not tell.
     """
-    return read_json(out / SETTINGS).get("images", images) != images
+    return read_json(out / SETTINGS, ANOTHER).get("images", images) != images
 
 
 def _safe(name: str) -> str:

@@ -5,7 +5,6 @@ verdict.
 import csv
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
+from ganscope.files import take_place
 from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
 from ganscope.locks import PATIENCE, holding, holding_file
 
@@ -278,7 +278,7 @@ class _Table:
         try:
             self.file.close()  # writes what is still in memory
             if kind is None:
-                os.replace(self.part, self.path)
+                take_place(self.part, self.path)
         except OSError as error:
             if kind is None:  # else the first error is the one to tell
                 raise self._unwritable(error) from None

@@ -46,7 +46,7 @@ from ganscope.devices import (
     remembered,
 )
 from ganscope.errors import GanscopeError
-from ganscope.folders import CHECKPOINT, SPEED, save_checkpoint
+from ganscope.folders import CHECKPOINT, SPEED, restoring, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -79,8 +79,10 @@ def train_once(
     average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
-    over = bool(saved) and _is_over(saved["log"], settings)
-    if saved and not goes_on(checked, saved["checked"], over):
+    if saved:
+        with restoring(run):
+            fits = goes_on(checked, saved["checked"], _is_over(saved["log"], settings))
+    if saved and not fits:
         raise GanscopeError(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
@@ -113,10 +115,16 @@ def train_once(
     log: list[dict[str, Any]] = []
     best = copy.deepcopy(average.state_dict())
     if saved:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        log, best = saved["log"], saved["best"]
-        sampler.losses = saved["losses"].numpy()
+        with restoring(run):
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            average.load_state_dict(saved["best"])
+            average.load_state_dict(saved["average"])
+            log, best = saved["log"], saved["best"]
+            _best_epoch(log)
+            if saved["losses"].shape != sampler.losses.shape:
+                raise ValueError(f"losses of {len(saved['losses'])} images")
+            sampler.losses = saved["losses"].numpy()
     task = (
         None
         if progress is None

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector | None]
 """What gives a recipe the detector that its own is fused with; None if there is none."""
 SETTINGS, LOSSES = "settings.json", "losses.csv"
+ANOTHER = "delete its folder, or name another one with --out"
+"""What to do where it is not known what a folder was begun with."""
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
 
@@ -103,7 +105,8 @@ def open_run(
     if (run / CONFIG).exists():
         raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
     if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
+        before = read_json(run / SETTINGS, ANOTHER)
+        flags = changed(settings, before, ignore=IGNORED)
         if flags:
             raise GanscopeError(
                 f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "

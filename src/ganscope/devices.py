@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -19,7 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
 from ganscope.errors import GanscopeError, reason_of
-from ganscope.files import read_json, write_json
+from ganscope.files import damaged, read_json, write_json
 from ganscope.locks import holding
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,7 +71,7 @@ def by_main_process(work: Callable[[], object]) -> None:
         work()
         return
     # A group of its own: the usual one gives up after minutes, and an evaluation may take hours.
-    group = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    group: Any = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
     said: list[str | None] = [None]
     failure: BaseException | None = None
     if distributed.get_rank() == 0:
@@ -158,7 +159,12 @@ def remembered(path: Path, choose: Callable[[], Speed]) -> Speed:
     A run that is killed before its first checkpoint must go on in the same precision, too.
     """
     if path.exists():
-        return Speed(**read_json(path))
+        remedy = "delete it and run the same command again"
+        with damaged(path, remedy):
+            kept = Speed(**read_json(path, remedy))
+            if kept.precision not in DTYPES or not isinstance(kept.channels_last, bool):
+                raise ValueError(f"{kept} is no speed")
+            return kept
     speed = choose()
     state = PartialState()
     state.wait_for_everyone()  # all have looked before one writes

@@ -8,6 +8,7 @@ detector is handed corpora.
 """
 
 import hashlib
+import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,9 @@ from ganscope.detector.judging.metrics import evaluate_scores
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.recipes import train_detector
+from ganscope.detector.training.run import ANOTHER
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.folders import CHECKPOINT, CONFIG
 from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
@@ -225,25 +228,32 @@ def _open(out: Path, settings: ArmsRaceSettings, photographs: str) -> int:
 def _over(out: Path, settings: ArmsRaceSettings, photographs: str) -> bool:
     """Whether a folder holds a finished race that these settings do not make longer."""
     done = _rounds_done(out)
-    if not done or done < read_json(out / SETTINGS)["rounds"]:
+    if not done:
         return False
+    with damaged(out / SETTINGS, ANOTHER):
+        if done < read_json(out / SETTINGS, ANOTHER)["rounds"]:
+            return False
     other = bool(_changed(out, settings)) or _other_photographs(out, photographs)
     return done >= settings.rounds or other
 
 
 def _changed(out: Path, settings: ArmsRaceSettings) -> list[str]:
-    return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+    return changed(settings, read_json(out / SETTINGS, ANOTHER), ignore=IGNORED)
 
 
 def _other_photographs(out: Path, photographs: str) -> bool:
     """Whether there were others when it was begun: then those kept for the test may be among those
     that were learned from. Folders of earlier versions do not tell.
     """
-    return read_json(out / SETTINGS).get("photographs", photographs) != photographs
+    return read_json(out / SETTINGS, ANOTHER).get("photographs", photographs) != photographs
 
 
 def _rounds_done(out: Path) -> int:
-    return read_json(out / TRIANGLE)["rounds"] if (out / TRIANGLE).exists() else 0
+    if not (out / TRIANGLE).exists():
+        return 0
+    remedy = "delete it, and the same command writes it again"
+    with damaged(out / TRIANGLE, remedy):
+        return operator.index(read_json(out / TRIANGLE, remedy)["rounds"])
 
 
 @dataclass(frozen=True)
@@ -329,7 +339,7 @@ class _Race:
         """Scores of every detector for every test, a row an image; those in `scores.csv` stay."""
         path, parts, known = self.out / SCORES, [], set()
         if path.exists():
-            parts = [pd.read_csv(path, keep_default_na=False, float_precision="round_trip")]
+            parts = [self._read_scores(path)]
             known = set(zip(parts[0]["detector"], parts[0]["generator"], strict=True))
         new = [cell for cell in product(range(1, rounds + 1), repeat=2) if cell not in known]
         with self._task("scores", len(new)) as show:
@@ -347,6 +357,16 @@ class _Race:
         scores = pd.concat(parts, ignore_index=True)
         write_text(path, scores.to_csv(index=False))
         return scores
+
+    def _read_scores(self, path: Path) -> pd.DataFrame:
+        """The scores of earlier rounds, all of each cell's."""
+        with damaged(path, "delete it, and the same command scores the fakes again"):
+            scores = pd.read_csv(path, keep_default_na=False, float_precision="round_trip")
+            for cell, rows in scores.groupby(["detector", "generator"]):
+                images = len(open_corpus(self.folder("tests", int(cell[1]))))
+                if len(rows) != images or not np.isfinite(rows["score"]).all():
+                    raise ValueError(f"{len(rows)} scores of {images} images")
+            return scores[["file_name", "label", "group", "detector", "generator", "score"]]
 
     def write(self, rounds: int, results: pd.DataFrame) -> None:
         """Tables and pictures of the rounds so far."""
