@@ -27,6 +27,7 @@ from ganscope.cli import (
     train_detector,
     train_generator,
 )
+from ganscope.cli.streams import prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.memory import keep_freed_memory
 
@@ -108,8 +109,12 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning
     keep_freed_memory()
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what fails only now has failed, too
     except GanscopeError as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others

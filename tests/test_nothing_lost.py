@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ import torch
 from typer.testing import CliRunner
 
 from ganscope import locks
-from ganscope.cli import app
+from ganscope.cli import app, main
 from ganscope.cli.demo import demo
 from ganscope.config import (
     ArmsRaceSettings,
@@ -47,7 +48,8 @@ from ganscope.detector.benchmark.benchmark import benchmark_detectors
 from ganscope.detector.benchmark.cache import Cache, FileFacts
 from ganscope.detector.benchmark.leave_one_out import leave_one_out
 from ganscope.detector.judging.checking import check_images
-from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.model import Detector, _misfit, load_detector
+from ganscope.detector.networks.architectures import build
 from ganscope.detector.training import frozen, loop
 from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import fingerprint, goes_on
@@ -157,7 +159,7 @@ def side_by_side(work: Callable[[], object], processes: int = 2) -> list[int | N
 def test_a_run_of_two_that_was_killed_while_it_evaluated_is_finished(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    wish, main = settings(corpus, tmp_path / "run", epochs=1), os.getpid()
+    wish = settings(corpus, tmp_path / "run", epochs=1)
 
     def killed(*_: Any) -> None:
         os._exit(9)
@@ -166,7 +168,6 @@ def test_a_run_of_two_that_was_killed_while_it_evaluated_is_finished(
         patch.setattr(loop, "finish_run", killed)
         first = side_by_side(lambda: train_detector(wish))
     assert first == [9, 1]  # the second process waits for the first, and says that it is gone
-    assert os.getpid() == main
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
     if processes == 1:
         train_detector(wish)
@@ -523,3 +524,133 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
     assert said == once * 2
     Detector.create("cnn").save(tmp_path / "d")
     assert said == once * 5  # weights, card, configuration
+
+
+# Writes that fail
+
+
+def command(arguments: list[str], folder: Path, stdout: str, encoding: str) -> tuple[int, str]:
+    """Exit code and standard error of a command, forked, which is quick; stdout: a file."""
+
+    def work() -> None:
+        for descriptor, name in ((1, stdout), (2, str(folder / "stderr"))):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+            del os.environ[key]
+        sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding, line_buffering=True)
+        sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding, line_buffering=True)
+        os.chdir(folder)
+        sys.argv = ["ganscope", *arguments]
+        try:
+            main()
+        except SystemExit as end:
+            os._exit(end.code or 0)  # type: ignore[arg-type]
+        except BaseException:
+            traceback.print_exc()
+            os._exit(99)
+
+    (code,) = side_by_side(work, 1)
+    assert code is not None
+    return code, (folder / "stderr").read_text(encoding)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "check --help",
+        "list detectors",
+        "list sources",
+        "audit c",
+        "check c/a --fail-on fake",
+        "check c/a --fail-on fake --json",
+        "spectra c --n 4",
+        "diversity c --features pixels",
+        "diversity c --features pixels --json",
+        "latent walk faces 1 2 --steps 2",
+        "generate --n 2 --size 32 --out made",
+        "benchmark c --detector default --bootstrap 0 --protocol raw --json",
+    ],
+)
+def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(
+    arguments: str, tmp_path: Path
+) -> None:
+    make_corpus(tmp_path / "c", {"real": 10, "a": 10}, side=64)
+    code, said = command(arguments.split(), tmp_path, "/dev/full", "utf-8")
+    assert "standard output cannot be written (No space left on device)" in said
+    assert "Traceback" not in said
+    assert code == 2
+
+
+def test_what_a_code_page_lacks_is_escaped(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "c", {"real": 10, "图": 10}, side=64)
+    for arguments in ("check c/图 --fail-on unsure", "audit c", "diversity c --features pixels"):
+        code, said = command(arguments.split(), tmp_path, str(tmp_path / "out"), "cp1252")
+        assert "Traceback" not in said
+        assert code in (0, 1), said
+        written = (tmp_path / "out").read_bytes()
+        assert written
+        if "audit" not in arguments:
+            assert b"\\u56fe" in written
+    code, said = command(["check", "图.jpg"], tmp_path, str(tmp_path / "out"), "cp1252")
+    assert code == 2
+    assert "\\u56fe.jpg" in said
+
+
+# Sizes that a network does not take
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "works"),
+    [
+        ("timm:inception_v3", 64, "96"),
+        ("timm:efficientformer_l1", 192, "224 works"),
+        ("timm:convnext_atto", 16, "32"),
+        ("timm:test_vit", 50, "48"),
+        ("vit:test_vit", 50, "48"),
+        ("cnn", 8, "16"),
+    ],
+)
+def test_a_size_that_does_not_fit_is_said_with_some_that_do(
+    architecture: str, size: int, works: str
+) -> None:
+    with pytest.raises(GanscopeError, match=rf"--size {size}: {architecture}") as raised:
+        Detector.create(architecture, size=size)
+    advice = str(raised.value).rpartition("; ")[2]
+    assert works in advice
+    fits = int(advice.split(",")[0].split()[0])
+    made = Detector.create(architecture, size=fits)
+    assert made(torch.zeros(2, 3, fits, fits)).shape == (2,)
+
+
+def test_a_size_that_does_not_fit_is_said_by_every_command(corpus: Path, tmp_path: Path) -> None:
+    two = make_corpus(tmp_path / "two", {"real": 40, "a": 40, "b": 40})
+    name, out = "timm:test_vit", tmp_path / "out"
+    work: list[Callable[[], object]] = [
+        lambda: train_detector(settings(corpus, out, detector=name, size=50)),
+        lambda: train_detector(
+            settings(corpus, out, detector=name, size=50, recipe="frozen-linear", pretrained="hub")
+        ),
+        lambda: leave_one_out(
+            BenchmarkSettings(corpora=(two,), train=(name,), size=50, out=out, device="cpu")
+        ),
+        lambda: arms_race(
+            ArmsRaceSettings(real="photographs", detector="timm:inception_v3", out=out)
+        ),
+    ]
+    for one in work:
+        with pytest.raises(GanscopeError, match=r"--size \d+: .* work"):
+            one()
+    assert not out.exists()
+
+
+def test_the_trial_changes_nothing() -> None:
+    net, _ = build("npr")
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    state = torch.get_rng_state()
+    assert _misfit(net, 32) is None
+    assert torch.equal(torch.get_rng_state(), state)
+    assert net.training
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())

@@ -35,7 +35,7 @@ from ganscope.detector.benchmark.benchmark import evaluate_all, name_without, wr
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
-from ganscope.detector.networks.architectures import build
+from ganscope.detector.model import Detector
 from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import ANOTHER, fingerprint, split_table
 from ganscope.errors import GanscopeError
@@ -111,7 +111,7 @@ def leave_one_out(
         except GanscopeError as error:
             raise GanscopeError(f"leaving {generator} out: {error}") from None
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
-        build(architecture)
+        Detector.create(architecture, size=settings.size)
     with holding(out):
         _open(out, settings, images)
         return _measure_all(out, plans, settings, progress, command, begun)
