@@ -27,7 +27,7 @@ from ganscope.cli import (
     train_detector,
     train_generator,
 )
-from ganscope.cli.streams import prepare_streams
+from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.memory import keep_freed_memory
 
@@ -120,6 +120,8 @@ def main() -> None:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others
         print(f"ganscope: {error}", file=sys.stderr)
         sys.exit(2)
+    except ReaderGone:
+        sys.exit(141)  # as a shell says it
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
             print("ganscope: stopped; the same command given again goes on", file=sys.stderr)

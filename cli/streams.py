@@ -16,6 +16,12 @@ class OutputError(GanscopeError):
     """Standard output cannot be written."""
 
 
+class ReaderGone(Exception):
+    """The reader of standard output, `head` for one, has had enough. No `BrokenPipeError`: after
+    that typer and rich end with status 1.
+    """
+
+
 class _Stream(io.TextIOWrapper):
     """A stream that escapes what its encoding lacks."""
 
@@ -25,8 +31,6 @@ class _Stream(io.TextIOWrapper):
     def write(self, text: str) -> int:
         try:
             return super().write(text)
-        except BrokenPipeError:  # the reader, `head` for one, has had enough
-            raise
         except OSError as error:
             self._fail(error)
             return len(text)
@@ -34,18 +38,19 @@ class _Stream(io.TextIOWrapper):
     def flush(self) -> None:
         try:
             super().flush()
-        except BrokenPipeError:
-            raise
         except OSError as error:
             self._fail(error)
 
     def _fail(self, error: OSError) -> None:
         # What is still in memory would fail once more when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-        if not self.loses:
-            raise OutputError(
-                f"standard output cannot be written ({error.strerror or error})"
-            ) from None
+        if self.loses:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise ReaderGone from None
+        raise OutputError(
+            f"standard output cannot be written ({error.strerror or error})"
+        ) from None
 
 
 def prepare_streams() -> None:

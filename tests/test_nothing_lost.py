@@ -529,12 +529,15 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
 # Writes that fail
 
 
-def command(arguments: list[str], folder: Path, stdout: str, encoding: str) -> tuple[int, str]:
+def command(
+    arguments: list[str], folder: Path, stdout: str | int, encoding: str
+) -> tuple[int, str]:
     """Exit code and standard error of a command, forked, which is quick; stdout: a file."""
 
     def work() -> None:
         for descriptor, name in ((1, stdout), (2, str(folder / "stderr"))):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+            os.dup2(name if isinstance(name, int) else os.open(name, flags), descriptor)
         for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
             del os.environ[key]
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding, line_buffering=True)
@@ -582,6 +585,18 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(
     assert "standard output cannot be written (No space left on device)" in said
     assert "Traceback" not in said
     assert code == 2
+
+
+def test_a_reader_that_has_had_enough_finds_no_fakes(tmp_path: Path) -> None:
+    """The status of a closed pipe is not 1, which means that a fake was found."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    make_corpus(tmp_path / "c", {"real": 1}, side=64)
+    for arguments in ("list sources", "check c/real --fail-on fake"):
+        code, said = command(arguments.split(), tmp_path, writer, "utf-8")
+        assert "Traceback" not in said
+        assert code == 141
+    os.close(writer)
 
 
 def test_what_a_code_page_lacks_is_escaped(tmp_path: Path) -> None:
