@@ -27,7 +27,7 @@ from ganscope.detector.training.views import find_twins
 from ganscope.errors import ImageError
 from ganscope.images import open_image
 
-PENALTY = 1e-3
+PENALTY = 3e-5
 """Inverse weight of the penalty on the layer."""
 
 

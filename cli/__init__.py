@@ -7,6 +7,7 @@ once.
 
 import os
 import sys
+import time
 import warnings
 from typing import TextIO
 
@@ -26,8 +27,15 @@ from ganscope.cli import (
     train_detector,
     train_generator,
 )
+from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.memory import keep_freed_memory
+
+PATIENCE = 3.0
+"""Seconds that the other processes of a run leave it to the first to say what is wrong."""
+
+SHARED = ("generate", "train-generator", "train-detector")
+"""Commands that several processes can share, as `torchrun` starts them."""
 
 app = typer.Typer(
     name="ganscope",
@@ -65,11 +73,18 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
     ),
 ) -> None:
     """Make fakes with GANs, train detectors on them, check photos, benchmark detectors."""
+    several = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+    if several and context.invoked_subcommand not in SHARED:
+        raise GanscopeError(
+            f"{context.invoked_subcommand} runs in one process; start it without accelerate launch "
+            "or torchrun"
+        )
 
 
 def _say_warning(
@@ -81,6 +96,8 @@ def _say_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings as a line; libraries' are about code, which is no user's business."""
+    if os.environ.get("RANK", "0") != "0" and sys.argv[1:2] != ["generate"]:
+        return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
         print(f"ganscope: {message}", file=sys.stderr)
 
@@ -92,11 +109,19 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning
     keep_freed_memory()
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what fails only now has failed, too
     except GanscopeError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(PATIENCE)  # the first process says it, too, and ends the others
         print(f"ganscope: {error}", file=sys.stderr)
         sys.exit(2)
+    except ReaderGone:
+        sys.exit(141)  # as a shell says it
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
             print("ganscope: stopped; the same command given again goes on", file=sys.stderr)

@@ -1,8 +1,6 @@
 """`ganscope check`: judge photos."""
 
 import json as json_library
-import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
+from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
 from ganscope.images import count_images
 
@@ -91,8 +90,7 @@ def check(
             if json:
                 try:
                     print(json_library.dumps(one.as_dict()), flush=True)
-                except BrokenPipeError:  # the reader, `head` for one, has had enough
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                except ReaderGone:
                     break
             else:
                 shown.append(one)

@@ -35,6 +35,14 @@ def demo(
 
       ganscope demo --out demo
     """
+    from ganscope.locks import holding
+
+    folder = out_ or next_free(Path("demo"), lambda p: p.exists())
+    with holding(folder):
+        _whole_circle(folder, seed, device)
+
+
+def _whole_circle(folder: Path, seed: int, device: str) -> None:
     import cv2
     import numpy as np
 
@@ -50,7 +58,6 @@ def demo(
     from ganscope.generator.sampling import generate_corpus
     from ganscope.images import open_image
 
-    folder = out_ or next_free(Path("demo"), lambda p: p.exists())
     pictures = folder / "pictures"
     with disk_errors(folder):
         pictures.mkdir(parents=True, exist_ok=True)

@@ -176,9 +176,12 @@ def train_detector(
         if pretrained not in shipped("detectors"):
             raise GanscopeError(f"--pretrained {pretrained}: no such file")
     from ganscope.detector.training.recipes import train_detector as train
+    from ganscope.devices import is_main_process
 
     with progress() as bar:
         run = train(settings, bar)
+    if not is_main_process():
+        return
     measured = read_json(run / "metrics.json")
     for split in ("val", "test"):
         if split in measured:

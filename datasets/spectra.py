@@ -17,6 +17,7 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.writing import disk_errors
 from ganscope.errors import GanscopeError, ImageError
 from ganscope.images import open_image
+from ganscope.locks import PATIENCE, holding_file
 
 LARGEST = 256
 """Side in pixels of the squares that are compared, at most."""
@@ -62,10 +63,13 @@ def draw_spectra(
         name: mean_spectrum(np.stack([_cut(i, size) for i in found]))
         for name, found in images.items()
     }
-    out = settings.out or next_free(
-        Path("spectra"), lambda p: p.with_suffix(".png").exists()
-    ).with_suffix(".png")
-    _draw(out, spectra, {name: len(found) for name, found in images.items()})
+    counts = {name: len(found) for name, found in images.items()}
+    told = settings.out
+    with holding_file(told or Path("spectra.png"), 0.0 if told else PATIENCE):
+        out = told or next_free(
+            Path("spectra"), lambda p: p.with_suffix(".png").exists()
+        ).with_suffix(".png")
+        _draw(out, spectra, counts)
     return out
 
 

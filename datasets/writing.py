@@ -11,6 +11,7 @@ import io
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,9 @@ import numpy as np
 from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import take_place
+from ganscope.locks import PATIENCE, holding
 
 REQUEST = "corpus.json"
 COLUMNS = [
@@ -85,12 +88,27 @@ class CorpusWriter:
         self._shard = shard
         self._part = self._table("part", shard[0])
         self._folders: set[Path] = set()
+        with holding(root, "-opening", wait=PATIENCE):  # several parts may begin at once
+            self._open(request)
+        self._done = self._table("done", shard[0])
+        """Exists if this part was finished before, and perhaps killed while it joined the parts."""
+        if self._done.exists():
+            before = self._done.stat().st_size
+            self.next = self._whole_rows(self._done)
+            if self._done.stat().st_size != before:  # it is not done
+                os.replace(self._done, self._part)
+        else:
+            self.next = self._whole_rows(self._part)
+
+    def _open(self, request: dict[str, Any]) -> None:
+        """Enter the folder, or refuse to."""
+        root = self.root
         if (root / MANIFEST).exists():
             for path in root.glob(f"{UNFINISHED}.done-*"):  # killed after its last word
                 path.unlink(missing_ok=True)
             raise GanscopeError(f"{root} holds a finished corpus; name another folder with --out")
         if (root / REQUEST).exists():
-            before = read_json(root / REQUEST)
+            before = read_json(root / REQUEST, "delete its folder, or name another one with --out")
             other = sorted(k for k in request if before.get(k) != request[k])
             if other:
                 raise GanscopeError(
@@ -102,28 +120,59 @@ class CorpusWriter:
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
             write_json(root / REQUEST, request)
-        self._done = self._table("done", shard[0])
-        """Exists if this part was finished before, and perhaps killed while it joined the parts."""
-        self.next = self._whole_rows(self._done if self._done.exists() else self._part)
 
     def _table(self, state: str, part: int) -> Path:
         return self.root / f"{UNFINISHED}.{state}-{part}-of-{self._shard[1]}.csv"
 
     def _whole_rows(self, table: Path) -> int:
-        """Cut off what a kill left half-written, a row or a pair's first; return `next`."""
-        if not table.exists():
+        """Cut off what a kill or a power cut left half-written, a row, a pair's first or images;
+        return `next`.
+        """
+        header = ",".join(self.columns) + "\n"
+        lines: list[bytes] = []
+        if table.exists():
             with disk_errors(self.root):
-                table.write_text(",".join(self.columns) + "\n", encoding="utf-8")
-            return 0
-        text = table.read_bytes()
-        lines = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-        rows = (len(lines) - 1) // 2 * 2  # a fake and a real come together
-        with disk_errors(self.root), open(table, "r+b") as file:
-            file.truncate(sum(map(len, lines[: rows + 1])))
-        if not rows:
-            return 0
-        last = next(csv.reader([lines[rows].decode()]))
-        return int(last[self.columns.index("index")]) + 1
+                lines = table.read_bytes().splitlines(keepends=True)
+        whole, following = 1, 0
+        if lines and lines[0] == header.encode():
+            while self._is_pair(lines[whole : whole + 2]):
+                following = self._index(lines[whole]) + 1
+                whole += 2
+        elif lines:
+            whole = 0
+        lost = (len(lines) - whole) // 2
+        if lost > 0:
+            warnings.warn(
+                f"{table}: {lost:,} fakes are damaged or lost, or follow on such; they are made "
+                "anew",
+                GanscopeWarning,
+                stacklevel=3,
+            )
+        with disk_errors(self.root):
+            if not lines or not whole:
+                table.write_text(header, encoding="utf-8")
+            else:
+                with open(table, "r+b") as file:
+                    file.truncate(sum(map(len, lines[:whole])))
+        return following
+
+    def _index(self, line: bytes) -> int:
+        return int(next(csv.reader([line.decode()]))[self.columns.index("index")])
+
+    def _is_pair(self, lines: list[bytes]) -> bool:
+        """Whether these are the rows of a fake and its real, and both images are whole."""
+        try:
+            rows = [next(csv.reader([line.decode()], strict=True)) for line in lines]
+            if len(rows) < 2 or not lines[1].endswith(b"\n"):
+                return False
+            names = [row[self.columns.index("file_name")] for row in rows]
+            return (
+                all(len(row) == len(self.columns) for row in rows)
+                and self._index(lines[0]) == self._index(lines[1]) >= 0
+                and all(_is_whole(self.root / name) for name in names)
+            )
+        except (csv.Error, ValueError, IndexError, StopIteration):
+            return False
 
     def write_image(self, file_name: str, data: bytes) -> None:
         """Put an encoded image under its final name, atomically."""
@@ -157,11 +206,15 @@ class CorpusWriter:
         """Turn the growing manifest into the final one, once every part is whole; returns the
         corpus' folder.
         """
+        with holding(self.root, "-opening", wait=PATIENCE):
+            return self._join()
+
+    def _join(self) -> Path:
         done = [self._table("done", i + 1) for i in range(self._shard[1])]
         joined = self.root / f".{MANIFEST}.{secrets.token_hex(4)}.part"
         with disk_errors(self.root):
             if not self._done.exists():
-                os.replace(self._part, self._done)
+                take_place(self._part, self._done)
             try:
                 with open(joined, "wb") as whole:
                     for i, path in enumerate(done):
@@ -169,7 +222,9 @@ class CorpusWriter:
                             if i:
                                 table.readline()  # its header
                             shutil.copyfileobj(table, whole)
-                os.replace(joined, self.root / MANIFEST)
+                if hasattr(os, "sync"):
+                    os.sync()  # all images: one by one it would take longer than to make them
+                take_place(joined, self.root / MANIFEST)
             except FileNotFoundError:
                 return self.root  # others are still at it, or have joined the parts already
             finally:
@@ -177,6 +232,23 @@ class CorpusWriter:
             for path in done:
                 path.unlink(missing_ok=True)
         return self.root
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether an encoded image has its end: a power cut may leave its name and no bytes."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(12)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 12, 0))
+            end = file.read()
+    except OSError:
+        return False
+    if path.suffix == ".png":
+        return end[4:8] == b"IEND"
+    if path.suffix == ".jpg":
+        return end.endswith(b"\xff\xd9")
+    return start[:4] == b"RIFF" and int.from_bytes(start[4:8], "little") + 8 == size
 
 
 def _is_taken(root: Path) -> bool:

@@ -4,6 +4,7 @@ The configuration carries all that turns a file into a verdict - input size and 
 calibration, thresholds - so that preprocessing cannot drift from the weights.
 """
 
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.transformer import BlockFeatures
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
 
 RULE = "native tiles, small images padded by reflection"
@@ -23,6 +24,10 @@ WHOLE, SETTLED = 8 / 7, -2.0
 """What a detector with a backbone looks at (`judging.views.cut_views`): the whole, with a short
 side of so many views, of which the middle is cut; and the logit of a first look below which the
 other views are not looked at. Nothing is called fake at first sight."""
+SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
+NAMED, LOOKING = 3, 30.0
+"""Sides in pixels that are tried where a network does not take the one it was asked for, the
+nearest first; so many are named, if they are found in so many seconds."""
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Detector.smallest`)."""
@@ -109,11 +114,14 @@ class Detector(FolderModel):
 
         pretrained: see `load_pretrained`, or a shipped detector or run folder of this architecture.
         size: side of the input tiles, None: the architecture's own. arguments: for its builder.
-        Raises `GanscopeError` for what `build` and `load_pretrained` refuse.
+        Raises `GanscopeError` for what `build` and `load_pretrained` refuse, and for a size that
+        the network does not take.
         """
-        if size and architecture.startswith(("timm:", "vit:")):
+        if size and (architecture.startswith(("timm:", "vit:")) or architecture == "clip"):
             arguments["size"] = size
         net, defaults = build(architecture, **arguments)
+        if architecture != "fused":
+            _refuse_misfit(net, architecture, size or defaults.size, arguments)
         if pretrained and (Path(pretrained).is_dir() or pretrained in shipped(cls.kind)):
             other = cls.load(pretrained)
             found = other.config["architecture"]
@@ -202,6 +210,44 @@ class Detector(FolderModel):
         if score >= self.thresholds["fake"]:
             return "fake"
         return "real" if score < self.thresholds["real"] else "unsure"
+
+
+def _refuse_misfit(net: nn.Module, architecture: str, size: int, arguments: dict[str, Any]) -> None:
+    """Raise `GanscopeError` for a network that takes no images of `size` pixels, naming sizes that
+    it does take.
+    """
+    reason = _misfit(net, size)
+    if reason is None:
+        return
+    known, begun = [], time.monotonic()
+    for other in sorted(set(SIZES) - {size}, key=lambda other: abs(other - size)):
+        try:
+            if "size" in arguments:
+                net, _ = build(architecture, **{**arguments, "size": other})
+            if _misfit(net, other) is None:
+                known.append(other)
+        except GanscopeError:
+            continue
+        if len(known) == NAMED or time.monotonic() - begun > LOOKING:
+            break
+    sizes = ", ".join(map(str, sorted(known)))
+    advice = f"{sizes} work" if len(known) > 1 else f"{sizes} works" if known else "no other works"
+    raise GanscopeError(
+        f"--size {size}: {architecture} takes no images of {size} pixels ({reason}); {advice}"
+    )
+
+
+def _misfit(net: nn.Module, size: int) -> str | None:
+    """Why a network gives no logit for an image of `size` pixels a side; None if it does."""
+    training = net.training
+    try:
+        with torch.no_grad():
+            shape = tuple(net.eval()(torch.zeros(1, 3, size, size)).shape)
+    except (RuntimeError, AssertionError, ValueError, TypeError, IndexError, KeyError) as error:
+        return " ".join(reason_of(error).split())[:120]
+    finally:
+        net.train(training)
+    return None if shape == (1,) else f"it gives numbers of shape {shape}, not one"
 
 
 def sigmoid(logit: Any) -> Any:

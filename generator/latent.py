@@ -6,7 +6,8 @@ A fake's z follows from its seed and number alone, so both name it: 12 (of --see
 import filecmp
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -33,8 +34,10 @@ from ganscope.datasets.corpus import Corpus, open_corpus
 from ganscope.datasets.writing import disk_errors
 from ganscope.devices import one_thread, pick_device
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.images import find_images
+from ganscope.locks import PATIENCE, holding_file
 
 ALPHAS = (-3, -2, -1, 0, 1, 2, 3)
 """Steps along a direction; along any unit vector z has standard deviation 1."""
@@ -57,11 +60,11 @@ def make_walk(settings: LatentWalkSettings) -> Path:
     times = np.linspace(0, 1, settings.steps + 1)
     legs = np.stack([[slerp(a, b, t) for t in times] for a, b in pairwise(z)])
     pictures = _pixels(generator, legs)
-    out = settings.out or _free("walk", ".png")
-    if out.suffix.lower() == ".png":
-        return _write(out, [_tile(pictures)])
-    film = [pictures[0][0], *(picture for leg in pictures for picture in leg[1:])]
-    return _write(out, film + film[-2:0:-1])
+    with _output(settings, "walk", ".png") as out:
+        if out.suffix.lower() == ".png":
+            return _write(out, [_tile(pictures)])
+        film = [pictures[0][0], *(picture for leg in pictures for picture in leg[1:])]
+        return _write(out, film + film[-2:0:-1])
 
 
 def make_arithmetic(settings: LatentArithmeticSettings) -> Path:
@@ -84,7 +87,8 @@ def make_arithmetic(settings: LatentArithmeticSettings) -> Path:
     row = [first]
     for sign, picture in zip([*parts[1::2], "="], others, strict=True):
         row += [_sign(sign, generator.size), picture]
-    return _write(settings.out or _free("arithmetic", ".png"), [np.hstack(row)])
+    with _output(settings, "arithmetic", ".png") as out:
+        return _write(out, [np.hstack(row)])
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,6 @@ def learn_direction(settings: LatentDirectionSettings) -> tuple[Path, Direction]
     labels = np.repeat([1, 0], [len(side) for side in sides])
     vector, accuracy = fit_direction(latents_of(rows, generator.latent_dim), labels)
     direction = Direction(vector, accuracy, (len(sides[0]), len(sides[1])))
-    out = settings.out or _free("direction", ".json")
     record = {
         **FORMAT,
         "generator": generator.label,
@@ -128,13 +131,15 @@ def learn_direction(settings: LatentDirectionSettings) -> tuple[Path, Direction]
         "files": direction.files,
         "vector": vector.tolist(),
     }
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, record)
     known = set(zip(rows["seed"].astype(int), rows["index"].astype(int), strict=True))
     new = islice((i for i in count() if (settings.seed, i) not in known), ROWS)
     z = np.stack([latent(settings.seed, i, generator.latent_dim) for i in new])
-    _write(out.with_suffix(".png"), [_move(generator, z, vector)])
+    picture = _move(generator, z, vector)
+    with _output(settings, "direction", ".json") as out:
+        with disk_errors(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_json(out, record)
+        _write(out.with_suffix(".png"), [picture])
     return out, direction
 
 
@@ -151,14 +156,22 @@ def apply_direction(settings: LatentApplySettings) -> Path:
             "make one with ganscope latent direction"
         )
     generator = open_latent(settings)
+    with damaged(settings.direction, "make it again with ganscope latent direction"):
+        for key in ("weights", "generator"):
+            record[key]
+        vector = np.array(record["vector"], np.float32)
+        if vector.ndim != 1 or not np.isfinite(vector).all():
+            raise ValueError(f"a vector of shape {vector.shape}")
     if record["weights"] != generator.weights:
         raise GanscopeError(
             f"{settings.direction}: learned for the generator {record['generator']!r} with the "
             f"weights {record['weights']}; those of {generator.name!r} are {generator.weights}"
         )
     z = np.stack([latent(*fake, generator.latent_dim) for fake in fakes])
-    picture = _move(generator, z, np.array(record["vector"], np.float32))
-    return _write(settings.out or _free("apply", ".png"), [picture])
+    with damaged(settings.direction, "make it again with ganscope latent direction"):
+        picture = _move(generator, z, vector)
+    with _output(settings, "apply", ".png") as out:
+        return _write(out, [picture])
 
 
 def parse_fake(name: str, seed: int) -> tuple[int, int]:
@@ -302,6 +315,14 @@ def _sign(sign: str, height: int) -> np.ndarray:
 
 def _free(name: str, suffix: str) -> Path:
     return next_free(Path(name), lambda p: p.with_suffix(suffix).exists()).with_suffix(suffix)
+
+
+@contextmanager
+def _output(settings: LatentSettings, name: str, suffix: str) -> Iterator[Path]:
+    """Where to write, as told or the first free name; no other command writes there meanwhile."""
+    told = settings.out
+    with holding_file(told or Path(name + suffix), 0.0 if told else PATIENCE):
+        yield told or _free(name, suffix)
 
 
 def _write(path: Path, pictures: Sequence[np.ndarray]) -> Path:

@@ -33,6 +33,7 @@ from ganscope.folders import hash_files
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
 from ganscope.images import open_image
+from ganscope.locks import holding
 
 DEFAULT_N = 10_000
 SIZE = 256
@@ -59,8 +60,8 @@ def generate_corpus(
     last joins the manifests. `report` is called with the number of fakes written so far. source:
     the photographs that reals are cut from, in the place of those that `settings.real` names.
 
-    Raises `GanscopeError` for an unknown generator or source, a folder that is not free, a full
-    disk.
+    Raises `GanscopeError` for an unknown generator or source, a folder that is not free or that
+    another command is writing to, a full disk.
     """
     part, parts = _shard(settings)
     device = _device(settings, parts)
@@ -96,8 +97,27 @@ def generate_corpus(
     }
     if settings.prompts:
         request["prompts"] = hash_files(settings.prompts)
+    with holding(out, f"-{part}-of-{parts}"):
+        return _write_corpus(
+            settings, out, request, generator, source, names, (part, parts), report
+        )
+
+
+def _write_corpus(
+    settings: GenerateSettings,
+    out: Path,
+    request: dict[str, Any],
+    generator: AnyGenerator,
+    source: Source,
+    names: list[str],
+    shard: tuple[int, int],
+    report: Callable[[int], None] | None,
+) -> Path:
+    """Write this part of a corpus; returns its folder."""
+    part, parts = shard
+    n, size = request["n"], request["size"]
     columns = [*COLUMNS, *(c for c in generator.columns(0) if c not in COLUMNS)]
-    writer = CorpusWriter(out, request, columns, (part, parts))
+    writer = CorpusWriter(out, request, columns, shard)
     making = _Making(
         settings,
         generator,
@@ -124,7 +144,7 @@ def generate_corpus(
                 report(writer.next - first)
 
     cores = torch.get_num_threads() if generator.parallel else 1
-    if device.type != "cpu":
+    if request["device"] != "cpu":
         cores = min(cores, 2)  # one computes while the other writes
     with (
         repeatable(),

@@ -6,6 +6,7 @@ same weights as one that was not.
 
 import copy
 import itertools
+import operator
 import time
 import warnings
 from collections import deque
@@ -34,9 +35,25 @@ from ganscope.config import (
     write_text,
 )
 from ganscope.datasets.sources import Crop, Source, open_source, random_crop
-from ganscope.devices import Speed, fastest, pick_device, processes, remembered
+from ganscope.devices import (
+    Speed,
+    by_main_process,
+    fastest,
+    held_by_main,
+    pick_device,
+    processes,
+    remembered,
+)
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.folders import CHECKPOINT, CONFIG, SPEED, load_checkpoint, save_checkpoint
+from ganscope.files import damaged
+from ganscope.folders import (
+    CHECKPOINT,
+    CONFIG,
+    SPEED,
+    load_checkpoint,
+    restoring,
+    save_checkpoint,
+)
 from ganscope.generator.diversity import diversity_warning
 from ganscope.generator.kinds.architecture import GENERATOR, Architecture, Batch, Critic, Play
 from ganscope.generator.kinds.architectures import architectures
@@ -44,6 +61,7 @@ from ganscope.generator.kinds.translation import inputs, pair_folders, paired_cr
 from ganscope.generator.model import Generator
 from ganscope.generator.pixels import to_pixels
 from ganscope.images import open_image
+from ganscope.locks import is_empty
 from ganscope.registry import unknown
 
 SETTINGS, LOSSES, SAMPLES = "settings.json", "losses.csv", "samples"
@@ -80,11 +98,40 @@ def train_generator(
     after: a finished run of the same networks, left with `keep_checkpoint`, whose networks and
     optimizers are trained further.
 
+    No other command may write into the folder meanwhile.
+
     Raises `GanscopeError` for an unknown architecture or source, settings that do not go together,
     and for a folder that holds a finished run or one with other settings.
     """
-    architecture = architectures[settings.generator]
     check_settings(settings)
+    run = settings.out or next_free(
+        Path("runs") / settings.generator, lambda p: (p / CONFIG).exists()
+    )
+    processes(pick_device(settings.device))
+    with held_by_main(run):
+        return _train(
+            replace(settings, out=run),
+            run,
+            report,
+            source,
+            critic,
+            critic_weight,
+            after,
+            keep_checkpoint,
+        )
+
+
+def _train(
+    settings: TrainGeneratorSettings,
+    run: Path,
+    report: Callable[[dict[str, Any]], None] | None,
+    source: Source | None,
+    critic: Critic | None,
+    critic_weight: float,
+    after: Path | None,
+    keep_checkpoint: bool,
+) -> Path:
+    architecture = architectures[settings.generator]
     if critic is not None and not architecture.heeds_critic:
         raise GanscopeError(
             f"--generator {settings.generator}: does not learn from a critic; take one that plays "
@@ -98,7 +145,7 @@ def train_generator(
     before = load_checkpoint(after) if after else None
     if after and not before:
         raise GanscopeError(f"{after}: holds no {CHECKPOINT} to go on from; train it again")
-    run = _open_run(settings, state)
+    _open_run(run, settings, state)
     torch.manual_seed(settings.seed)
     average = Generator(
         {
@@ -144,12 +191,13 @@ def train_generator(
     }
     if accelerator.scaler is not None:
         parts["scaler"] = accelerator.scaler
-    if saved:
-        play.step = saved["step"]
     known = saved or before
     if known:
-        for name, part in parts.items():
-            part.load_state_dict(known[name])
+        with restoring(run if saved or not after else after):
+            for name, part in parts.items():
+                part.load_state_dict(known[name])
+            if saved:
+                play.step = operator.index(saved["step"])
     log = _read_log(run, play.step)
     watch = accelerator.is_main_process
     first = _moved(first, play.device, speed)
@@ -190,15 +238,15 @@ def train_generator(
             states = {name: part.state_dict() for name, part in parts.items()}
             save_checkpoint(run, {"step": play.step, **states})
 
-    accelerator.wait_for_everyone()
-    if watch:
+    def finish() -> None:
         further = ({"after": str(after)} if after else {}) | (
             {"critic_weight": critic_weight} if critic else {}
         )
         _finish(settings, run, average, food.source, log, further)
         for name in (SPEED,) if keep_checkpoint else (SPEED, CHECKPOINT):
             (run / name).unlink(missing_ok=True)
-    accelerator.wait_for_everyone()
+
+    by_main_process(finish)
     return run
 
 
@@ -232,21 +280,19 @@ def _classes(
     return classes
 
 
-def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
+def _open_run(run: Path, settings: TrainGeneratorSettings, state: PartialState) -> None:
     """Make or re-enter the run folder; refuse a finished one and one begun with other settings."""
-    run = settings.out or next_free(
-        Path("runs") / settings.generator, lambda p: (p / CONFIG).exists()
-    )
     if (run / CONFIG).exists():
         raise GanscopeError(f"{run} holds a finished network; name another folder with --out")
     if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
+        before = read_json(run / SETTINGS, "delete its folder, or name another one with --out")
+        flags = changed(settings, before, ignore=IGNORED)
         if flags:
             raise GanscopeError(
                 f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "
                 "repeat its settings to continue it, or name another folder with --out"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or not is_empty(run)):
         raise GanscopeError(f"{run} exists and is not a run of train-generator; name another --out")
     state.wait_for_everyone()  # all have looked before one writes
     if state.is_main_process:
@@ -255,7 +301,6 @@ def _open_run(settings: TrainGeneratorSettings, state: PartialState) -> Path:
             write_json(run / SETTINGS, plain(settings))
         except OSError as error:
             raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
-    return run
 
 
 class _Food:
@@ -412,8 +457,12 @@ def _read_log(run: Path, step: int) -> list[dict[str, Any]]:
     path = run / LOSSES
     if not step or not path.exists():
         return []
-    table = pd.read_csv(path)
-    return table[table["step"] <= step].to_dict("records")  # type: ignore[return-value]
+    with damaged(path, "delete it; the losses so far will not be drawn"):
+        table = pd.read_csv(path)
+        table = table[table["step"] <= step]
+        if table["step"].tolist() != list(range(step - len(table) + 1, step + 1)):
+            raise ValueError("steps are missing")
+        return table.to_dict("records")  # type: ignore[return-value]
 
 
 def _write_log(run: Path, log: list[dict[str, Any]]) -> None:
@@ -487,13 +536,13 @@ def _finish(
     average.config |= {
         "training": {
             **plain(settings),
-            "steps": len(log),
+            "steps": log[-1]["step"] if log else settings.steps,
             "photographs": len(source),
             **further,
         },
         "versions": {"ganscope": ganscope.__version__, "torch": torch.__version__},
     }
-    average.card = _card(settings, source, len(log), further)
+    average.card = _card(settings, source, average.config["training"]["steps"], further)
     average.to("cpu").save(run)
 
 

@@ -375,13 +375,18 @@ def test_the_next_race_is_numbered_on(
     """
     monkeypatch.chdir(tmp_path)
     plan = replace(tiny_race(photos, tmp_path), out=None, rounds=3)
-    first = race._open(plan, "these")[0]
+    first = race._choose(plan, "these")
+    race._open(first, plan, "these")
     assert first == Path("runs/arms-race")
     write_json(first / "triangle.json", {"rounds": 3})
-    assert race._open(replace(plan, rounds=5), "these") == (first, 3)
+    longer = replace(plan, rounds=5)
+    assert race._choose(longer, "these") == first
+    assert race._open(first, longer, "these") == 3
     write_json(first / "triangle.json", {"rounds": 5})
-    assert race._open(plan, "these")[0] == Path("runs/arms-race-2")
+    second = race._choose(plan, "these")
+    assert second == Path("runs/arms-race-2")
+    race._open(second, plan, "these")
     with pytest.raises(GanscopeError, match="arms-race-2 was begun with other photographs"):
-        race._open(replace(plan, rounds=6), "others")
+        race._open(second, replace(plan, rounds=6), "others")
     with pytest.raises(GanscopeError, match=r"arms-race-2 holds .* \(--n\)"):
-        race._open(replace(plan, rounds=6, n=90), "these")
+        race._open(second, replace(plan, rounds=6, n=90), "these")

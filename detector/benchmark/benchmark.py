@@ -31,6 +31,7 @@ from ganscope.detector.benchmark.report.summary import ALL, ENOUGH, main_protoco
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.errors import GanscopeError
+from ganscope.locks import holding
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,23 +58,24 @@ def benchmark_detectors(
     was typed, for the report.
 
     Raises `GanscopeError` for an unknown corpus or degradation, for corpora without images of both
-    classes in the split, for an output folder that holds another benchmark, and if no detector can
-    be had.
+    classes in the split, for an output folder that holds another benchmark or that another
+    command is writing to, and if no detector can be had.
     """
     begun = time.monotonic()
     changes = list_changes(settings)
     scorers, missing = _open_all(settings)
     table = _images(settings)
-    out = _choose_folder(settings)
-    scores = score_all(settings, table, scorers, changes, progress)
-    scores.missing[:0] = missing
-    if scores.table.empty:
-        raise GanscopeError(_nothing(scores))
-    results = evaluate_all(scores.table, scorers, settings)
-    mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
-    _make_folder(out)
-    about = {"command": command or as_command("benchmark", settings), "begun": begun}
-    write_results(settings, out, scores, results, scorers, mistakes, about)
+    out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
+    with holding(out):
+        _look_into(out)
+        scores = score_all(settings, table, scorers, changes, progress)
+        scores.missing[:0] = missing
+        if scores.table.empty:
+            raise GanscopeError(_nothing(scores))
+        results = evaluate_all(scores.table, scorers, settings)
+        mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
+        about = {"command": command or as_command("benchmark", settings), "begun": begun}
+        write_results(settings, out, scores, results, scorers, mistakes, about)
     return results
 
 
@@ -99,27 +101,14 @@ def _nothing(scores: Scores) -> str:
     return f"no image has a score: {'; '.join(faults[:2])}{more}"
 
 
-def _choose_folder(settings: BenchmarkSettings) -> Path:
-    """The folder for the results; refuses one that holds another benchmark, or cannot be made.
-
-    One that was killed while it wrote may be written again.
+def _look_into(out: Path) -> None:
+    """Refuse a folder that holds another benchmark; one that was killed while it wrote may be
+    written again.
     """
-    out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
     if out.exists() and not out.is_dir():
         raise GanscopeError(f"{out} is a file; name another folder with --out")
     if any((out / name).exists() for name in MADE_OF) and not (out / UNFINISHED).exists():
         raise GanscopeError(f"{out} holds a benchmark already; name another folder with --out")
-    if not out.exists():
-        _make_folder(out)
-        out.rmdir()  # a benchmark that comes to nothing leaves nothing
-    return out
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GanscopeError(f"{out}: cannot be made ({error.strerror})") from None
 
 
 def _images(settings: BenchmarkSettings) -> pd.DataFrame:

@@ -83,7 +83,8 @@ class Cache:
 
     def _tell(self, error: Exception, path: Path | None) -> None:
         warnings.warn(
-            f"{path}: nothing can be kept there ({error}); set GANSCOPE_CACHE to a folder of yours",
+            f"{path}: nothing can be kept there ({error}); delete it if it is damaged, or set "
+            "GANSCOPE_CACHE to a folder of yours",
             GanscopeWarning,
             stacklevel=3,
         )
@@ -96,7 +97,7 @@ class Cache:
         """The facts about each file; those whose size and times are as they were are not read."""
         known = {
             os.fsdecode(path): ((size, modified, changed), FileFacts(*rest))
-            for path, size, modified, changed, *rest in self.base.execute("SELECT * FROM files")
+            for path, size, modified, changed, *rest in self._read("SELECT * FROM files")
         }
         found: dict[str, FileFacts | ImageError] = {}
         new = []
@@ -138,7 +139,22 @@ class Cache:
     def values(self, detector: str, change: str) -> dict[str, float]:
         """Image -> value, of all images that this detector has seen after this change."""
         asked = "SELECT image, value FROM looks WHERE detector = ? AND change = ?"
-        return dict(self.base.execute(asked, (detector, change)))
+        return dict(self._read(asked, (detector, change)))
+
+    def _read(self, command: str, values: tuple = ()) -> list[tuple]:
+        """Rows; of a file that turns out to be damaged none, and it is done without."""
+        try:
+            return list(self.base.execute(command, values))
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            warnings.warn(
+                f"{self.path}: is damaged ({error}); all is computed anew and not kept. Delete it",
+                GanscopeWarning,
+                stacklevel=3,
+            )
+            self.writes = False
+            self.base.close()
+            self._open(":memory:")
+            return []
 
     def keep(self, detector: str, rows: Iterable[tuple[str, str, float]]) -> None:
         """Keep (change, image, value) of a detector; at once on disk."""

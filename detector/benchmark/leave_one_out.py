@@ -35,11 +35,13 @@ from ganscope.detector.benchmark.benchmark import evaluate_all, name_without, wr
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
-from ganscope.detector.networks.architectures import build
+from ganscope.detector.model import Detector
 from ganscope.detector.training.recipes import train_detector
-from ganscope.detector.training.run import fingerprint, split_table
+from ganscope.detector.training.run import ANOTHER, fingerprint, split_table
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.folders import CONFIG
+from ganscope.locks import LOCK, holding
 from ganscope.memory import keep_freed_memory
 from ganscope.registry import unknown
 
@@ -109,9 +111,21 @@ def leave_one_out(
         except GanscopeError as error:
             raise GanscopeError(f"leaving {generator} out: {error}") from None
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
-        build(architecture)
-    _open(out, settings, images)
+        Detector.create(architecture, size=settings.size)
+    with holding(out):
+        _open(out, settings, images)
+        return _measure_all(out, plans, settings, progress, command, begun)
 
+
+def _measure_all(
+    out: Path,
+    plans: Plans,
+    settings: BenchmarkSettings,
+    progress: "Progress | None",
+    command: str | None,
+    begun: float,
+) -> pd.DataFrame:
+    """Train and score what is not done yet; returns the results and writes them."""
     if settings.jobs == 1:
         failed = _one_by_one(plans, settings, progress)
     else:
@@ -125,7 +139,7 @@ def leave_one_out(
         if (architecture, generator) in failed:
             together.missing.append(f"{name}: {failed[architecture, generator]}")
             continue
-        found, about = pd.read_parquet(run / CELL), read_json(run / FAULTS)
+        found, about = _read_cell(run)
         together.unreadable |= about["unreadable"]
         if found.empty:
             together.missing.append(f"{name}: none of the test images could be read")
@@ -138,8 +152,7 @@ def leave_one_out(
         measured = evaluate_all(found, alone, settings)
         measured["generator"] = generator  # also where a protocol has none of its fakes
         cells.append((found.assign(left_out=generator), measured))
-        alignment = about["alignment"] and Alignment(**about["alignment"])
-        mistakes += worst_mistakes(found, alone, alignment, MOST_MISTAKES // len(plans))
+        mistakes += worst_mistakes(found, alone, about["alignment"], MOST_MISTAKES // len(plans))
         scorer.network = None  # it has done its work, and there may be too many to keep
     if not cells:
         raise GanscopeError(together.missing[0])
@@ -150,6 +163,23 @@ def leave_one_out(
     settings = replace(settings, out=out)
     write_results(settings, out, together, results, scorers, mistakes, told)
     return results
+
+
+def _read_cell(run: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The scores of what a training never met, and what is missing among them."""
+    remedy = f"delete {run / CELL}, and the same command scores these images again"
+    with damaged(run / CELL, remedy):
+        found = pd.read_parquet(run / CELL)
+        lacking = {"path", "hash", "label", "generator", "protocol", "score"} - set(found)
+        if len(found) and lacking:
+            raise ValueError(f"no column {sorted(lacking)[0]!r}")
+    with damaged(run / FAULTS, remedy):
+        about = read_json(run / FAULTS, remedy)
+        if {type(about[name]) for name in ("missing", "notes")} != {list}:
+            raise TypeError("no lists of what is missing")
+        about["unreadable"] = dict(about["unreadable"])
+        about["alignment"] = about["alignment"] and Alignment(**about["alignment"])
+    return found, about
 
 
 def _train_and_score(
@@ -240,7 +270,9 @@ def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> N
 
 def only_corpora(out: Path) -> bool:
     """Whether a folder holds nothing but, perhaps, the corpora that were made for its results."""
-    return out.is_dir() and {path.name for path in out.iterdir()} <= {CORPORA}
+    return out.is_dir() and all(
+        path.name == CORPORA or path.name.startswith(LOCK) for path in out.iterdir()
+    )
 
 
 def _taken(out: Path, settings: BenchmarkSettings, images: str) -> bool:
@@ -274,14 +306,14 @@ def _open(out: Path, settings: BenchmarkSettings, images: str) -> None:
 
 
 def _changed(out: Path, settings: BenchmarkSettings) -> list[str]:
-    return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+    return changed(settings, read_json(out / SETTINGS, ANOTHER), ignore=IGNORED)
 
 
 def _other_images(out: Path, images: str) -> bool:
     """Whether the corpora held other images when it was begun: they would be split otherwise, and
     what trainings learned from could be in the test. Folders of earlier versions do not tell.
     """
-    return read_json(out / SETTINGS).get("images", images) != images
+    return read_json(out / SETTINGS, ANOTHER).get("images", images) != images
 
 
 def _safe(name: str) -> str:

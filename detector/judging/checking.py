@@ -5,8 +5,8 @@ verdict.
 import csv
 import itertools
 import json
-import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError
+from ganscope.files import take_place
 from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
+from ganscope.locks import PATIENCE, holding, holding_file
 
 FIELDS = (
     "path",
@@ -104,7 +106,11 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             raise GanscopeError(f"{path}: no images in this folder")
     detector = load_detector(settings.detector)
     paths = (image for path in settings.paths for image in find_images(path))
-    with _Table(settings.csv) as table:
+    with ExitStack() as stack:
+        table = _Table(settings.csv)
+        if table.path:
+            stack.enter_context(holding_file(table.path))
+        stack.enter_context(table)
         for scored in score_images(
             detector,
             paths,
@@ -118,8 +124,9 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 pixels = open_image(check.path).pixels
                 detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
-                drawn = _free_name(settings.heatmap, check.path)
-                write_overlay(drawn, pixels, heat)
+                with holding(settings.heatmap, "-names", PATIENCE):  # another check may draw, too
+                    drawn = _free_name(settings.heatmap, check.path)
+                    write_overlay(drawn, pixels, heat)
                 check = replace(check, heatmap=str(drawn))
             table.add(check)
             yield check
@@ -271,7 +278,7 @@ class _Table:
         try:
             self.file.close()  # writes what is still in memory
             if kind is None:
-                os.replace(self.part, self.path)
+                take_place(self.part, self.path)
         except OSError as error:
             if kind is None:  # else the first error is the one to tell
                 raise self._unwritable(error) from None

@@ -183,7 +183,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):
-        prefix, heads = "backbone.", ("head.", "curve.")
+        prefix, heads = "backbone.", ("head.", "curve.", "where.")
         if not any(key.startswith(prefix) for key in state):
             state = net.of_backbone(state)
     elif isinstance(net, TimmNet):
@@ -203,7 +203,10 @@ def _load_from_hub(net: nn.Module) -> None:
     if isinstance(net, BlockFeatures):
         whole = load_from_hub(net.name, "--pretrained hub", "name a weights file", num_classes=0)
         load_strictly(
-            net, net.of_backbone(whole.state_dict()), net.name, may_lack=("head.", "curve.")
+            net,
+            net.of_backbone(whole.state_dict()),
+            net.name,
+            may_lack=("head.", "curve.", "where."),
         )
         return
     if not isinstance(net, TimmNet):

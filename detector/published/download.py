@@ -5,7 +5,6 @@ Files of the hub lie in the hub's own cache, all others in the folder that gansc
 """
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from torch.hub import download_url_to_file
 
 from ganscope.detector.published.sources import SOURCES, Source
 from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
-from ganscope.files import cache_folder
+from ganscope.files import cache_folder, take_place, write_text
 
 
 def fetch(name: str) -> str:
@@ -69,7 +68,7 @@ def _from_web(name: str, source: Source) -> Path:
             with open(part, "rb") as file:
                 if file.read(1) == b"<":  # no format of weights begins so
                     raise OSError("the answer is a web page, not the file")
-            os.replace(part, path)
+            take_place(part, path)
     # KeyError: the archive holds no such member.
     except (OSError, HTTPException, zipfile.BadZipFile, KeyError) as error:
         raise _not_to_be_had(name, source, error) from None
@@ -103,7 +102,7 @@ def _check(name: str, source: Source, path: Path) -> None:
     first = path.with_name(f"{path.name}.sha256")
     expected = source.sha256
     if not expected and not first.exists():
-        first.write_text(f"{found}\n", encoding="utf-8")
+        write_text(first, f"{found}\n")
     if found != (expected or first.read_text(encoding="utf-8").strip()):
         path.resolve().unlink()  # the hub's cache keeps files behind links
         path.unlink(missing_ok=True)

@@ -49,6 +49,7 @@ from ganscope.detector.training.run import (
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, pick_device, processes
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import damaged
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -113,7 +114,8 @@ def train_frozen(
     half = "bf16" if device.type == "cuda" else "fp32"
     precision = half if settings.precision == "auto" else settings.precision
     begun, now = run / "features.json", {"images": fingerprint(table, 1), "precision": precision}
-    if begun.exists() and read_json(begun) != now:
+    remedy = "delete it and the files features-*.npy, and the same command computes them again"
+    if begun.exists() and read_json(begun, remedy) != now:
         raise GanscopeError(
             f"{run} was begun with other images or in another precision; restore them to continue "
             "it, or name another folder with --out"
@@ -127,20 +129,25 @@ def train_frozen(
         if progress is None
         else progress.add_task(f"features of {settings.detector}", total=total, note="")
     )
+    width, features = classifier_of(detector).in_features, {}
+    for name, keys in orders.items():
+        path = run / f"features-{name}.npy"
+        if path.exists():
+            features[name] = _read_features(path, (len(keys), width))
     with Loader(views, reading_processes(settings, device, 1)) as loader:
         for name, keys in orders.items():
-            path = run / f"features-{name}.npy"
-            if not path.exists():
+            if name not in features:
                 found = compute_features(detector, loader, keys, settings.batch_size, speed)
-                with replacing(path) as part:
+                with replacing(run / f"features-{name}.npy") as part:
                     np.save(part, found)
+                features[name] = found
             if progress and task is not None:
                 progress.update(task, advance=len(keys))
 
     learned = [str(look) for look in range(settings.epochs)]
-    x = np.concatenate([np.load(run / f"features-{name}.npy") for name in learned])
+    x = np.concatenate([features[name] for name in learned])
     y = np.array([views.labels[key.row] for name in learned for key in orders[name]])
-    x_val = np.load(run / "features-val.npy")
+    x_val = features["val"]
     y_val = np.array([views.labels[key.row] for key in orders["val"]])
     fit, strength = _fit(x, y, x_val, y_val)
     layer = classifier_of(detector)
@@ -173,6 +180,15 @@ def train_frozen(
     for path in run.glob("features*"):
         path.unlink()
     return run
+
+
+def _read_features(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Features (N, D) that an earlier try kept; raises `GanscopeError` if they are damaged."""
+    with damaged(path, "delete it, and the same command computes it again"):
+        found = np.load(path, allow_pickle=False)
+        if found.shape != shape or found.dtype != np.float32 or not np.isfinite(found).all():
+            raise ValueError(f"{found.dtype} numbers of shape {found.shape}, not {shape}")
+        return found
 
 
 def classifier_of(detector: Detector) -> nn.Linear:

@@ -30,15 +30,23 @@ from ganscope.detector.training.run import (
     LOSSES,
     OpenOther,
     fingerprint,
+    goes_on,
     open_run,
     open_views,
     reading_processes,
     split_table,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
-from ganscope.devices import Speed, fastest, pick_device, processes, remembered
+from ganscope.devices import (
+    Speed,
+    by_main_process,
+    fastest,
+    pick_device,
+    processes,
+    remembered,
+)
 from ganscope.errors import GanscopeError
-from ganscope.folders import CHECKPOINT, SPEED, save_checkpoint
+from ganscope.folders import CHECKPOINT, SPEED, restoring, save_checkpoint
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -57,8 +65,8 @@ def train_once(
     """The full recipe: train all weights; `train_detector` describes the run folder.
 
     An unfinished run with the same settings is continued after its last whole epoch. Under
-    `accelerate launch` or `torchrun` only the main process writes, and only it stays for the final
-    evaluation. Raises `GanscopeError` as `train_detector` does.
+    `accelerate launch` or `torchrun` only the main process writes and evaluates, and the others
+    wait for it. Raises `GanscopeError` as `train_detector` does.
     """
     device = pick_device(settings.device)
     if not settings.corpora:
@@ -71,7 +79,10 @@ def train_once(
     average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
-    if saved and saved["checked"] != checked:
+    if saved:
+        with restoring(run):
+            fits = goes_on(checked, saved["checked"], _is_over(saved["log"], settings))
+    if saved and not fits:
         raise GanscopeError(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
@@ -104,10 +115,16 @@ def train_once(
     log: list[dict[str, Any]] = []
     best = copy.deepcopy(average.state_dict())
     if saved:
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
-        log, best = saved["log"], saved["best"]
-        sampler.losses = saved["losses"].numpy()
+        with restoring(run):
+            for name, part in parts.items():
+                part.load_state_dict(saved[name])
+            average.load_state_dict(saved["best"])
+            average.load_state_dict(saved["average"])
+            log, best = saved["log"], saved["best"]
+            _best_epoch(log)
+            if saved["losses"].shape != sampler.losses.shape:
+                raise ValueError(f"losses of {len(saved['losses'])} images")
+            sampler.losses = saved["losses"].numpy()
     task = (
         None
         if progress is None
@@ -120,7 +137,7 @@ def train_once(
     )
 
     with Loader(views, reading_processes(settings, device, accelerator.num_processes)) as loader:
-        while len(log) < settings.epochs and not _stale(log, settings.patience):
+        while not _is_over(log, settings):
             epoch, started = len(log), time.perf_counter()
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
@@ -172,7 +189,7 @@ def train_once(
                 save_checkpoint(run, {**states, "checked": checked})
                 write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
 
-    if main:
+    def finish() -> None:
         average.load_state_dict(best)
         average.config["training"] = {
             **plain(settings),
@@ -182,11 +199,14 @@ def train_once(
             "epochs_run": len(log),
             "best_epoch": _best_epoch(log),
         }
+        whole = average
         if other:
-            average = fuse_detectors([average, other], table, views, settings.batch_size)
-        finish_run(run, settings, average, views, table, log)
+            whole = fuse_detectors([average, other], table, views, settings.batch_size)
+        finish_run(run, settings, whole, views, table, log)
         for name in (CHECKPOINT, SPEED):
             (run / name).unlink(missing_ok=True)
+
+    by_main_process(finish)
     return run
 
 
@@ -284,6 +304,10 @@ def _validate(
 def _best_epoch(log: list[dict[str, Any]]) -> int:
     """Number (from 1) of the epoch with the best validation AUROC; of equals, the least loss."""
     return max(log, key=lambda row: (row["val_auroc"], -row["val_loss"]))["epoch"]
+
+
+def _is_over(log: list[dict[str, Any]], settings: TrainDetectorSettings) -> bool:
+    return len(log) >= settings.epochs or _stale(log, settings.patience)
 
 
 def _stale(log: list[dict[str, Any]], patience: int) -> bool:

@@ -17,8 +17,9 @@ from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
-from ganscope.detector.training.run import FINE_TUNING, refuse_unused
+from ganscope.detector.training.run import FINE_TUNING, choose_run, refuse_unused
 from ganscope.detector.training.soup import train_soup
+from ganscope.devices import held_by_main, pick_device, processes
 from ganscope.errors import GanscopeWarning
 from ganscope.folders import CONFIG
 
@@ -32,21 +33,27 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     The folder holds the detector (`config.json`, `model.safetensors`, `README.md`), `metrics.json`,
     `scores.csv` (validation and test images), `losses.csv`, `loss.png`, `roc.png` and
     `settings.json`. An unfinished run with the same settings is continued after its last whole
-    epoch. Under `accelerate launch` or `torchrun` only the main process writes, and only it stays
-    for the final evaluation. `progress` shows one task.
+    epoch. Under `accelerate launch` or `torchrun` only the main process writes and evaluates, and
+    the others wait for it. No other command may write into the folder meanwhile. `progress` shows
+    one task.
 
     Raises `GanscopeError` for a corpus without both classes or with too few images to validate on,
     an unknown architecture or generator, pretrained weights that do not fit, and a folder that
     holds a finished run or one with other settings.
     """
+    train = train_once
     if settings.recipe == "frozen-linear":
-        return train_frozen(settings, open_other, progress)
-    if settings.soup > 1:
-        return train_soup(settings, open_other, progress)
-    if settings.recipe == "finetune":
-        return train_finetuned(settings, open_other, progress)
-    refuse_unused(settings, FINE_TUNING)
-    return train_once(settings, open_other, progress)
+        train = train_frozen
+    elif settings.soup > 1:
+        train = train_soup
+    elif settings.recipe == "finetune":
+        train = train_finetuned
+    else:
+        refuse_unused(settings, FINE_TUNING)
+    run = choose_run(settings)
+    processes(pick_device(settings.device))
+    with held_by_main(run):
+        return train(replace(settings, out=run), open_other, progress)
 
 
 def open_other(

@@ -28,6 +28,7 @@ from ganscope.detector.training.evaluation import ENOUGH
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
 from ganscope.errors import GanscopeError
 from ganscope.folders import CONFIG, load_checkpoint
+from ganscope.locks import is_empty
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector | None]
 """What gives a recipe the detector that its own is fused with; None if there is none."""
 SETTINGS, LOSSES = "settings.json", "losses.csv"
+ANOTHER = "delete its folder, or name another one with --out"
+"""What to do where it is not known what a folder was begun with."""
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
 FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", "steps", "minutes")
@@ -98,6 +101,12 @@ def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) 
     )
 
 
+def choose_run(settings: TrainDetectorSettings) -> Path:
+    """The run folder: as told, or the first of that name without a finished detector."""
+    name = settings.detector.replace(":", "-").replace("/", "-")
+    return settings.out or next_free(Path("runs") / name, lambda p: (p / CONFIG).exists())
+
+
 def open_run(
     settings: TrainDetectorSettings, state: PartialState
 ) -> tuple[Path, dict[str, Any] | None]:
@@ -113,18 +122,18 @@ def open_run(
             f"--fuse {settings.fuse}: train it first where there are several processes, and name "
             "its run folder"
         )
-    name = settings.detector.replace(":", "-").replace("/", "-")
-    run = settings.out or next_free(Path("runs") / name, lambda p: (p / CONFIG).exists())
+    run = choose_run(settings)
     if (run / CONFIG).exists():
         raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
     if (run / SETTINGS).exists():
-        flags = changed(settings, read_json(run / SETTINGS), ignore=IGNORED)
+        before = read_json(run / SETTINGS, ANOTHER)
+        flags = changed(settings, before, ignore=IGNORED)
         if flags:
             raise GanscopeError(
                 f"{run} holds an unfinished run with other settings ({', '.join(flags)}); "
                 "repeat its settings to continue it, or name another folder with --out"
             )
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+    elif run.exists() and (not run.is_dir() or not is_empty(run)):
         raise GanscopeError(f"{run} exists and is not a run of train-detector; name another --out")
     saved = load_checkpoint(run)
     state.wait_for_everyone()  # all have looked before one writes
@@ -135,6 +144,13 @@ def open_run(
         except OSError as error:
             raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
     return run, saved
+
+
+def goes_on(checked: str, begun_with: str, over: bool) -> bool:
+    """Whether a run may go on with what it finds now (`fingerprint`): the same images, and so many
+    processes, unless its training is over.
+    """
+    return checked.split()[over:] == begun_with.split()[over:]
 
 
 def fingerprint(table: pd.DataFrame, processes: int) -> str:

@@ -32,6 +32,7 @@ from ganscope.detector.training.run import (
 from ganscope.detector.training.views import Loader, Sampler, to_keys
 from ganscope.devices import pick_device, processes
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.folders import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def train_soup(
     table = split_table(settings)
     run, _ = open_run(settings, state)
     begun, now = run / "images.json", {"images": fingerprint(table, 1)}
-    if begun.exists() and read_json(begun) != now:
+    remedy = "delete it and run the same command again"
+    if begun.exists() and read_json(begun, remedy) != now:
         raise GanscopeError(
             f"{run} was begun with other images; restore them to continue it, or name another "
             "folder with --out"
@@ -82,7 +84,8 @@ def train_soup(
         if not (part / CONFIG).exists():
             train_once(replace(alone, seed=seed, out=part), open_other, progress)
         parts.append(load_detector(str(part)))
-        logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
+        with damaged(part / LOSSES, f"delete {part}, and the same command trains it again"):
+            logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
 
     soup = average_weights(parts).to(device)
     train = table[table["split"] == "train"]

@@ -6,18 +6,22 @@ processors and slower on others, so the choice is measured once at the start ins
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
+import torch.distributed
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from ganscope.errors import GanscopeError
-from ganscope.files import read_json, write_json
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.files import damaged, read_json, write_json
+from ganscope.locks import holding
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -51,6 +55,50 @@ def processes(device: torch.device) -> PartialState:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     return PartialState(cpu=device.type == "cpu")
+
+
+def is_main_process() -> bool:
+    """Whether this is the one process of several that writes, reads back and prints, or alone."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+
+
+def by_main_process(work: Callable[[], object]) -> None:
+    """Let the main process alone do something; the others wait for its end, however long it takes,
+    and raise `GanscopeError` if it fails.
+    """
+    distributed = torch.distributed
+    if not distributed.is_initialized():
+        work()
+        return
+    # A group of its own: the usual one gives up after minutes, and an evaluation may take hours.
+    group: Any = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+    said: list[str | None] = [None]
+    failure: BaseException | None = None
+    if distributed.get_rank() == 0:
+        try:
+            work()
+        except BaseException as error:
+            failure, said = error, [str(error) or reason_of(error)]
+    try:
+        distributed.broadcast_object_list(said, group=group)
+        distributed.destroy_process_group(group)
+    except RuntimeError:
+        if failure is None:
+            raise GanscopeError(
+                "the main process has ended before its time; the same command given again goes on"
+            ) from None
+    if failure is not None:
+        raise failure
+    if said[0] is not None:
+        raise GanscopeError(said[0])
+
+
+@contextmanager
+def held_by_main(folder: Path) -> Iterator[None]:
+    """`holding` of a folder that several processes work at together: the main one holds it."""
+    with ExitStack() as stack:
+        by_main_process(lambda: stack.enter_context(holding(folder)))
+        yield
 
 
 def mean_of_all(value: torch.Tensor) -> torch.Tensor:
@@ -111,7 +159,12 @@ def remembered(path: Path, choose: Callable[[], Speed]) -> Speed:
     A run that is killed before its first checkpoint must go on in the same precision, too.
     """
     if path.exists():
-        return Speed(**read_json(path))
+        remedy = "delete it and run the same command again"
+        with damaged(path, remedy):
+            kept = Speed(**read_json(path, remedy))
+            if kept.precision not in DTYPES or not isinstance(kept.channels_last, bool):
+                raise ValueError(f"{kept} is no speed")
+            return kept
     speed = choose()
     state = PartialState()
     state.wait_for_everyone()  # all have looked before one writes

@@ -1,14 +1,15 @@
-"""Files that are written whole or not at all, JSON, and names that are free."""
+"""Files that are written whole or not at all, those that are damaged, JSON, and free names."""
 
+import errno
 import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, reason_of
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -20,16 +21,52 @@ def write_text(path: str | Path, text: str) -> None:
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A name to write to in the same folder, with the same suffix; at the end of the block that
-    file takes the place of `path`, unless an error ended it.
+    file takes the place of `path`, unless an error ended it. A power cut, too, leaves the old file
+    or the new one.
     """
     path = Path(path)
     # Several machines may write into a folder; in containers they share their process number, too.
     part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield part
-        os.replace(part, path)
+        take_place(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def take_place(part: Path, path: Path) -> None:
+    """Put a file that is written in the place of `path`, once its bytes are on the disk."""
+    _sync(part, os.O_RDWR)
+    os.replace(part, path)
+    if os.name != "nt":  # where a folder is no file
+        with suppress(OSError):
+            _sync(path.parent, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP):  # it has no disk
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def damaged(path: str | Path, remedy: str) -> Iterator[None]:
+    """Turn whatever reading a damaged file of ours raises into a line.
+
+    remedy: what to do, such as "delete it and run the same command again".
+    """
+    try:
+        yield
+    except (GanscopeError, MemoryError):
+        raise
+    except Exception as error:  # any of torch's, zipfile's, pickle's, pandas', numpy's
+        reason = " ".join(reason_of(error).split())[:160]
+        raise GanscopeError(f"{path}: is damaged ({reason}); {remedy}") from None
 
 
 def write_json(path: str | Path, data: Any) -> None:
@@ -37,16 +74,20 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, default=str) + "\n")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object; raises `GanscopeError` if it is missing or not one."""
+def read_json(path: str | Path, remedy: str = "") -> dict[str, Any]:
+    """Read a JSON object; raises `GanscopeError` if it is missing or not one.
+
+    remedy: as in `damaged`, of a file that is ours.
+    """
+    end = f"; {remedy}" if remedy else ""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GanscopeError(f"{path}: no such file") from None
     except (ValueError, OSError) as error:
-        raise GanscopeError(f"{path}: not a readable JSON file ({error})") from None
+        raise GanscopeError(f"{path}: not a readable JSON file ({error}){end}") from None
     if not isinstance(data, dict):
-        raise GanscopeError(f"{path}: expected a JSON object")
+        raise GanscopeError(f"{path}: expected a JSON object{end}")
     return data
 
 

@@ -9,6 +9,8 @@ Weights are kept in fp16 and computed with in fp32; large matrices, where the co
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +23,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganscope.errors import GanscopeError, reason_of
-from ganscope.files import read_json, write_json, write_text
+from ganscope.files import damaged, read_json, replacing, take_place, write_json, write_text
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -202,9 +204,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         state = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
         if self.config.get("storage") == "int8":
             state |= to_bytes(whole)
-        part = folder / f".{WEIGHTS}.part"
-        part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
-        os.replace(part, folder / WEIGHTS)
+        with replacing(folder / WEIGHTS) as part:
+            part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
         write_text(folder / CARD, self.card)
         write_json(
             folder / CONFIG, {"kind": self.kind, "format_version": FORMAT_VERSION, **self.config}
@@ -229,7 +230,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     part = run / f".{CHECKPOINT}.part"
     try:
         torch.save(state, part)
-        os.replace(part, run / CHECKPOINT)
+        take_place(part, run / CHECKPOINT)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
         raise GanscopeError(
@@ -239,7 +240,25 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The state that `save_checkpoint` left in a run folder, on the CPU; None if there is none."""
+    """The state that `save_checkpoint` left in a run folder, on the CPU; None if there is none.
+
+    Raises `GanscopeError` if it is damaged.
+    """
     if not (run / CHECKPOINT).exists():
         return None
-    return torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
+    with restoring(run):
+        state = torch.load(run / CHECKPOINT, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"holds a {type(state).__name__}")
+        return state
+
+
+@contextmanager
+def restoring(run: Path) -> Iterator[None]:
+    """Turn what a checkpoint raises that does not fit into a line that says what to delete."""
+    finished = (run / CONFIG).exists()  # another run wants to go on from it
+    remedy = "delete its folder, and the same command trains it again"
+    if not finished:
+        remedy = "delete it, and the same command begins this training anew"
+    with damaged(run / CHECKPOINT, remedy):
+        yield

@@ -8,6 +8,7 @@ detector is handed corpora.
 """
 
 import hashlib
+import operator
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,12 +45,15 @@ from ganscope.detector.judging.metrics import evaluate_scores
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.recipes import train_detector
+from ganscope.detector.training.run import ANOTHER
 from ganscope.errors import GanscopeError
+from ganscope.files import damaged
 from ganscope.folders import CHECKPOINT, CONFIG
 from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator
+from ganscope.locks import holding, is_empty
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -96,8 +100,19 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     Detector.create(settings.detector, size=settings.size)  # unknown: say so before hours go by
     source = open_source(settings.real)
     learned, kept = _divide(source, settings)
-    out, done = _open(settings, _fingerprint(source))
-    race = _Race(settings, out, source, learned, kept, progress)
+    photographs = _fingerprint(source)
+    out = _choose(settings, photographs)
+    with holding(out):
+        done = _open(out, settings, photographs)
+        return _run(_Race(settings, out, source, learned, kept, progress), done)
+
+
+def _run(race: "_Race", done: int) -> pd.DataFrame:
+    """Make every round that is not done yet; returns the results.
+
+    done: how many rounds were.
+    """
+    settings, out, progress = race.settings, race.out, race.progress
     task = progress.add_task("arms race", total=settings.rounds, note="") if progress else None
     for number in range(1, settings.rounds + 1):
         race.train_generator(number)
@@ -172,14 +187,18 @@ def _fingerprint(source: Source) -> str:
     return hashlib.sha256("\n".join(source.groups).encode(errors="surrogateescape")).hexdigest()
 
 
-def _open(settings: ArmsRaceSettings, photographs: str) -> tuple[Path, int]:
-    """Make or re-enter the folder; returns it and how many rounds are done.
+def _choose(settings: ArmsRaceSettings, photographs: str) -> Path:
+    """The folder: as told, or the first that holds no finished race."""
+    return settings.out or next_free(
+        Path("runs") / "arms-race", lambda p: _over(p, settings, photographs)
+    )
+
+
+def _open(out: Path, settings: ArmsRaceSettings, photographs: str) -> int:
+    """Make or re-enter the folder; returns how many rounds are done.
 
     photographs: their `_fingerprint`.
     """
-    out = settings.out or next_free(
-        Path("runs") / "arms-race", lambda p: _over(p, settings, photographs)
-    )
     done = _rounds_done(out)
     if done >= settings.rounds:
         raise GanscopeError(
@@ -198,36 +217,43 @@ def _open(settings: ArmsRaceSettings, photographs: str) -> tuple[Path, int]:
                 f"{out} was begun with other photographs in {settings.real}; restore them to "
                 "continue it, or name another folder with --out"
             )
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or not is_empty(out)):
         raise GanscopeError(f"{out} exists and is not an arms race; name another --out")
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / SETTINGS, plain(settings) | {"photographs": photographs})
-    return out, done
+    return done
 
 
 def _over(out: Path, settings: ArmsRaceSettings, photographs: str) -> bool:
     """Whether a folder holds a finished race that these settings do not make longer."""
     done = _rounds_done(out)
-    if not done or done < read_json(out / SETTINGS)["rounds"]:
+    if not done:
         return False
+    with damaged(out / SETTINGS, ANOTHER):
+        if done < read_json(out / SETTINGS, ANOTHER)["rounds"]:
+            return False
     other = bool(_changed(out, settings)) or _other_photographs(out, photographs)
     return done >= settings.rounds or other
 
 
 def _changed(out: Path, settings: ArmsRaceSettings) -> list[str]:
-    return changed(settings, read_json(out / SETTINGS), ignore=IGNORED)
+    return changed(settings, read_json(out / SETTINGS, ANOTHER), ignore=IGNORED)
 
 
 def _other_photographs(out: Path, photographs: str) -> bool:
     """Whether there were others when it was begun: then those kept for the test may be among those
     that were learned from. Folders of earlier versions do not tell.
     """
-    return read_json(out / SETTINGS).get("photographs", photographs) != photographs
+    return read_json(out / SETTINGS, ANOTHER).get("photographs", photographs) != photographs
 
 
 def _rounds_done(out: Path) -> int:
-    return read_json(out / TRIANGLE)["rounds"] if (out / TRIANGLE).exists() else 0
+    if not (out / TRIANGLE).exists():
+        return 0
+    remedy = "delete it, and the same command writes it again"
+    with damaged(out / TRIANGLE, remedy):
+        return operator.index(read_json(out / TRIANGLE, remedy)["rounds"])
 
 
 @dataclass(frozen=True)
@@ -313,7 +339,7 @@ class _Race:
         """Scores of every detector for every test, a row an image; those in `scores.csv` stay."""
         path, parts, known = self.out / SCORES, [], set()
         if path.exists():
-            parts = [pd.read_csv(path, keep_default_na=False, float_precision="round_trip")]
+            parts = [self._read_scores(path)]
             known = set(zip(parts[0]["detector"], parts[0]["generator"], strict=True))
         new = [cell for cell in product(range(1, rounds + 1), repeat=2) if cell not in known]
         with self._task("scores", len(new)) as show:
@@ -331,6 +357,16 @@ class _Race:
         scores = pd.concat(parts, ignore_index=True)
         write_text(path, scores.to_csv(index=False))
         return scores
+
+    def _read_scores(self, path: Path) -> pd.DataFrame:
+        """The scores of earlier rounds, all of each cell's."""
+        with damaged(path, "delete it, and the same command scores the fakes again"):
+            scores = pd.read_csv(path, keep_default_na=False, float_precision="round_trip")
+            for cell, rows in scores.groupby(["detector", "generator"]):
+                images = len(open_corpus(self.folder("tests", int(cell[1]))))
+                if len(rows) != images or not np.isfinite(rows["score"]).all():
+                    raise ValueError(f"{len(rows)} scores of {images} images")
+            return scores[["file_name", "label", "group", "detector", "generator", "score"]]
 
     def write(self, rounds: int, results: pd.DataFrame) -> None:
         """Tables and pictures of the rounds so far."""

@@ -40,10 +40,12 @@ def with_corpora(settings: BenchmarkSettings, bar: "Progress") -> BenchmarkSetti
                 "file, folder or function"
             )
         if (folder / MANIFEST).exists():
-            before = read_json(folder / REQUEST)
+            before = read_json(folder / REQUEST, f"delete {folder} and run the command again")
             asked = plain(plan) | {"weights": generator.weights}
             other = [
-                k for k in ("n", "generator", "real", "seed", "weights") if before[k] != asked[k]
+                k
+                for k in ("n", "generator", "real", "seed", "weights")
+                if before.get(k) != asked[k]
             ]
             if other:
                 raise GanscopeError(
