@@ -4,6 +4,7 @@ The configuration carries all that turns a file into a verdict - input size and 
 calibration, thresholds - so that preprocessing cannot drift from the weights.
 """
 
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from ganscope.detector.networks.architectures import build, load_pretrained
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import GanscopeError
 from ganscope.folders import FolderModel
+from ganscope.prints import LEARNED, Prints
 
 RULE = "native tiles, small images padded by reflection"
 VIEWS_RULE = "views at native resolution and of the whole, small images enlarged"
@@ -43,6 +45,7 @@ class Detector(FolderModel):
     def __init__(self, config: dict[str, Any], net: nn.Module | None = None):
         super().__init__(config)
         self.net = net or build(config["architecture"], **config["arguments"])[0]
+        self._learned: Prints | None = None
         shape = (1, 3, 1, 1)
         self.mean: Tensor
         self.std: Tensor
@@ -127,6 +130,24 @@ class Detector(FolderModel):
             },
             net,
         )
+
+    @property
+    def learned(self) -> Prints | None:
+        """The prints of the images that it learned from and was calibrated by; None: not known."""
+        if self._learned is None and self.folder:
+            self._learned = Prints.load(self.folder / LEARNED)
+        return self._learned
+
+    @learned.setter
+    def learned(self, prints: Prints) -> None:
+        self._learned = prints
+
+    def save(self, folder: str | Path) -> None:
+        """As `FolderModel.save`, and what it learned from, where that is known."""
+        if self.learned is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.learned.save(Path(folder) / LEARNED)
+        super().save(folder)
 
     @property
     def size(self) -> int:

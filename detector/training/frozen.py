@@ -38,6 +38,7 @@ from ganscope.detector.training.run import (
     open_views,
     reading_processes,
     split_table,
+    tell_of_images,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, pick_device, processes
@@ -77,13 +78,14 @@ def train_frozen(
         )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings)
+    table = split_table(settings, progress)
     torch.manual_seed(settings.seed)
     detector = Detector.create(
         settings.detector, size=settings.size, pretrained=settings.pretrained
     )
     classifier_of(detector)
     run, _ = open_run(settings, state)
+    tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
 
     train = table[table["split"] == "train"]

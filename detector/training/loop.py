@@ -34,6 +34,7 @@ from ganscope.detector.training.run import (
     open_views,
     reading_processes,
     split_table,
+    tell_of_images,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, fastest, pick_device, processes, remembered
@@ -64,7 +65,8 @@ def train_once(
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     state = processes(device)
-    table = split_table(settings)
+    with state.main_process_first():  # it looks at all images, the others at what it kept
+        table = split_table(settings, progress)
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
@@ -76,6 +78,8 @@ def train_once(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
         )
+    if state.is_main_process:
+        tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     state = processes(device)  # it may have been trained just now, in another precision
     speed = remembered(run / SPEED, lambda: _choose_speed(settings, average, state.device))
