@@ -29,10 +29,12 @@ from ganscope.config import (
     write_json,
 )
 from ganscope.datasets.alignment import Alignment
+from ganscope.datasets.copies import look_at_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.detector.benchmark.asking import Scores, list_changes, score_all
 from ganscope.detector.benchmark.benchmark import evaluate_all, name_without, write_results
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.met import find_met, look_again
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.networks.architectures import build
@@ -73,7 +75,8 @@ def leave_one_out(
     """
     begun = time.monotonic()
     list_changes(settings)
-    table = open_corpora(settings.corpora).table
+    looked = look_at_table(open_corpora(settings.corpora).table)
+    table = looked.table
     generators = sorted(set(table["generator"][table["label"] == 1]))
     images = fingerprint(table, 1)
     if len(generators) < 2:
@@ -119,6 +122,9 @@ def leave_one_out(
 
     cells, mistakes = [], []
     together = Scores(pd.DataFrame())
+    together.unreadable |= dict(
+        zip(looked.unreadable["path"], looked.unreadable["reason"], strict=True)
+    )
     scorers: dict[str, Scorer] = {}
     for (architecture, generator), plan in plans.items():
         run, name = plan.out or out, name_without(architecture, generator)
@@ -135,7 +141,8 @@ def leave_one_out(
         scorer = open_scorer(str(run), settings.batch_size, settings.device)
         scorers[name] = scorer
         alone = {architecture: scorer}
-        measured = evaluate_all(found, alone, settings)
+        met = find_met(alone, look_again(found), settings)
+        measured = evaluate_all(found, alone, settings, met)
         measured["generator"] = generator  # also where a protocol has none of its fakes
         cells.append((found.assign(left_out=generator), measured))
         alignment = about["alignment"] and Alignment(**about["alignment"])
