@@ -8,6 +8,7 @@ crops that its fakes are later put beside.
 
 import itertools
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import numpy as np
 
 from ganscope.datasets.corpus import is_unfinished, open_corpus
 from ganscope.datasets.layouts import MANIFEST
-from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError, reason_of
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
 
@@ -161,6 +162,13 @@ def open_source(name: str) -> Source:
     such source or its data cannot be had.
     """
     if name in sources:
+        if os.path.isdir(name):
+            warnings.warn(
+                f"--real {name}: taken is the source of that name, not the folder; for that write "
+                f"{os.path.join(os.curdir, name)}",
+                GanscopeWarning,
+                stacklevel=2,
+            )
         return sources[name](name)
     if name.startswith("hf:"):
         return _hugging_face(name)

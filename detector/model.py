@@ -60,6 +60,11 @@ class Detector(FolderModel):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The network without weights: a large one's need not be drawn only to be replaced."""
         cls.check(config)
+        training = config.get("training")
+        config["training"] = training if isinstance(training, dict) else {}
+        corpora = config["training"].get("corpora", [])
+        if not (isinstance(corpora, list) and all(isinstance(name, str) for name in corpora)):
+            config["training"]["corpora"] = []  # a record only: no verdict depends on it
         if not config["input"].get("views"):
             return cls(config)
         with init_empty_weights(include_buffers=False):

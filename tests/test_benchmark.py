@@ -732,15 +732,38 @@ def test_a_benchmark_that_was_killed_while_it_wrote_is_written_again(
 
 def test_probably_inverted_is_said_where_it_is_more_than_chance() -> None:
     def said(auroc: float, n: int, high: float = float("nan"), **seen: str) -> str:
-        row = {"detector": "x", "n_real": n, "n_fake": n, "auroc": auroc, "auroc_high": high}
-        return benchmark._remark(pd.Series(row), seen)
+        row = {
+            "detector": "x",
+            "generator": "a",
+            "n_real": n,
+            "n_fake": n,
+            "auroc": auroc,
+            "auroc_high": high,
+        }
+        return benchmark._remark(pd.Series(row), {(k, "a"): v for k, v in seen.items()})
 
     inverted = "probably inverted: fakes score lower than reals"
     assert said(0.3, 50, 0.4) == inverted
     assert said(0.3, 50, 0.6) == ""
     assert said(0.3, 50) == inverted  # without intervals
-    assert said(0.499, 50) == said(0.0, 1) == ""
+    assert said(0.499, 50) == ""
+    assert "inverted" not in said(0.0, 1)
     assert said(0.3, 50, 0.4, x="trained here") == f"{inverted}; trained here"
+
+
+def test_figures_of_next_to_no_images_are_remarked_on() -> None:
+    row = pd.Series(
+        {
+            "detector": "x",
+            "generator": "a",
+            "n_real": 1,
+            "n_fake": 1,
+            "auroc": 1.0,
+            "auroc_high": np.nan,
+        }
+    )
+    assert "of no more than 1 real and 1 fake images" in benchmark._remark(row, {})
+    assert benchmark._remark(pd.Series(dict(row) | {"n_real": 4, "n_fake": 4}), {}) == ""
 
 
 def test_a_generator_may_not_be_called_all(corpus: Path, tmp_path: Path) -> None:

@@ -471,6 +471,20 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-3)
 
 
+def test_a_batch_larger_than_all_images_holds_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    drawn = []
+    draw = Sampler.draw
+    monkeypatch.setattr(Sampler, "draw", lambda self, n, rng: drawn.append(n) or draw(self, n, rng))
+    wish = settings(corpus, tmp_path / "run", epochs=1, batch_size=10**7, precision="auto")
+    images = (split_table(wish)["split"] == "train").sum()
+    run = train_detector(wish)
+    assert drawn == [images]
+    assert load_detector(str(run)).config["training"]["batch_size"] == 10**7
+
+
 # What is refused
 
 

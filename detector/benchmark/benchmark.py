@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 MADE_OF = (*FILES, "roc.png", "matrix.png")
+FEW = 4
+"""Images of a class below which any figure is remarked on: of three reals and three fakes, one
+guess in twenty has the AUROC 1, of one and one every second."""
 UNFINISHED = ".unfinished"
 """A file in a folder whose results are being written."""
 VERSIONS = ("ganscope", "torch", "timm", "scikit-learn", "numpy", "opencv-python", "pillow")
@@ -240,6 +243,11 @@ def _remark(row: pd.Series, seen: dict[tuple[str, str], str]) -> str:
     if not (row["n_real"] and row["n_fake"]):
         return "one class only"
     said = []
+    if min(row["n_real"], row["n_fake"]) < FEW:
+        said.append(
+            f"of no more than {row['n_real']:,} real and {row['n_fake']:,} fake images: this may "
+            "well be chance"
+        )
     fewest, auroc, sure = min(row["n_real"], row["n_fake"]), row["auroc"], row["auroc_high"]
     if not np.isfinite(sure) and fewest > 4:  # no interval: more than an AUROC can err by
         sure = auroc + 1.96 * (auroc * (1 - auroc) / fewest) ** 0.5

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganscope.config.validation import PRECISIONS, as_paths, at_least, one_of, valid_device
+from ganscope.config.validation import (
+    PRECISIONS,
+    as_lists,
+    as_paths,
+    at_least,
+    enough_seeds,
+    one_of,
+    valid_device,
+)
 from ganscope.errors import GanscopeError
 
 RECIPES: dict[str, dict[str, float]] = {
@@ -77,12 +85,14 @@ class TrainDetectorSettings:
     """Processes that read images; None: as many as there are spare cores, at most 8."""
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "out", "corpora")
         at_least(
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
         )
         at_least(self, patience=0, seed=0, split_seed=0, workers=0, soup=1)
         one_of(self, precision=PRECISIONS, recipe=tuple(RECIPES))
+        enough_seeds(self.seed, self.soup)
         valid_device(self.device)
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) is None:

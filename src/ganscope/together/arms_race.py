@@ -8,7 +8,6 @@ detector is handed corpora.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -50,6 +49,7 @@ from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator
+from ganscope.launched import place
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -83,7 +83,7 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     Raises `GanscopeError` for settings that do not go together, too few photographs, and a folder
     that holds a finished race, one with other settings or photographs, or anything else.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if place()[1] > 1:
         raise GanscopeError(
             "an arms race runs in one process; start it without accelerate launch or torchrun"
         )
