@@ -27,6 +27,8 @@ from ganscope.errors import GanscopeError, GanscopeWarning, ImageError, reason_o
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
 
+NAMED = 3
+"""Photographs that are named of those that cannot be used; the others are counted."""
 CACHE_BYTES = 1 << 30
 """Decoded photographs are kept in memory up to this many bytes for each source."""
 
@@ -62,6 +64,17 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def tell_unusable(self) -> None:
+        """Warn of the photographs that were come to and could not be used."""
+        if self.unusable:
+            some = [f"{self.groups[i]} ({why})" for i, why in sorted(self.unusable.items())[:NAMED]]
+            warnings.warn(
+                f"{self.name}: left out: {len(self.unusable):,} of {len(self):,} photographs: "
+                f"{', '.join(some)}{', ...' if len(self.unusable) > NAMED else ''}",
+                GanscopeWarning,
+                stacklevel=3,
+            )
 
     def part(self, numbers: Sequence[int]) -> "Source":
         """Some of its photographs, as a source of the same name."""

@@ -140,6 +140,7 @@ def generate_corpus(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    source.tell_unusable()
     return writer.finish()
 
 
