@@ -5,6 +5,7 @@ Nothing here imports torch until a command really runs: `--help` and mistyped op
 once.
 """
 
+import builtins
 import os
 import sys
 import time
@@ -102,6 +103,18 @@ def _say_warning(
         print(f"ganscope: {message}", file=sys.stderr)
 
 
+GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark")
+"""Commands that keep what they have done when they are stopped."""
+
+
+def _what_now(words: "builtins.list[str]") -> str:
+    """What becomes of a command that was stopped."""
+    name = next((word for word in words if not word.startswith("-")), "")
+    if name in GO_ON and "--no-cache" not in words:
+        return "the same command given again goes on"
+    return "the same command given again begins anew"
+
+
 def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
     files.
@@ -124,5 +137,5 @@ def main() -> None:
         sys.exit(141)  # as a shell says it
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
-            print("ganscope: stopped; the same command given again goes on", file=sys.stderr)
+            print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
         raise

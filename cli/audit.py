@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from ganscope.cli.console import Seed, out
+from ganscope.cli.console import Seed, err, out
 from ganscope.config import AuditSettings
 
 
@@ -71,4 +72,8 @@ def audit(
             "train-detector aligns what it trains on.",
             style="dim",
         )
+    if result.unreadable:
+        err.print(f"left out: {result.unreadable:,} images that cannot be read", style="yellow")
+    for remark in result.remarks:
+        err.print(Text(remark), style="yellow")
     raise typer.Exit(int(result.leaks))

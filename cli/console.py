@@ -2,7 +2,6 @@
 everywhere.
 """
 
-import os
 from typing import Annotated
 
 import typer
@@ -17,7 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_worker = os.environ.get("RANK", "0") != "0"  # one of several processes, and not the first
+from ganscope.launched import place
+
+_worker = place()[0] > 0  # one of several processes, and not the first
 
 out = Console(quiet=_worker)
 """Results: what a person reads or a program parses; neither is wrapped where no person looks."""

@@ -19,6 +19,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 
 from ganscope.config import AuditSettings
+from ganscope.datasets.copies import look_at_table, remark_on_copies
 from ganscope.datasets.corpus import open_corpus
 from ganscope.datasets.degradations import estimate_quality, lossy_history
 from ganscope.datasets.writing import encode_image
@@ -48,6 +49,8 @@ class Audit:
     n_fake: int
     unreadable: int
     max_auroc: float
+    remarks: tuple[str, ...] = ()
+    """On pictures that are in the corpus twice."""
 
     @property
     def leaks(self) -> bool:
@@ -83,9 +86,14 @@ def audit_corpus(settings: AuditSettings) -> Audit:
 
     Raises `GanscopeError` if there is no corpus, or too few images of a class to say anything.
     """
-    table = open_corpus(settings.corpus).table
+    looked = look_at_table(open_corpus(settings.corpus).table)
     limit, name = settings.max_auroc, str(settings.corpus)
-    return audit_table(table, name, limit, settings.aligned, settings.seed)
+    found = audit_table(looked.table, name, limit, settings.aligned, settings.seed)
+    return replace(
+        found,
+        unreadable=found.unreadable + len(looked.unreadable),
+        remarks=tuple(remark_on_copies(looked.table, looked.prints)),
+    )
 
 
 def audit_table(

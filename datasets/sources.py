@@ -8,6 +8,7 @@ crops that its fakes are later put beside.
 
 import itertools
 import os
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ import numpy as np
 
 from ganscope.datasets.corpus import is_unfinished, open_corpus
 from ganscope.datasets.layouts import MANIFEST
-from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError, reason_of
 from ganscope.images import find_images, open_image
 from ganscope.registry import Registry, unknown
 
+NAMED = 3
+"""Photographs that are named of those that cannot be used; the others are counted."""
 CACHE_BYTES = 1 << 30
 """Decoded photographs are kept in memory up to this many bytes for each source."""
 
@@ -61,6 +64,17 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.groups)
+
+    def tell_unusable(self) -> None:
+        """Warn of the photographs that were come to and could not be used."""
+        if self.unusable:
+            some = [f"{self.groups[i]} ({why})" for i, why in sorted(self.unusable.items())[:NAMED]]
+            warnings.warn(
+                f"{self.name}: left out: {len(self.unusable):,} of {len(self):,} photographs: "
+                f"{', '.join(some)}{', ...' if len(self.unusable) > NAMED else ''}",
+                GanscopeWarning,
+                stacklevel=3,
+            )
 
     def part(self, numbers: Sequence[int]) -> "Source":
         """Some of its photographs, as a source of the same name."""
@@ -161,6 +175,13 @@ def open_source(name: str) -> Source:
     such source or its data cannot be had.
     """
     if name in sources:
+        if os.path.isdir(name):
+            warnings.warn(
+                f"--real {name}: taken is the source of that name, not the folder; for that write "
+                f"{os.path.join(os.curdir, name)}",
+                GanscopeWarning,
+                stacklevel=2,
+            )
         return sources[name](name)
     if name.startswith("hf:"):
         return _hugging_face(name)

@@ -4,8 +4,8 @@ Upsampling leaves a lattice of bright points, too little or too much at high fre
 detector may learn, made visible.
 """
 
+import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import cv2
 import numpy as np
 
 from ganscope.config import SpectraSettings, next_free, replacing
+from ganscope.datasets.copies import name_some
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.writing import disk_errors
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.images import open_image
 from ganscope.locks import PATIENCE, holding_file
 
@@ -29,8 +30,11 @@ def draw_spectra(
 ) -> Path:
     """Draw the mean spectra of a corpus' reals and of each generator's fakes; returns the file.
 
-    `report` is called with the number of images looked at so far and of all. Raises
-    `GanscopeError` if there is no corpus or an image of it is too small.
+    All are of squares of one size, the largest that is in each image, but for those that are less
+    than half as large as most of their generator's or too small for a spectrum: these are left out,
+    as are those that cannot be read, and counted in a warning. `report` is called with the number
+    of images looked at so far and of all. Raises `GanscopeError` if there is no corpus or no image
+    is left.
     """
     table = open_corpora(settings.corpora).table
     rng = np.random.default_rng(settings.seed)
@@ -43,27 +47,44 @@ def draw_spectra(
         for name in names
     }
     done, total = 0, sum(map(len, drawn.values()))
+    unreadable: list[str] = []
+    small: list[str] = []
     for name, paths in drawn.items():
-        images[name] = []
+        found: dict[str, np.ndarray] = {}
         for path in paths:
-            with suppress(ImageError):
-                images[name].append(_middle(open_image(path).pixels))
+            try:
+                found[path] = _middle(open_image(path).pixels)
+            except ImageError as error:
+                unreadable.append(str(error))
             done += 1
             if report:
                 report(done, total)
-    images = {name: found for name, found in images.items() if found}
+        sides = {path: image.shape[0] for path, image in found.items()}
+        fewest = max(SMALLEST, float(np.median(list(sides.values()) or [0])) / 2)
+        small += [f"{path} ({side} pixels)" for path, side in sides.items() if side < fewest]
+        images[name] = [image for path, image in found.items() if sides[path] >= fewest]
+    _tell(unreadable, small, [name for name, kept in images.items() if not kept], total)
+    images = {name: kept for name, kept in images.items() if kept}
     if not images:
-        raise GanscopeError(f"{settings.corpora[0]}: no image can be read")
-    size = min(image.shape[0] for found in images.values() for image in found)
-    if size < SMALLEST:
+        what = "large enough" if small else "readable"
         raise GanscopeError(
-            f"a picture of {size} pixels is too small; spectra need {SMALLEST} a side"
+            f"{settings.corpora[0]}: no image is {what}, for example {[*small, *unreadable][0]}; "
+            f"spectra need {SMALLEST} pixels a side"
+        )
+    smallest = {name: min(len(image) for image in kept) for name, kept in images.items()}
+    size = min(smallest.values())
+    if size < max(smallest.values()):
+        warnings.warn(
+            f"all spectra are of the middle {size} pixels a side, as images of "
+            f"{min(smallest, key=smallest.__getitem__)} are no larger",
+            GanscopeWarning,
+            stacklevel=2,
         )
     spectra = {
-        name: mean_spectrum(np.stack([_cut(i, size) for i in found]))
-        for name, found in images.items()
+        name: mean_spectrum(np.stack([_cut(i, size) for i in kept]))
+        for name, kept in images.items()
     }
-    counts = {name: len(found) for name, found in images.items()}
+    counts = {name: len(kept) for name, kept in images.items()}
     told = settings.out
     with holding_file(told or Path("spectra.png"), 0.0 if told else PATIENCE):
         out = told or next_free(
@@ -71,6 +92,26 @@ def draw_spectra(
         ).with_suffix(".png")
         _draw(out, spectra, counts)
     return out
+
+
+def _tell(unreadable: list[str], small: list[str], lost: list[str], total: int) -> None:
+    """Warn of what is left out."""
+    for what, which in (
+        ("cannot be read", unreadable),
+        ("are too small, or less than half as large as most", small),
+    ):
+        if which:
+            warnings.warn(
+                f"left out: {len(which):,} of {total:,} images {what}: {name_some(which)}",
+                GanscopeWarning,
+                stacklevel=3,
+            )
+    if lost:
+        warnings.warn(
+            f"no image of {name_some(lost)} is left: there is no such panel",
+            GanscopeWarning,
+            stacklevel=3,
+        )
 
 
 def mean_spectrum(images: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from ganscope.detector.networks.architectures import build, load_pretrained, loa
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
+from ganscope.prints import LEARNED, Prints
 
 RULE = "native tiles, small images padded by reflection"
 VIEWS_RULE = "views at native resolution and of the whole, small images enlarged"
@@ -48,6 +49,7 @@ class Detector(FolderModel):
     def __init__(self, config: dict[str, Any], net: nn.Module | None = None):
         super().__init__(config)
         self.net = net or build(config["architecture"], **config["arguments"])[0]
+        self._learned: Prints | None = None
         shape = (1, 3, 1, 1)
         self.mean: Tensor
         self.std: Tensor
@@ -62,6 +64,11 @@ class Detector(FolderModel):
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The network without weights: a large one's need not be drawn only to be replaced."""
         cls.check(config)
+        training = config.get("training")
+        config["training"] = training if isinstance(training, dict) else {}
+        corpora = config["training"].get("corpora", [])
+        if not (isinstance(corpora, list) and all(isinstance(name, str) for name in corpora)):
+            config["training"]["corpora"] = []  # a record only: no verdict depends on it
         if not config["input"].get("views"):
             return cls(config)
         with init_empty_weights(include_buffers=False):
@@ -153,6 +160,24 @@ class Detector(FolderModel):
             },
             net,
         )
+
+    @property
+    def learned(self) -> Prints | None:
+        """The prints of the images that it learned from and was calibrated by; None: not known."""
+        if self._learned is None and self.folder:
+            self._learned = Prints.load(self.folder / LEARNED)
+        return self._learned
+
+    @learned.setter
+    def learned(self, prints: Prints) -> None:
+        self._learned = prints
+
+    def save(self, folder: str | Path) -> None:
+        """As `FolderModel.save`, and what it learned from, where that is known."""
+        if self.learned is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.learned.save(Path(folder) / LEARNED)
+        super().save(folder)
 
     @property
     def size(self) -> int:

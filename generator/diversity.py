@@ -35,6 +35,8 @@ FEWEST = 2 * NEIGHBOURS
 """Images a side below which nothing can be said."""
 ALIKE = 1 / 3
 """Share of the reals' mean distance below which the fakes of a training are too much alike."""
+MOST_ALIKE = 0.9
+"""Share of the images of each side that have one size, where the others are odd ones out."""
 _BLOCK = 1 << 19
 """Distances that a core holds in memory at a time."""
 
@@ -305,7 +307,7 @@ def measure_paths(
     sides = {"real": _draw(reals, n, seed)} | {k: _draw(v, n, seed) for k, v in fakes.items()}
     total = sum(map(len, sides.values()))
     done = unreadable = 0
-    sizes: dict[str, set[tuple[int, int]]] = {name: set() for name in sides}
+    sizes: dict[str, Counter[tuple[int, ...]]] = {name: Counter() for name in sides}
 
     def read(name: str) -> Iterator[np.ndarray]:
         nonlocal done, unreadable
@@ -315,7 +317,7 @@ def measure_paths(
             except ImageError:
                 unreadable += 1
             else:
-                sizes[name].add(pixels.shape[:2])
+                sizes[name][pixels.shape[:2]] += 1
                 yield pixels
             done += 1
             if report:
@@ -336,11 +338,27 @@ def measure_paths(
             f"no more images than features ({dimensions:,}): the Frechet distance is far too high; "
             "compare it at the same n only, or read the kernel distance"
         )
-    if any(sizes[name] != sizes["real"] for name in fakes):
-        remarks.append("reals and fakes differ in size; the features see that, too")
+    remarks += _remark_on_sizes(sizes)
     if extractor.name.startswith("pixels"):
         remarks.append("shrunk pixels know layout and colour only; a network's features know more")
     return Diversity(extractor.name, dimensions, measured, unreadable=unreadable, remarks=remarks)
+
+
+def _remark_on_sizes(sizes: dict[str, Counter[tuple[int, ...]]]) -> Iterator[str]:
+    """What to remark on sizes, by how many images have each: a few odd ones do not make them
+    differ.
+    """
+    (usual, most) = sum(sizes.values(), Counter()).most_common(1)[0]
+    looked = sum(counts.total() for counts in sizes.values())
+    alone = max(counts.total() - counts[usual] for counts in sizes.values())
+    if most == looked or all(counts == sizes["real"] for counts in sizes.values()):
+        return
+    if all(counts[usual] >= MOST_ALIKE * counts.total() for counts in sizes.values()):
+        height, width = usual
+        odd = f"{looked - most:,} of {looked:,} images are not of {width}x{height} pixels"
+        yield f"{odd} as the others, at most {alone:,} of a side; the features see that, too"
+    else:
+        yield "reals and fakes differ in size; the features see that, too"
 
 
 def _draw(paths: Sequence[str], n: int, seed: int) -> list[str]:

@@ -176,7 +176,7 @@ def apply_direction(settings: LatentApplySettings) -> Path:
 
 def parse_fake(name: str, seed: int) -> tuple[int, int]:
     """What a user calls a fake, 12 or 3:12 -> (seed, number)."""
-    found = re.fullmatch(r"(?:(\d+):)?(\d+)", name.strip())
+    found = re.fullmatch(r"(?:([0-9]{1,10}):)?([0-9]{1,18})", name.strip())
     if not found:
         raise GanscopeError(
             f"{name.strip()!r} is no fake: name its number (12), or SEED:NUMBER (3:12)"

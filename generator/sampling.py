@@ -33,6 +33,7 @@ from ganscope.folders import hash_files
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
 from ganscope.images import open_image
+from ganscope.launched import forget_stale, place
 from ganscope.locks import holding
 
 DEFAULT_N = 10_000
@@ -159,6 +160,7 @@ def _write_corpus(
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+    source.tell_unusable()
     return writer.finish()
 
 
@@ -174,11 +176,13 @@ def make_fake(
 
 
 def _shard(settings: GenerateSettings) -> tuple[int, int]:
-    """(i, n): this is part i of n, as --shard says or as `torchrun` and its like do."""
+    """(i, n): this is part i of n, from 1 on, as --shard says or as `torchrun` and its like do."""
     if settings.shard:
         part, _, parts = settings.shard.partition("/")
         return int(part), int(parts)
-    return int(os.environ.get("RANK", 0)) + 1, int(os.environ.get("WORLD_SIZE", 1))
+    forget_stale()
+    rank, parts = place()
+    return rank + 1, parts
 
 
 def _device(settings: GenerateSettings, parts: int) -> torch.device:

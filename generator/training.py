@@ -242,6 +242,8 @@ def _train(
         further = ({"after": str(after)} if after else {}) | (
             {"critic_weight": critic_weight} if critic else {}
         )
+        for used in food.sources:
+            used.tell_unusable()
         _finish(settings, run, average, food.source, log, further)
         for name in (SPEED,) if keep_checkpoint else (SPEED, CHECKPOINT):
             (run / name).unlink(missing_ok=True)
@@ -348,6 +350,13 @@ class _Food:
             found = pair_folders(Path(wanted), Path(settings.real))
             self.pairs = (_files([a for a, _ in found]), _files([b for _, b in found]))
 
+    @property
+    def sources(self) -> list[Source]:
+        """All that photographs are drawn from."""
+        if self.pairs:
+            return [self.pairs[1]]
+        return [self.source, *([self.others] if self.others else [])]
+
     def batch(self, number: int) -> Batch:
         """Batch `number` of this process; the same whenever it is asked for."""
         rng = np.random.default_rng((self.settings.seed, number, self.process))
@@ -378,19 +387,28 @@ class _Food:
     def _pair(
         self, start: Source, target: Source, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        number = int(rng.integers(len(target)))
-        try:
-            both = paired_crop(
-                start.photo(number),
-                target.photo(number),
-                self.settings.size,
-                rng,
-                self.settings.zoom,
-            )
-        except GanscopeError as error:
-            raise GanscopeError(f"{target.paths[number]}: {error}") from None
-        turn = self._turn(rng)
-        return both[0][:, ::turn], both[1][:, ::turn]
+        while len(target.unusable) < len(target):
+            number = int(rng.integers(len(target)))
+            if number in target.unusable:
+                continue
+            try:
+                both = paired_crop(
+                    start.photo(number),
+                    target.photo(number),
+                    self.settings.size,
+                    rng,
+                    self.settings.zoom,
+                )
+            except GanscopeError as error:
+                target.unusable[number] = str(error)
+                continue
+            turn = self._turn(rng)
+            return both[0][:, ::turn], both[1][:, ::turn]
+        number, why = next(iter(target.unusable.items()))
+        raise GanscopeError(
+            f"no pair can be used, for example {target.paths[number]}: {why}; use a smaller --size "
+            "or other photographs"
+        )
 
     def _turn(self, rng: np.random.Generator) -> int:
         return int(rng.choice([1, -1])) if self.settings.mirror else 1

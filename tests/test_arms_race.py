@@ -363,6 +363,7 @@ def test_an_arms_race_runs_in_one_process(
     photos: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
     with pytest.raises(GanscopeError, match="in one process"):
         race.arms_race(tiny_race(photos, tmp_path / "race"))
 

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from ganscope.cli import app
 from ganscope.config import AuditSettings
 from ganscope.datasets.audit import Audit, audit_corpus
 from ganscope.errors import GanscopeError
@@ -113,3 +115,27 @@ def test_unreadable_files_are_counted_and_too_few_refused(tmp_path: Path) -> Non
 def test_real_data_with_a_format_leak_cries_out() -> None:
     found = audit_corpus(AuditSettings(corpus=Path(os.environ["GANSCOPE_SHARED_DATA"])))
     assert found.auroc > 0.95
+
+
+def test_copies_and_damaged_pixels_are_told_of(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["file_name,label,split"]
+    for i in range(60):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,{i % 2},{'test' if i < 30 else 'train'}")
+    for i in (1, 3, 5, 7):
+        Image.open(tmp_path / f"{i + 30}.png").save(tmp_path / f"{i}.png", optimize=True)
+    Image.open(tmp_path / "50.png").save(tmp_path / "53.png")
+    whole = (tmp_path / "12.png").read_bytes()
+    (tmp_path / "12.png").write_bytes(whole[:-300])  # its header can be read
+    (tmp_path / "metadata.csv").write_text("\n".join(rows) + "\n")
+    found = audit_corpus(AuditSettings(corpus=tmp_path))
+    assert found.unreadable == 1
+    in_two, both = found.remarks
+    assert "4 of the 29 images of the test split are in the train split" in in_two
+    assert "1.png = 31.png" in in_two
+    assert "1 fakes are there as reals, too, as they are or nearly so: 53.png = 50.png" in both
+    done = CliRunner().invoke(app, ["audit", str(tmp_path), "--max-auroc", "1"])
+    assert "left out: 1 images" in done.output
+    assert "53.png = 50.png" in done.output

@@ -1,5 +1,6 @@
 """The benchmark: every cell, from one table of scores, with the failures named."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -17,7 +18,9 @@ from sklearn.metrics import roc_auc_score
 from ganscope.cli import benchmark as benchmark_cli
 from ganscope.config import BenchmarkSettings, as_command
 from ganscope.datasets.alignment import Alignment
-from ganscope.detector.benchmark import asking, benchmark, cache, mistakes
+from ganscope.datasets.copies import look_at_table
+from ganscope.datasets.corpus import open_corpus
+from ganscope.detector.benchmark import asking, benchmark, cache, met, mistakes
 from ganscope.detector.benchmark.benchmark import benchmark_detectors
 from ganscope.detector.benchmark.cache import Cache, FileFacts, read_file
 from ganscope.detector.benchmark.contestants import NetworkScorer, View, open_scorer
@@ -253,25 +256,95 @@ def test_what_an_older_version_kept_is_forgotten(
         assert base.values("detector", "clean") == {}
 
 
-def test_a_detector_that_met_the_corpus_is_told_of(
+def test_without_a_record_the_names_of_corpora_tell_what_was_met(
     corpus: Path, detectors: dict[str, str], tmp_path: Path
 ) -> None:
-    met = {"corpora": [str(corpus)], "val_generator": [], "test_generator": [], "val_source": []}
+    known = {"corpora": [str(corpus)], "val_generator": [], "test_generator": [], "val_source": []}
     detector = load_detector(detectors["light"])
 
-    def told(split: str, **training: object) -> str:
-        detector.config["training"] = met | training
+    def told(split: str, has_test: bool = True, **training: object) -> str:
+        detector.config["training"] = known | training
         scorer = NetworkScorer("light", detector)
-        return benchmark._seen(scorer, settings(corpus, tmp_path, split=split))
+        return met.guess(scorer, settings(corpus, tmp_path, split=split), has_test)
 
     assert "--split test measures what it never saw" in told("all")
     assert told("test") == ""
     # A training that holds generators out splits anew, whatever the corpus calls its test.
     for split in ("test", "all"):
-        anew = told(split, val_generator=["bright"])
-        assert anew == "trained on this corpus, so this flatters"
+        for anew in (told(split, val_generator=["bright"]), told(split, has_test=False)):
+            assert anew == f"trained on this corpus, so this flatters ({met.GUESSED})"
     assert "thresholds were set by images of this corpus" in told("val")
     assert told("all", corpora=["elsewhere"]) == ""
+
+
+def keep_record(corpus: Path, detector: str, folder: Path) -> str:
+    """A copy of a detector that learned from half of a corpus' images and chose by a quarter."""
+    looked = look_at_table(open_corpus(corpus).table)
+    rows = np.flatnonzero(np.arange(len(looked.table)) % 4 < 3)
+    copy = load_detector(detector)
+    copy.learned = dataclasses.replace(looked.prints.take(rows), chosen=rows % 4 == 2)
+    copy.save(folder)
+    return str(folder)
+
+
+def test_images_that_a_detector_learned_from_are_known_wherever_they_lie(
+    corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
+    coarse, moved, other = (tmp_path / name for name in ("coarse", "moved", "other"))
+    rng = np.random.default_rng(0)
+    for path in corpus.rglob("*.png"):
+        rough = coarse / path.relative_to(corpus)
+        rough.parent.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (12, 12, 3)).astype(np.uint8)
+        cv2.imwrite(str(rough), cv2.resize(pixels, (48, 48), interpolation=cv2.INTER_CUBIC))
+    corpus = coarse
+    taught = keep_record(corpus, detectors["light"], tmp_path / "taught")
+    for path in corpus.rglob("*.png"):  # saved anew, elsewhere, under other names
+        copy = moved / path.relative_to(corpus).with_name(f"new-{path.stem}.jpg")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(copy), cv2.imread(str(path)), [cv2.IMWRITE_JPEG_QUALITY, 97])
+        unlike = other / path.relative_to(corpus)
+        unlike.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(unlike), cv2.imread(str(path))[::-1, ::-1])
+    plan = {"detector": (taught, detectors["dark"]), "protocol": "raw", "bootstrap": 0}
+    for folder in (corpus, moved):
+        results = benchmark_detectors(settings(folder, tmp_path / f"on-{folder.name}", **plan))
+        remarks = results.set_index(["detector", "generator"])["remark"]
+        said = remarks[taught, "all"]
+        assert "it learned from 18 and set its thresholds by 9 of these 36 images (" in said
+        assert said.endswith("so this flatters; --split test measures what it never saw")
+        assert "learned from 12 and" in remarks[taught, "alike"]
+        assert "flatters" not in remarks[detectors["dark"], "all"]
+    results = benchmark_detectors(settings(other, tmp_path / "fresh", **plan))
+    assert not results["remark"].str.contains("flatters").any()
+    # A corpus without splits of its own is split as the training split it.
+    results = benchmark_detectors(settings(moved, tmp_path / "test", split="test", **plan))
+    assert results["n_real"].tolist() == [3] * 6
+    assert not results["remark"].str.contains("flatters").any()
+    assert "the corpora have no splits of their own" in results.attrs["notes"][0]
+    with pytest.raises(GanscopeError, match="no splits of their own, and no detector here"):
+        benchmark_detectors(settings(other, tmp_path / "none", split="test", **plan))
+
+
+def test_a_picture_under_both_labels_is_told_of(
+    detectors: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)
+    rng = np.random.default_rng(0)
+    for folder in ("0_real", "1_fake/a"):
+        (tmp_path / "c" / folder).mkdir(parents=True)
+        for i in range(5):
+            pixels = rng.integers(0, 256, (40, 40, 3)).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "c" / folder / f"{i}.png"), pixels)
+    shutil.copy(tmp_path / "c/0_real/1.png", tmp_path / "c/1_fake/a/1.png")
+    plan = {"detector": (detectors["light"],), "protocol": "raw", "bootstrap": 0}
+    results = benchmark_detectors(settings(tmp_path / "c", tmp_path / "out", **plan))
+    (note,) = results.attrs["notes"]
+    assert "1 fakes are there as reals, too" in note
+    assert "1_fake/a/1.png = 0_real/1.png" in note
 
 
 def test_only_what_is_new_is_asked(
@@ -659,15 +732,38 @@ def test_a_benchmark_that_was_killed_while_it_wrote_is_written_again(
 
 def test_probably_inverted_is_said_where_it_is_more_than_chance() -> None:
     def said(auroc: float, n: int, high: float = float("nan"), **seen: str) -> str:
-        row = {"detector": "x", "n_real": n, "n_fake": n, "auroc": auroc, "auroc_high": high}
-        return benchmark._remark(pd.Series(row), seen)
+        row = {
+            "detector": "x",
+            "generator": "a",
+            "n_real": n,
+            "n_fake": n,
+            "auroc": auroc,
+            "auroc_high": high,
+        }
+        return benchmark._remark(pd.Series(row), {(k, "a"): v for k, v in seen.items()})
 
     inverted = "probably inverted: fakes score lower than reals"
     assert said(0.3, 50, 0.4) == inverted
     assert said(0.3, 50, 0.6) == ""
     assert said(0.3, 50) == inverted  # without intervals
-    assert said(0.499, 50) == said(0.0, 1) == ""
+    assert said(0.499, 50) == ""
+    assert "inverted" not in said(0.0, 1)
     assert said(0.3, 50, 0.4, x="trained here") == f"{inverted}; trained here"
+
+
+def test_figures_of_next_to_no_images_are_remarked_on() -> None:
+    row = pd.Series(
+        {
+            "detector": "x",
+            "generator": "a",
+            "n_real": 1,
+            "n_fake": 1,
+            "auroc": 1.0,
+            "auroc_high": np.nan,
+        }
+    )
+    assert "of no more than 1 real and 1 fake images" in benchmark._remark(row, {})
+    assert benchmark._remark(pd.Series(dict(row) | {"n_real": 4, "n_fake": 4}), {}) == ""
 
 
 def test_a_generator_may_not_be_called_all(corpus: Path, tmp_path: Path) -> None:

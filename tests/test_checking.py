@@ -1,20 +1,25 @@
 """Checking: the CSV on a hostile disk, odd file names, and what counts as nothing to see."""
 
+import json
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from ganscope.config import CheckSettings
+from ganscope.config import BenchmarkSettings, CheckSettings, TrainDetectorSettings
+from ganscope.detector.benchmark.contestants import NetworkScorer
+from ganscope.detector.benchmark.met import guess, without_record
 from ganscope.detector.judging.checking import Check, check_image, check_images
-from ganscope.detector.model import Detector
-from ganscope.errors import GanscopeError
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training.recipes import _may_have_learned
+from ganscope.errors import GanscopeError, GanscopeWarning
 
 
 @pytest.fixture
@@ -104,3 +109,43 @@ def test_a_name_that_is_no_utf8_is_written_as_it_is(photo: Path, sure: str, tmp_
     (check,) = checks(Path(os.fsdecode(odd)), sure, tmp_path / "verdicts.csv")
     assert check.error is None
     assert b"odd\xff.jpg" in (tmp_path / "verdicts.csv").read_bytes()
+
+
+@pytest.mark.parametrize("stop", ["thrown", "closed"])
+def test_what_was_judged_is_kept_when_it_is_stopped(
+    photo: Path, sure: str, tmp_path: Path, stop: str
+) -> None:
+    table = tmp_path / "v.csv"
+    table.write_text("old")
+    plan = CheckSettings(paths=(str(photo),) * 3, detector=sure, csv=table, device="cpu")
+    checks: Any = check_images(plan)
+    next(checks)
+    end = checks.close if stop == "closed" else lambda: checks.throw(KeyboardInterrupt)
+    with (
+        pytest.warns(GanscopeWarning, match=r"rows of the 1 images that were judged are in .*v"),
+        suppress(KeyboardInterrupt),
+    ):
+        end()
+    assert table.read_text() == "old"
+    kept = (tmp_path / "v.part.csv").read_text().splitlines()
+    assert len(kept) == 2
+    assert kept[1].startswith(str(photo))
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("training", [None, [], {"corpora": "text"}, {"corpora": [1]}])
+def test_a_detector_without_a_record_of_its_training_works(
+    photo: Path, sure: str, training: object
+) -> None:
+    """In every command; and the same where the record is no record."""
+    config = json.loads((Path(sure) / "config.json").read_text())
+    config.pop("training")
+    (Path(sure) / "config.json").write_text(
+        json.dumps(config | ({} if training is None else {"training": training}))
+    )
+    assert check_image(photo, sure).verdict is not None
+    detector = load_detector(sure)
+    met = {"m": NetworkScorer("m", detector)}
+    assert without_record(met) == []
+    assert guess(met["m"], BenchmarkSettings(corpora=(photo.parent,)), True) == ""
+    assert not _may_have_learned(detector.config["training"], TrainDetectorSettings())

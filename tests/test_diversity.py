@@ -3,6 +3,7 @@ found.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -283,6 +284,20 @@ def test_as_many_reals_as_fakes_are_compared_and_damage_is_passed_over(tmp_path:
     other = measure_diversity(DiversitySettings(what=corpus, features="pixels", n=20, seed=1))
     assert few.generators[0].n == 20
     assert few.generators[0].frechet != other.generators[0].frechet
+
+
+def test_an_odd_picture_does_not_make_all_differ_in_size() -> None:
+    square, tall = (64, 64), (65, 64)
+    for real, fake, said in (
+        ({square: 20}, {square: 20}, []),
+        ({square: 20, tall: 9}, {square: 20, tall: 9}, []),
+        ({square: 20}, {tall: 20}, ["reals and fakes differ in size"]),
+        ({square: 20}, {square: 19, tall: 1}, ["1 of 40 images are not of 64x64 pixels"]),
+    ):
+        sizes = {"real": Counter(real), "gan": Counter(fake)}
+        remarks = list(diversity._remark_on_sizes(sizes))
+        assert len(remarks) == len(said)
+        assert all(remark.startswith(one) for remark, one in zip(remarks, said, strict=True))
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:

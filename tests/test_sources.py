@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ganscope.datasets.sources import open_source, random_crop
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -56,6 +56,8 @@ def test_a_folder_passes_over_what_is_damaged_or_small(tmp_path: Path) -> None:
     numbers = {random_crop(source, 64, rng(i)).number for i in range(20)}
     assert {source.groups[n] for n in numbers} == {"good.png"}
     assert len(source.unusable) == 2
+    with pytest.warns(GanscopeWarning, match=r"left out: 2 of 3 photographs: damaged\.jpg \("):
+        source.tell_unusable()
 
 
 def test_only_small_photographs_is_an_error_that_names_the_size(tmp_path: Path) -> None:

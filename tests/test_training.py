@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,7 @@ from ganscope.detector.training.views import (
     show_the_same,
 )
 from ganscope.devices import Speed
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.images import open_image
 
 SIDE = 40
@@ -376,7 +377,7 @@ def test_a_planted_trace_is_learned(corpus: Path, tmp_path: Path) -> None:
         "losses.csv",
         "settings.json",
     }
-    assert left == texts | {"model.safetensors", "loss.png", "roc.png"}
+    assert left == texts | {"model.safetensors", "learned.npz", "loss.png", "roc.png"}
     with pytest.raises(GanscopeError, match="finished"):
         train_detector(settings(corpus, run, degrade=0.2, test_generator=("b",)))
 
@@ -470,6 +471,20 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
     pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-3)
 
 
+def test_a_batch_larger_than_all_images_holds_each_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    drawn = []
+    draw = Sampler.draw
+    monkeypatch.setattr(Sampler, "draw", lambda self, n, rng: drawn.append(n) or draw(self, n, rng))
+    wish = settings(corpus, tmp_path / "run", epochs=1, batch_size=10**7, precision="auto")
+    images = (split_table(wish)["split"] == "train").sum()
+    run = train_detector(wish)
+    assert drawn == [images]
+    assert load_detector(str(run)).config["training"]["batch_size"] == 10**7
+
+
 # What is refused
 
 
@@ -498,13 +513,129 @@ def test_mistakes_leave_no_folder_behind(corpus: Path, tmp_path: Path) -> None:
         train_detector(settings(corpus, tmp_path / "other"))
 
 
+def test_damaged_images_are_named_at_once_and_left_out(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    for number in (3, 7):
+        path = corpus / "real" / f"{number}.png"
+        path.write_bytes(path.read_bytes()[:-200])  # its header can be read
+    (corpus / "a" / "5.png").write_bytes(b"")
+    with pytest.warns(GanscopeWarning, match="3 of 60 images cannot be read") as told:
+        run = train_detector(settings(corpus, tmp_path / "run", epochs=1))
+    (said,) = [str(w.message) for w in told if "cannot be read" in str(w.message)]
+    for name in ("real/3.png", "real/7.png", "a/5.png"):
+        assert name in said
+    assert set(pd.read_csv(run / "unreadable.csv")["file_name"]) == {
+        "real/3.png",
+        "real/7.png",
+        "a/5.png",
+    }
+    assert json.loads((run / "metrics.json").read_text())["unreadable"] == 3
+    scores = pd.read_csv(run / "scores.csv")
+    assert scores["error"].notna().sum() == 3
+    assert scores["logit"][scores["error"].isna()].notna().all()
+    assert "3 images could not be read" in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["once", "soup", "frozen"])
+def test_a_run_goes_on_when_named_bad_files_are_gone(tmp_path: Path, recipe: str) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    for name in ("real/3.png", "a/5.png"):
+        (corpus / name).write_bytes(b"no image")
+    changes = {
+        "once": {},
+        "soup": {"soup": 2},
+        "frozen": {"recipe": "frozen-linear", "detector": "timm:test_vit", "hard_examples": None},
+    }[recipe]
+    wish = settings(corpus, tmp_path / "run", **changes)
+    with pytest.warns(GanscopeWarning, match="cannot be read"), pytest.raises(Killed):
+        train_detector(wish, KillAfter(2 if recipe == "frozen" else 8))  # type: ignore[arg-type]
+    begun = (tmp_path / "run" / "unreadable.csv").read_text()
+    table = pd.read_csv(corpus / "metadata.csv")
+    mended = table["file_name"] == "a/5.png"  # mended: it stays out of this run
+    cv2.imwrite(str(corpus / "a/5.png"), np.zeros((SIDE, SIDE, 3), np.uint8))
+    table[(table["file_name"] != "real/3.png") | mended].to_csv(corpus / "metadata.csv")
+    (corpus / "real/3.png").unlink()
+    train_detector(wish)
+    assert "a/5.png" in begun
+    assert "a/5.png" not in set(
+        pd.read_csv(tmp_path / "run" / "scores.csv").query("error.isna()")["file_name"]
+    )
+
+
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
+def test_an_image_that_is_damaged_while_it_trains_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    tell = loop.tell_of_images
+
+    def damage(*arguments: Any) -> None:
+        tell(*arguments)
+        for path in (corpus / "real").iterdir():
+            path.write_bytes(path.read_bytes()[:200])
+
+    monkeypatch.setattr(loop, "tell_of_images", damage)
+    with pytest.raises(GanscopeError, match=r"real/\d+\.png: .*restore it"):
+        train_detector(settings(corpus, tmp_path / "run", workers=workers))
+
+
+def test_images_that_are_all_damaged_are_refused(tmp_path: Path) -> None:
     corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
     for path in (corpus / "real").iterdir():
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(GanscopeError, match=r"real/\d+\.png: .*take it out"):
-        train_detector(settings(corpus, tmp_path / "run", workers=workers))
+    with pytest.raises(GanscopeError, match="none of the real images can be read: real/"):
+        train_detector(settings(corpus, tmp_path / "run"))
+
+
+# What is in a corpus twice, and what is kept of it
+
+
+def test_copies_in_two_splits_and_under_both_labels_are_told_of(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 30, "a": 30})
+    table = pd.read_csv(corpus / "metadata.csv")
+    table["split"] = np.where(table.index % 3 == 0, "val", "train")
+    for number in range(5):  # saved anew under another name
+        image = cv2.imread(str(corpus / f"real/{3 * number + 1}.png"))
+        cv2.imwrite(str(corpus / f"real/{3 * number}.png"), image)
+    cv2.imwrite(str(corpus / "a/1.png"), cv2.imread(str(corpus / "real/2.png")))
+    table.to_csv(corpus / "metadata.csv", index=False)
+    with pytest.warns(GanscopeWarning) as told:
+        train_detector(settings(corpus, tmp_path / "run", epochs=1))
+    said = " ".join(str(w.message) for w in told)
+    assert "5 of the 20 images of the val split are in the train split, too" in said
+    assert "real/0.png = real/1.png" in said
+    assert "1 fakes are there as reals, too, as they are or nearly so: a/1.png = real/2.png" in said
+
+
+def test_what_was_learned_from_is_kept(corpus: Path, tmp_path: Path) -> None:
+    wish = settings(corpus, tmp_path / "one", epochs=1, test_generator=("b",))
+    run = train_detector(wish)
+    learned = load_detector(str(run)).learned
+    assert learned is not None
+    counts = split_table(wish)["split"].value_counts()
+    assert (~learned.chosen).sum() == counts["train"]
+    assert learned.chosen.sum() == counts["val"]
+    # It goes with the detector, to the hub, too.
+    load_detector(str(run)).save_pretrained(tmp_path / "hub")
+    assert len(load_detector(str(tmp_path / "hub")).learned or []) == len(learned)
+    (tmp_path / "hub" / "learned.npz").write_bytes(b"PK damaged")
+    assert load_detector(str(tmp_path / "hub")).learned is None
+
+
+def test_weights_to_start_from_that_know_the_validation_are_told_of(
+    corpus: Path, tmp_path: Path
+) -> None:
+    one = train_detector(settings(corpus, tmp_path / "one", epochs=1))
+    weights = str(one / "model.safetensors")
+    moved = tmp_path / "moved"
+    shutil.copytree(corpus, moved)
+    with pytest.warns(GanscopeWarning, match=r"learned from \d+ of the \d+ validation images"):
+        other = train_detector(
+            settings(moved, tmp_path / "two", epochs=1, pretrained=weights, val_generator=("a",))
+        )
+    learned = load_detector(str(other)).learned
+    assert learned is not None
+    assert learned.chosen.sum() < (split_table(settings(corpus, one)) == "val").sum().sum()
 
 
 # The small things

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.errors import GanscopeError
+from ganscope.datasets.sources import open_source
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.generator.kinds import translation
 from ganscope.generator.kinds.architecture import Batch, Play
+from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.kinds.translation import (
     CycleGAN,
     ImagePool,
@@ -25,6 +27,7 @@ from ganscope.generator.kinds.translation import (
     paired_crop,
     translate,
 )
+from ganscope.generator.training import _Food
 
 CPU = torch.device("cpu")
 
@@ -409,6 +412,32 @@ def test_pairs_of_unlike_size_are_named(tmp_path: Path) -> None:
     save(tmp_path / "b" / "1.png", 30, 20)
     with pytest.raises(GanscopeError, match=r"1 pairs differ in width or height \(1\)"):
         pair_folders(tmp_path / "a", tmp_path / "b")
+
+
+def test_pairs_that_are_damaged_or_small_are_left_out_and_counted(tmp_path: Path) -> None:
+    for name, side in (("good", 40), ("small", 8), ("cut", 40)):
+        save(tmp_path / "a" / f"{name}.png", side, side)
+        save(tmp_path / "b" / f"{name}.png", side, side)
+    (tmp_path / "a" / "cut.png").write_bytes(b"no image")
+    plan = TrainGeneratorSettings(
+        real=str(tmp_path / "b"),
+        input=str(tmp_path / "a"),
+        generator="pix2pix",
+        size=32,
+        batch_size=4,
+    )
+    food = _Food(plan, architectures["pix2pix"], open_source(plan.real))
+    for number in range(6):
+        assert food.batch(number).images.shape[0] == 4
+    (used,) = food.sources
+    with pytest.warns(GanscopeWarning, match="left out: 2 of 3 photographs: ") as told:
+        used.tell_unusable()
+    assert "a pair of 8x8 pixels is smaller than 32x32" in str(told[0].message)
+    for name in ("good", "cut"):
+        (tmp_path / "b" / f"{name}.png").write_bytes(b"no image")
+    food = _Food(plan, architectures["pix2pix"], open_source(plan.real))
+    with pytest.raises(GanscopeError, match="no pair can be used, for example"):
+        food.batch(0)
 
 
 def test_a_photo_stored_on_its_side_fits_its_upright_partner(tmp_path: Path) -> None:

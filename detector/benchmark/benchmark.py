@@ -8,7 +8,7 @@ what is new. The table of scores is written out, so any figure can be computed a
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from importlib.metadata import version
@@ -20,10 +20,18 @@ import pandas as pd
 
 from ganscope.config import BenchmarkSettings, as_command, next_free, plain
 from ganscope.datasets.audit import audit_table
+from ganscope.datasets.copies import look_at_table, remark_on_labels
 from ganscope.datasets.corpus import open_corpora
 from ganscope.detector.benchmark.asking import WORKERS, Scores, list_changes, score_all
 from ganscope.detector.benchmark.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.met import (
+    Met,
+    find_met,
+    remark_on_met,
+    splits_of_runs,
+    without_record,
+)
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.figures import scored_by
 from ganscope.detector.benchmark.report.page import FILES, Mistake, write_report
@@ -37,6 +45,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 MADE_OF = (*FILES, "roc.png", "matrix.png")
+FEW = 4
+"""Images of a class below which any figure is remarked on: of three reals and three fakes, one
+guess in twenty has the AUROC 1, of one and one every second."""
 UNFINISHED = ".unfinished"
 """A file in a folder whose results are being written."""
 VERSIONS = ("ganscope", "torch", "timm", "scikit-learn", "numpy", "opencv-python", "pillow")
@@ -64,15 +75,26 @@ def benchmark_detectors(
     begun = time.monotonic()
     changes = list_changes(settings)
     scorers, missing = _open_all(settings)
-    table = _images(settings)
+    every = open_corpora(settings.corpora).table
+    looked = look_at_table(every, _looking(progress, len(every)))
+    met = find_met(scorers, looked, settings)
+    table, notes = _images(settings, every, met)
     out = settings.out or next_free(Path("benchmark"), lambda p: p.exists())
     with holding(out):
         _look_into(out)
-        scores = score_all(settings, table, scorers, changes, progress)
+        scores = score_all(settings, table.reset_index(drop=True), scorers, changes, progress)
         scores.missing[:0] = missing
+        known = looked.table.index.isin(table.index)
+        notes += remark_on_labels(looked.table[known], looked.prints.take(np.flatnonzero(known)))
+        if unknown := without_record(scorers):
+            notes.append(
+                f"{', '.join(unknown)}: no record is kept of all the images that it learned from; "
+                "whether it has met some of these is only known by the names of its corpora"
+            )
+        scores.notes[:0] = notes
         if scores.table.empty:
             raise GanscopeError(_nothing(scores))
-        results = evaluate_all(scores.table, scorers, settings)
+        results = evaluate_all(scores.table, scorers, settings, met)
         mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
         about = {"command": command or as_command("benchmark", settings), "begun": begun}
         write_results(settings, out, scores, results, scorers, mistakes, about)
@@ -111,23 +133,52 @@ def _look_into(out: Path) -> None:
         raise GanscopeError(f"{out} holds a benchmark already; name another folder with --out")
 
 
-def _images(settings: BenchmarkSettings) -> pd.DataFrame:
-    table = open_corpora(settings.corpora).table
-    if settings.split != "all":
-        table = table[table["split"] == settings.split]
+def _looking(progress: "Progress | None", total: int) -> Callable[[int], None] | None:
+    if progress is None:
+        return None
+    task = progress.add_task("looking at all images", total=total, note="")
+    return lambda done: progress.update(task, completed=done)
+
+
+def _images(
+    settings: BenchmarkSettings, every: pd.DataFrame, met: dict[str, Met]
+) -> tuple[pd.DataFrame, list[str]]:
+    """The images of the split that is asked for, and what to note about it."""
+    table, notes, why = every, [], ""
+    if settings.split != "all" and not (every["split"] != "").any():
+        kept = [name for name, one in met.items() if one.learned or one.chosen]
+        if kept:
+            splits = pd.Series(splits_of_runs(met, every), every.index)
+            table = every[splits == settings.split]
+            notes.append(
+                f"--split {settings.split}: the corpora have no splits of their own; taken are "
+                f"those of the training of {', '.join(kept)}"
+            )
+            why = f", as {', '.join(kept)} learned from the others or set thresholds by them"
+        else:
+            table = every[:0]
+            why = (
+                ": the corpora have no splits of their own, and no detector here says that it "
+                "learned from a part of them; leave --split out"
+            )
+    elif settings.split != "all":
+        table = every[every["split"] == settings.split]
     for label, word in ((0, "reals"), (1, "fakes")):
         if not (table["label"] == label).any():
-            where = "" if settings.split == "all" else f" in the split {settings.split!r}"
+            where = "" if settings.split == "all" else f" in the split {settings.split!r}{why}"
             raise GanscopeError(
-                f"the corpora hold no {word}{where}; a benchmark needs both classes"
+                f"a benchmark needs both classes, and the corpora hold no {word}{where}"
             )
     if ALL in set(table["generator"]):
         raise GanscopeError(f"a generator is called {ALL!r}, as all of them are; rename it")
-    return table.reset_index(drop=True)
+    return table, notes
 
 
 def evaluate_all(
-    scores: pd.DataFrame, scorers: dict[str, Scorer], settings: BenchmarkSettings
+    scores: pd.DataFrame,
+    scorers: dict[str, Scorer],
+    settings: BenchmarkSettings,
+    met: dict[str, Met],
 ) -> pd.DataFrame:
     """The results: a row for each detector, protocol, generator and degradation."""
 
@@ -144,7 +195,14 @@ def evaluate_all(
     with ThreadPoolExecutor(WORKERS) as pool:  # the bootstrap's arithmetic runs beside itself
         parts = list(pool.map(evaluate, scores.groupby(keys, sort=False)))
     results = pd.concat(parts, ignore_index=True)
-    seen = {name: _seen(scorer, settings) for name, scorer in scorers.items()}
+    images = scores.drop_duplicates("path")
+    seen = {
+        (name, generator): remark_on_met(
+            met.get(name),
+            images[images["generator"].isin(["real", generator]) | (generator == ALL)],
+        )
+        for name, generator in set(zip(results["detector"], results["generator"], strict=True))
+    }
     counts = results["n_real"] + results["n_fake"]
     most = counts.groupby([results[k] for k in ("protocol", "generator", "degradation")])
     few = {
@@ -170,37 +228,22 @@ def _columns() -> list[str]:
     return [column for name in NAMES for column in (name, f"{name}_low", f"{name}_high")]
 
 
-def _seen(scorer: Scorer, settings: BenchmarkSettings) -> str:
-    """What to remark where a detector may have met images that it is measured on; "" if not."""
-    if settings.train or scorer.network is None:
-        return ""
-    training = scorer.network.config["training"]
-    trained_on = {Path(c).resolve() for c in training.get("corpora", ())}
-    if not trained_on & {Path(c).resolve() for c in settings.corpora}:
-        return ""
-    # Where generators or sources were held out, the training drew splits of its own.
-    names = ("val_generator", "test_generator", "val_source")
-    held_out = any(training.get(name) for name in names)
-    if settings.split == "test" and not held_out:
-        return ""
-    if settings.split == "val":
-        return "its thresholds were set by images of this corpus, so this flatters"
-    more = settings.split == "all" and not held_out
-    advice = "; --split test measures what it never saw" if more else ""
-    return f"trained on this corpus, so this flatters{advice}"
-
-
-def _remark(row: pd.Series, seen: dict[str, str]) -> str:
+def _remark(row: pd.Series, seen: dict[tuple[str, str], str]) -> str:
     if not (row["n_real"] and row["n_fake"]):
         return "one class only"
     said = []
+    if min(row["n_real"], row["n_fake"]) < FEW:
+        said.append(
+            f"of no more than {row['n_real']:,} real and {row['n_fake']:,} fake images: this may "
+            "well be chance"
+        )
     fewest, auroc, sure = min(row["n_real"], row["n_fake"]), row["auroc"], row["auroc_high"]
     if not np.isfinite(sure) and fewest > 4:  # no interval: more than an AUROC can err by
         sure = auroc + 1.96 * (auroc * (1 - auroc) / fewest) ** 0.5
     if sure < 0.5:
         said.append("probably inverted: fakes score lower than reals")
-    if seen.get(row["detector"]):
-        said.append(seen[row["detector"]])
+    if seen.get((row["detector"], row["generator"])):
+        said.append(seen[row["detector"], row["generator"]])
     return "; ".join(said)
 
 

@@ -29,10 +29,12 @@ from ganscope.config import (
     write_json,
 )
 from ganscope.datasets.alignment import Alignment
+from ganscope.datasets.copies import look_at_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.detector.benchmark.asking import Scores, list_changes, score_all
 from ganscope.detector.benchmark.benchmark import evaluate_all, name_without, write_results
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.met import find_met, look_again
 from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.model import Detector
@@ -75,7 +77,8 @@ def leave_one_out(
     """
     begun = time.monotonic()
     list_changes(settings)
-    table = open_corpora(settings.corpora).table
+    looked = look_at_table(open_corpora(settings.corpora).table)
+    table = looked.table
     generators = sorted(set(table["generator"][table["label"] == 1]))
     images = fingerprint(table, 1)
     if len(generators) < 2:
@@ -114,7 +117,8 @@ def leave_one_out(
         Detector.create(architecture, size=settings.size)
     with holding(out):
         _open(out, settings, images)
-        return _measure_all(out, plans, settings, progress, command, begun)
+        bad = dict(zip(looked.unreadable["path"], looked.unreadable["reason"], strict=True))
+        return _measure_all(out, plans, settings, progress, command, begun, bad)
 
 
 def _measure_all(
@@ -124,8 +128,12 @@ def _measure_all(
     progress: "Progress | None",
     command: str | None,
     begun: float,
+    unreadable: dict[str, str],
 ) -> pd.DataFrame:
-    """Train and score what is not done yet; returns the results and writes them."""
+    """Train and score what is not done yet; returns the results and writes them.
+
+    unreadable: path -> reason of images that are left out.
+    """
     if settings.jobs == 1:
         failed = _one_by_one(plans, settings, progress)
     else:
@@ -133,6 +141,7 @@ def _measure_all(
 
     cells, mistakes = [], []
     together = Scores(pd.DataFrame())
+    together.unreadable |= unreadable
     scorers: dict[str, Scorer] = {}
     for (architecture, generator), plan in plans.items():
         run, name = plan.out or out, name_without(architecture, generator)
@@ -149,7 +158,8 @@ def _measure_all(
         scorer = open_scorer(str(run), settings.batch_size, settings.device)
         scorers[name] = scorer
         alone = {architecture: scorer}
-        measured = evaluate_all(found, alone, settings)
+        met = find_met(alone, look_again(found), settings)
+        measured = evaluate_all(found, alone, settings, met)
         measured["generator"] = generator  # also where a protocol has none of its fakes
         cells.append((found.assign(left_out=generator), measured))
         mistakes += worst_mistakes(found, alone, about["alignment"], MOST_MISTAKES // len(plans))

@@ -5,6 +5,7 @@ verdict.
 import csv
 import itertools
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import take_place
 from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
 from ganscope.locks import PATIENCE, holding, holding_file
@@ -233,7 +234,8 @@ def _free_name(folder: Path, image: str) -> Path:
 
 
 class _Table:
-    """A CSV that grows under a temporary name and takes its own when all rows are in it.
+    """A CSV that grows under a temporary name and takes its own when all rows are in it; where it
+    is stopped, NAME.part.csv has those so far.
 
     Only a file is ever replaced: never a folder, and never a device such as /dev/stdout.
     """
@@ -245,6 +247,7 @@ class _Table:
             raise GanscopeError(f"--csv {path}: is there already and no file; name another")
         self.path = path.resolve() if path else None  # what a link leads to, not the link
         self.part = self.path.with_name(f".{self.path.name}.part") if self.path else None
+        self.count = 0
 
     def __enter__(self) -> "_Table":
         if self.part:
@@ -269,6 +272,7 @@ class _Table:
             }
             try:
                 self.rows.writerow(row)
+                self.count += 1
             except OSError as error:
                 raise self._unwritable(error) from None
 
@@ -279,6 +283,14 @@ class _Table:
             self.file.close()  # writes what is still in memory
             if kind is None:
                 take_place(self.part, self.path)
+            elif kind in (KeyboardInterrupt, GeneratorExit) and self.count:
+                kept = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
+                take_place(self.part, kept)
+                warnings.warn(
+                    f"the rows of the {self.count:,} images that were judged are in {kept}",
+                    GanscopeWarning,
+                    stacklevel=2,
+                )
         except OSError as error:
             if kind is None:  # else the first error is the one to tell
                 raise self._unwritable(error) from None

@@ -50,7 +50,7 @@ Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at 
 
 Reals and fakes were drawn equally often; {_drawn(settings)}. Both classes went
 through the same random crops and, with probability {settings.degrade:g}, the same degradations.
-{alike}
+{alike}{_unreadable(metrics)}
 ## How good it is
 
 {method}
@@ -133,6 +133,14 @@ def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
     if settings.fuse:
         said += f" Its logit is joined to that of {Path(settings.fuse).name}."
     return said
+
+
+def _unreadable(metrics: dict[str, Any]) -> str:
+    """A line on images that were left out, for the card."""
+    count = metrics["unreadable"]
+    if not count:
+        return ""
+    return f"\n{count:,} images could not be read: they are in none of the splits and figures.\n"
 
 
 def _figures(metrics: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """After the last epoch: calibration, thresholds, evaluation and pictures."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
+from ganscope.datasets.copies import name_some
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.calibration import (
     calibrate,
@@ -20,8 +22,9 @@ from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import SMALLEST, Detector
 from ganscope.detector.training.card import write_card
+from ganscope.detector.training.record import learned_from, start_record
 from ganscope.detector.training.views import Views
-from ganscope.errors import ImageError
+from ganscope.errors import GanscopeWarning, ImageError
 
 METRICS, SCORES = "metrics.json", "scores.csv"
 ENOUGH, LISTED = 5, 10
@@ -48,7 +51,18 @@ def finish_run(
             for k, v in detector.state_dict().items()
         }
     )
-    scores = score_table(detector, views, table[table["split"] != "train"], settings.batch_size)
+    bad = pd.DataFrame(table.attrs.get("unreadable", []))
+    judged_by = table[table["split"] != "train"]
+    scores = score_table(detector, views, judged_by, settings.batch_size)
+    lost = judged_by[~judged_by["file_name"].isin(scores["file_name"])]
+    if len(lost):
+        warnings.warn(
+            f"{len(lost):,} of {len(judged_by):,} validation and test images can no longer be read "
+            f"and have no score: {name_some(lost['file_name'].tolist())}",
+            GanscopeWarning,
+            stacklevel=2,
+        )
+        bad = pd.concat([bad, lost.assign(reason="could no longer be read")])
     detector.config["input"]["smallest"] = SMALLEST
     judged = pd.Series(True, scores.index)
     if are_large(scores[scores["split"] == "val"], detector.size):
@@ -83,6 +97,7 @@ def finish_run(
         "val_photographs": int(photographs[val["label"] == 0].nunique()),
         "images": images,
         "dropped": table.attrs["dropped"],
+        "unreadable": len(bad),
         "compressed_alike": any(views.qualities.values()),
     }
     for name in splits:
@@ -94,8 +109,14 @@ def finish_run(
         "torch": torch.__version__,
         "timm": timm.__version__,
     }
+    detector.learned = learned_from(table).and_of(
+        [known for known in (detector.learned, start_record(settings)) if known]
+    )
     detector.card = write_card(run, settings, detector, metrics)
-    write_text(run / SCORES, scores.to_csv(index=False))
+    whole = scores
+    if len(bad):  # a row each: nobody shall think that they were judged
+        whole = pd.concat([scores, bad.rename(columns={"reason": "error"})])
+    write_text(run / SCORES, whole.to_csv(index=False))
     write_json(run / METRICS, metrics)
     plots.draw_losses(run / "loss.png", pd.DataFrame(log))
     curves = {

@@ -43,6 +43,7 @@ from ganscope.detector.training.run import (
     open_views,
     refuse_unused,
     split_table,
+    tell_of_images,
 )
 from ganscope.devices import Speed, pick_device, processes
 from ganscope.errors import GanscopeError, GanscopeWarning
@@ -92,12 +93,15 @@ def train_finetuned(
         )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings)
+    with state.main_process_first():  # it looks at all images, the others at what it kept
+        table = split_table(settings, progress)
     # Parts of a soup begin alike, whatever their seeds.
     torch.manual_seed(settings.seed if settings.split_seed is None else settings.split_seed)
     detector = create(settings)
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
+    if state.is_main_process:
+        tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     state = processes(device)
     views = open_views(settings, table, detector.size)

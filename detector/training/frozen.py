@@ -45,6 +45,7 @@ from ganscope.detector.training.run import (
     reading_processes,
     refuse_unused,
     split_table,
+    tell_of_images,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import Speed, pick_device, processes
@@ -85,7 +86,7 @@ def train_frozen(
         )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings)
+    table = split_table(settings, progress)
     torch.manual_seed(settings.seed)
     curved = is_read_at_blocks(settings.detector)
     if settings.hidden and not curved:
@@ -101,6 +102,7 @@ def train_frozen(
     )
     classifier_of(detector)
     run, _ = open_run(settings, state)
+    tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
 
     train = table[table["split"] == "train"]

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from ganscope.detector.model import Detector
 from ganscope.detector.training.evaluation import score_table
 from ganscope.detector.training.views import Views
+from ganscope.prints import Prints
 
 
 def fuse_detectors(
@@ -52,6 +53,7 @@ def fuse_detectors(
         **parts[0].config["training"],
         "corpora": [c for part in parts for c in part.config["training"].get("corpora", [])],
     }
+    fused.learned = Prints.nothing().and_of([part.learned for part in parts[1:]])
     return fused.to(device)
 
 

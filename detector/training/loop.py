@@ -35,6 +35,7 @@ from ganscope.detector.training.run import (
     open_views,
     reading_processes,
     split_table,
+    tell_of_images,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
 from ganscope.devices import (
@@ -72,7 +73,8 @@ def train_once(
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     state = processes(device)
-    table = split_table(settings)
+    with state.main_process_first():  # it looks at all images, the others at what it kept
+        table = split_table(settings, progress)
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
@@ -87,9 +89,13 @@ def train_once(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
         )
+    if state.is_main_process:
+        tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     state = processes(device)  # it may have been trained just now, in another precision
-    speed = remembered(run / SPEED, lambda: _choose_speed(settings, average, state.device))
+    speed = remembered(
+        run / SPEED, lambda: _choose_speed(settings, average, state.device, len(train))
+    )
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision={"fp32": "no"}.get(speed.precision, speed.precision),
@@ -106,7 +112,9 @@ def train_once(
     sampler = Sampler(
         train, settings.hard_examples or 0.0, views.twins[: len(train)], settings.pairs or 0.0
     )
-    batch = settings.batch_size * accelerator.num_processes
+    # More images than there are would be the same ones again, in memory all at once.
+    size = max(min(settings.batch_size, len(train) // accelerator.num_processes), 2)
+    batch = size * accelerator.num_processes
     steps = max(round(len(train) / batch), 1)
     labels = torch.from_numpy(table["label"].to_numpy(np.float32))
     parts = {"detector": detector, "average": average, "optimizer": optimizer}
@@ -141,7 +149,7 @@ def train_once(
             epoch, started = len(log), time.perf_counter()
             torch.manual_seed(settings.seed + 1_000_003 * epoch + 7919 * accelerator.process_index)
             rows = sampler.draw(steps * batch, np.random.default_rng((settings.seed, epoch)))
-            order = _batches(rows, epoch, True, settings.batch_size, accelerator, views.twins)
+            order = _batches(rows, epoch, True, size, accelerator, views.twins)
             seen = []
             for step, (keys, pixels) in enumerate(zip(order, loader.batches(order), strict=True)):
                 done = epoch * steps + step
@@ -211,11 +219,11 @@ def train_once(
 
 
 def _choose_speed(
-    settings: TrainDetectorSettings, detector: Detector, device: torch.device
+    settings: TrainDetectorSettings, detector: Detector, device: torch.device, images: int
 ) -> Speed:
     """The precision and layout to train in: as told, or the quickest step for "auto"."""
     net = copy.deepcopy(detector).to(device).train()
-    n = settings.batch_size
+    n = max(min(settings.batch_size, images), 2)
     if device.type == "cpu":  # a few images tell, and take no minute where bf16 is slow
         n = min(n, max(2**16 // detector.size**2, 2))
     images = torch.rand(n, 3, detector.size, detector.size, device=device)

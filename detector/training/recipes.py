@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ganscope.config import RECIPES, TrainDetectorSettings, plain
+from ganscope.datasets.copies import look_at_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import has_splits
 from ganscope.detector.model import Detector, load_detector
@@ -17,7 +18,8 @@ from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
-from ganscope.detector.training.run import FINE_TUNING, choose_run, refuse_unused
+from ganscope.detector.training.record import count_known
+from ganscope.detector.training.run import FINE_TUNING, choose_run, refuse_unused, split_table
 from ganscope.detector.training.soup import train_soup
 from ganscope.devices import held_by_main, pick_device, processes
 from ganscope.errors import GanscopeWarning
@@ -31,11 +33,12 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     """Train a detector; returns its run folder.
 
     The folder holds the detector (`config.json`, `model.safetensors`, `README.md`), `metrics.json`,
-    `scores.csv` (validation and test images), `losses.csv`, `loss.png`, `roc.png` and
-    `settings.json`. An unfinished run with the same settings is continued after its last whole
-    epoch. Under `accelerate launch` or `torchrun` only the main process writes and evaluates, and
-    the others wait for it. No other command may write into the folder meanwhile. `progress` shows
-    one task.
+    `scores.csv` (validation and test images), `losses.csv`, `loss.png`, `roc.png`, `learned.npz`
+    (by which the images that it learned from are known again) and `settings.json`; where images
+    cannot be read, `unreadable.csv` lists them. An unfinished run with the same settings is
+    continued after its last whole epoch. Under `accelerate launch` or `torchrun` only the main
+    process writes and evaluates, and the others wait for it. No other command may write into the
+    folder meanwhile. `progress` shows one task.
 
     Raises `GanscopeError` for a corpus without both classes or with too few images to validate on,
     an unknown architecture or generator, pretrained weights that do not fit, and a folder that
@@ -68,10 +71,11 @@ def open_other(
         return None
     if not is_architecture(settings.fuse):
         other = load_detector(settings.fuse)
-        if _may_have_learned(other.config["training"], settings):
+        known = _learned(other, settings)
+        if known:
             warnings.warn(
-                f"--fuse {settings.fuse} learned from these corpora in another split, perhaps from "
-                "images that the fusion is now fitted to, and will seem better than it is",
+                f"--fuse {settings.fuse} learned from {known} that the fusion is now fitted to, "
+                "and will seem better than it is",
                 GanscopeWarning,
                 stacklevel=2,
             )
@@ -98,6 +102,23 @@ def open_other(
             progress,
         )
     return load_detector(str(part))
+
+
+def _learned(other: Detector, settings: TrainDetectorSettings) -> str:
+    """From which images a detector learned that are now of the validation split; "" for none.
+
+    One that keeps no record of its images is told by the names of its corpora.
+    """
+    if other.learned is not None:
+        known = count_known(look_at_table(split_table(settings)), other.learned)
+        if known or other.learned.complete:
+            return known
+    if _may_have_learned(other.config["training"], settings):
+        return (
+            "these corpora in another split (so the names of its corpora say; it keeps no record "
+            "of its images), perhaps from images"
+        )
+    return ""
 
 
 def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings) -> bool:

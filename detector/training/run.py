@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,14 +20,21 @@ from ganscope.config import (
     plain,
     read_json,
     write_json,
+    write_text,
+)
+from ganscope.datasets.copies import (
+    look_at_table,
+    name_some,
+    remark_on_copies,
 )
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
+from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CONFIG, load_checkpoint
 from ganscope.locks import is_empty
 
@@ -35,7 +43,9 @@ if TYPE_CHECKING:
 
 OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector | None]
 """What gives a recipe the detector that its own is fused with; None if there is none."""
-SETTINGS, LOSSES = "settings.json", "losses.csv"
+SETTINGS, LOSSES, UNREADABLE = "settings.json", "losses.csv", "unreadable.csv"
+MANY = 1000
+"""Images from which on a bar shows that they are looked at."""
 ANOTHER = "delete its folder, or name another one with --out"
 """What to do where it is not known what a folder was begun with."""
 IGNORED = ("out", "device", "workers")
@@ -54,17 +64,27 @@ def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None
             raise GanscopeError(f"--{flag}: {settings.recipe} has no use for it; leave it out")
 
 
-def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
-    """The corpora's table with splits, training rows first; refuses what cannot be learned from."""
-    corpus = open_corpora(settings.corpora)
+def split_table(
+    settings: TrainDetectorSettings, progress: "Progress | None" = None
+) -> pd.DataFrame:
+    """The corpora's table with splits, training rows first; refuses what cannot be learned from.
+
+    Images that cannot be read are left out before the splits are drawn, so that nothing changes
+    when they are removed; `attrs["unreadable"]` has a row for each.
+    """
+    every = open_corpora(settings.corpora).table
     named = ", ".join(map(str, settings.corpora))
     for label, word in ((0, "real"), (1, "fake")):
-        if not (corpus.table["label"] == label).any():
+        if not (every["label"] == label).any():
             raise GanscopeError(
                 f"{named}: holds no {word} images; name a corpus that has them, too"
             )
+    whole, bad = leave_out_unreadable(every, choose_run(settings), progress)
+    for label, word in ((0, "real"), (1, "fake")):
+        if not (whole["label"] == label).any():
+            raise GanscopeError(f"none of the {word} images can be read: {name_unreadable(bad)}")
     table = split_corpus(
-        corpus.table,
+        whole,
         val_generator=settings.val_generator,
         test_generator=settings.test_generator,
         val_source=settings.val_source,
@@ -83,8 +103,67 @@ def split_table(settings: TrainDetectorSettings) -> pd.DataFrame:
     order = table["split"].map({"train": 0, "val": 1, "test": 2})
     table = table[order.notna()].assign(_order=order).sort_values("_order", kind="stable")
     table = table.drop(columns="_order").reset_index(drop=True)
-    table.attrs["dropped"] = dropped
+    table.attrs |= {"dropped": dropped, "unreadable": bad.to_dict("records")}
     return table
+
+
+def leave_out_unreadable(
+    table: pd.DataFrame, run: Path, progress: "Progress | None" = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of a table that can be read; and the others, with a column `reason`.
+
+    Those that an unfinished run left out stay out, though they may have been mended since.
+    """
+    report = None
+    if progress and len(table) >= MANY:
+        task = progress.add_task("looking at all images", total=len(table), note="")
+        report = lambda done: progress.update(task, completed=done)  # noqa: E731
+    looked = look_at_table(table, report)
+    readable, bad = looked.table, looked.unreadable
+    for folder in (run, run.parent):  # a part of a run is in its folder
+        if (folder / UNREADABLE).is_file() and (folder / SETTINGS).is_file():
+            before = set(pd.read_csv(folder / UNREADABLE, dtype=str)["file_name"])
+            again = readable["file_name"].isin(before)
+            mended = readable[again].assign(reason="could not be read when the run began")
+            readable, bad = readable[~again], pd.concat([bad, mended])
+    return readable, bad
+
+
+def name_unreadable(bad: pd.DataFrame) -> str:
+    """Some images that cannot be read, and why."""
+    return name_some([f"{row.file_name} ({row.reason})" for row in bad.itertuples()], 10)
+
+
+def tell_of_images(settings: TrainDetectorSettings, run: Path, table: pd.DataFrame) -> None:
+    """Warn of images that are left out, all at once, of copies in two splits, and of weights to
+    start from that know the validation; and write which are left out into the run folder.
+    """
+    bad = pd.DataFrame(table.attrs["unreadable"])
+    if len(bad):
+        columns = ["file_name", "label", "generator", "source", "group", "split", "reason"]
+        write_text(run / UNREADABLE, bad[columns].to_csv(index=False))
+    if (run.parent / SETTINGS).is_file():
+        return  # a part of a run, which has told
+    if len(bad):
+        _warn(
+            f"{len(bad):,} of {len(bad) + len(table):,} images cannot be read and are left out: "
+            f"{name_unreadable(bad)}; all of them are in {run / UNREADABLE}, and can be removed "
+            "without harm to this run"
+        )
+    looked = look_at_table(table)
+    for remark in remark_on_copies(looked.table, looked.prints):
+        _warn(remark)
+    before = start_record(settings)
+    known = before and count_known(looked, before)
+    if known:
+        _warn(
+            f"--pretrained {settings.pretrained} learned from {known}: the validation, which "
+            "chooses the epoch and sets the thresholds, will seem better than it is"
+        )
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, GanscopeWarning, stacklevel=3)
 
 
 def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) -> Views:

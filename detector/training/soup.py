@@ -28,6 +28,7 @@ from ganscope.detector.training.run import (
     open_views,
     reading_processes,
     split_table,
+    tell_of_images,
 )
 from ganscope.detector.training.views import Loader, Sampler, to_keys
 from ganscope.devices import pick_device, processes
@@ -59,7 +60,7 @@ def train_soup(
         raise GanscopeError("--soup runs in one process; start it without torchrun")
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings)
+    table = split_table(settings, progress)
     run, _ = open_run(settings, state)
     begun, now = run / "images.json", {"images": fingerprint(table, 1)}
     remedy = "delete it and run the same command again"
@@ -70,6 +71,7 @@ def train_soup(
         )
     write_json(begun, now)
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
+    tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     alone = replace(settings, split_seed=split_seed, soup=1, fuse=None)
     seeds = range(settings.seed, settings.seed + settings.soup)

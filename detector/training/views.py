@@ -302,7 +302,10 @@ class Loader:
         """
         for batch in self._read(order):
             if isinstance(batch, ImageError):
-                raise GanscopeError(f"{batch}; take it out of the corpus") from None
+                raise GanscopeError(
+                    f"{batch}; it could be read when all images were looked at: restore it, and "
+                    "give the same command again"
+                ) from None
             yield torch.from_numpy(batch).permute(0, 3, 1, 2)
 
     def _read(self, order: list[list[Key]]) -> Iterator[np.ndarray | ImageError]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ganscope.config import TrainGeneratorSettings
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, ImageError
 from ganscope.generator.kinds.architecture import (
     DISCRIMINATOR,
     GENERATOR,
@@ -433,8 +433,9 @@ def pair_folders(inputs: Path, targets: Path) -> list[tuple[Path, Path]]:
     """The images of two folders in pairs (input, target), by their paths below the folder without
     the ending: day/001.jpg belongs to day/001.png.
 
-    Raises `GanscopeError` if there are no images, one has no partner or a double, or a pair differs
-    in width or height.
+    Pairs of which a file cannot be read stay in: whoever opens them leaves them out. Raises
+    `GanscopeError` if there are no images, one has no partner or a double, or a pair differs in
+    width or height.
     """
     left, right = _by_stem(inputs), _by_stem(targets)
     for folder, other, lonely in (
@@ -472,7 +473,10 @@ def _by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _same_size(one: Path, other: Path) -> bool:
-    a, b = read_facts(one), read_facts(other)
+    try:
+        a, b = read_facts(one), read_facts(other)
+    except ImageError:
+        return True
     if (a.stored_width, a.stored_height) == (b.stored_width, b.stored_height):
         return True
     # The camera may have lain on its side for one and been turned upright in the other.

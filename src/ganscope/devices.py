@@ -21,6 +21,7 @@ from accelerate.utils import broadcast_object_list
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import damaged, read_json, write_json
+from ganscope.launched import forget_stale
 from ganscope.locks import holding
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,6 +52,7 @@ def processes(device: torch.device) -> PartialState:
     """This process' place among those that `accelerate launch` or `torchrun` started, if any."""
     # Accelerate keeps the first precision and device it was given for as long as the process lives;
     # an earlier training in this process may have wanted others.
+    forget_stale(meet=True)
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)

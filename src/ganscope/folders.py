@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import damaged, read_json, replacing, take_place, write_json, write_text
+from ganscope.prints import LEARNED
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -61,7 +62,7 @@ def find_folder(name: str, kind: str) -> Path:
         raise GanscopeError(f"{name}: no such run folder")
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         try:
-            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD]))
+            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD, LEARNED]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             reason = reason_of(error)
             raise GanscopeError(
@@ -134,6 +135,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
     """What the user called it, or the folder's name."""
     weights: str
     """`weights_hash` of the folder it was loaded from; "" before it is saved."""
+    folder: Path | None = None
+    """The folder that it was loaded from."""
 
     def __init__(self, config: dict[str, Any]):
         super().__init__()
@@ -190,6 +193,7 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             ) from None
         model.name = os.fspath(name)
         model.weights = weights_hash(folder)
+        model.folder = folder
         card = folder / CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
         return model.eval()

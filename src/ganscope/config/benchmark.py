@@ -4,7 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganscope.config.train_detector import RECIPES
-from ganscope.config.validation import as_paths, at_least, one_of, valid_device
+from ganscope.config.validation import (
+    as_lists,
+    as_paths,
+    at_least,
+    enough_seeds,
+    one_of,
+    valid_device,
+)
 from ganscope.errors import GanscopeError
 
 
@@ -61,11 +68,13 @@ class BenchmarkSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "out", "corpora")
         at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16, soup=1)
         at_least(self, n=10, jobs=1, align_size=16)
         one_of(self, split=("all", "train", "val", "test"), protocol=("both", "raw", "aligned"))
         one_of(self, recipe=tuple(RECIPES))
+        enough_seeds(self.seed, self.soup)
         valid_device(self.device)
         if not self.corpora and not self.generator:
             raise GanscopeError("name at least one corpus to benchmark on, or a --generator")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganscope.config.validation import as_paths, at_least, one_of, valid_device
+from ganscope.config.validation import as_lists, as_paths, at_least, one_of, valid_device
 from ganscope.errors import GanscopeError
 
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
@@ -34,6 +34,7 @@ class CheckSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "heatmap", "csv")
         at_least(self, batch_size=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)

@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganscope.config.validation import as_paths, at_least, one_of, valid_device, valid_truncation
+from ganscope.config.validation import (
+    as_paths,
+    at_least,
+    is_number,
+    one_of,
+    valid_device,
+    valid_truncation,
+)
 from ganscope.errors import GanscopeError
 
 FORMATS = ("png", "jpeg", "webp")
@@ -58,5 +65,6 @@ class GenerateSettings:
             raise GanscopeError("--real: with --from the reals are its photographs; leave it out")
         if self.shard is not None:
             part, _, parts = self.shard.partition("/")
-            if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+            known = is_number(part) and is_number(parts)
+            if not (known and 1 <= int(part) <= int(parts)):
                 raise GanscopeError(f"--shard must be i/n with 1 <= i <= n, not {self.shard!r}")

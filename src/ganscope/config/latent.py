@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ganscope.config.validation import (
+    as_lists,
     as_paths,
     at_least,
     valid_device,
@@ -30,6 +31,7 @@ class LatentSettings:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "out")
         at_least(self, seed=0)
         valid_truncation(self.truncation)

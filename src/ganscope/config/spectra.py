@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganscope.config.validation import as_paths, at_least, valid_suffix
+from ganscope.config.validation import as_lists, as_paths, at_least, valid_suffix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,7 @@ class SpectraSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "corpora", "out")
         at_least(self, n=1, seed=0)
         valid_suffix(self.out, ".png")

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganscope.config.validation import PRECISIONS, as_paths, at_least, one_of, valid_device
+from ganscope.config.validation import (
+    PRECISIONS,
+    as_lists,
+    as_paths,
+    at_least,
+    enough_seeds,
+    one_of,
+    valid_device,
+)
 from ganscope.errors import GanscopeError
 
 RECIPES: dict[str, dict[str, float]] = {
@@ -96,6 +104,7 @@ class TrainDetectorSettings:
     """Processes that read images; None: as many as there are spare cores, at most 8."""
 
     def __post_init__(self) -> None:
+        as_lists(self)
         as_paths(self, "out", "corpora")
         at_least(
             self, epochs=1, batch_size=2, size=16, learning_rate=1e-9, degrade=0, hard_examples=0
@@ -107,6 +116,7 @@ class TrainDetectorSettings:
             raise GanscopeError(f"--layer-decay must be at most 1, not {self.layer_decay:g}")
         if self.steps is not None and self.minutes is not None:
             raise GanscopeError("--steps, --minutes: name one budget")
+        enough_seeds(self.seed, self.soup)
         valid_device(self.device)
         for name, value in RECIPES[self.recipe].items():
             if getattr(self, name) is None:

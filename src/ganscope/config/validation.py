@@ -1,7 +1,10 @@
 """What the settings of several commands are checked by; what is wrong is named by its flag."""
 
+import os
 import re
+from dataclasses import fields
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 from ganscope.errors import GanscopeError
 
@@ -19,6 +22,17 @@ def at_least(settings: object, **lows: float) -> None:
         raise GanscopeError("--seed must be below 4294967296")
 
 
+def enough_seeds(seed: int, soup: int | None) -> None:
+    """Raise `GanscopeError` if the seeds of a soup's trainings, counted on from one, are too many
+    or too large.
+    """
+    if soup and soup > 1 and seed + soup >= 2**32:
+        raise GanscopeError(
+            f"--seed must be below {2**32 - soup} with --soup {soup}, which counts on from it, not "
+            f"{seed}"
+        )
+
+
 def one_of(settings: object, **choices: tuple[str, ...]) -> None:
     for name, allowed in choices.items():
         value = getattr(settings, name)
@@ -29,7 +43,7 @@ def one_of(settings: object, **choices: tuple[str, ...]) -> None:
 
 
 def valid_device(value: str) -> None:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,2})?", value):
         raise GanscopeError(
             f"--device must be one of {', '.join(DEVICES)} (or cuda:1), not {value!r}"
         )
@@ -43,6 +57,33 @@ def valid_truncation(value: float) -> None:
 def valid_suffix(out: Path | None, *allowed: str) -> None:
     if out is not None and out.suffix.lower() not in allowed:
         raise GanscopeError(f"--out must end in {' or '.join(allowed)}, not {out.name!r}")
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a whole number in digits 0 to 9; ² and its like are digits, too, of which
+    `int` knows nothing.
+    """
+    return bool(re.fullmatch(r"[0-9]{1,9}", text))
+
+
+def as_lists(settings: Any) -> None:
+    """Let Python users write a single thing, or a list, where several can be named."""
+    for field in fields(settings):
+        if get_origin(field.type) is not tuple:
+            continue
+        value = getattr(settings, field.name)
+        kind = get_args(field.type)[0]
+        if value is None:
+            value = ()
+        elif isinstance(value, str | os.PathLike):
+            value = (value,)
+        try:
+            value = tuple(kind(os.fspath(one)) for one in value)
+        except TypeError:
+            raise GanscopeError(
+                f"{field.name} must be a list of names, not {getattr(settings, field.name)!r}"
+            ) from None
+        object.__setattr__(settings, field.name, value)
 
 
 def as_paths(settings: object, *names: str) -> None:

@@ -9,7 +9,6 @@ detector is handed corpora.
 
 import hashlib
 import operator
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,6 +52,7 @@ from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import load_generator
 from ganscope.generator.sampling import SHARES, generate_corpus
 from ganscope.generator.training import check_settings, train_generator
+from ganscope.launched import place
 from ganscope.locks import holding, is_empty
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def arms_race(settings: ArmsRaceSettings, progress: "Progress | None" = None) ->
     Raises `GanscopeError` for settings that do not go together, too few photographs, and a folder
     that holds a finished race, one with other settings or photographs, or anything else.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if place()[1] > 1:
         raise GanscopeError(
             "an arms race runs in one process; start it without accelerate launch or torchrun"
         )
