@@ -6,7 +6,9 @@ PAIRS is a corpus of photographs and fakes made from them (`ganscope generate --
 reconstruct:... --from ...`). Into each photograph an ellipse of its fake is laid, the whole is
 saved as JPEG 95, and each method's heatmap is compared with the ellipse: pixel AUROC an image (1:
 all pixels inside are hotter than those outside, 0.5: chance), mean and standard error over the
-images. `pictures.png` shows the first ones.
+images; `middle` is that of a map that is hot in the middle of every picture, where most ellipses
+are: a heatmap is worth what it has beyond that, or beside the other fakes of the same places.
+`pictures.png` shows the first ones.
 """
 
 import argparse
@@ -54,6 +56,7 @@ def main() -> None:
     twins = find_twins(table)
     rng = np.random.default_rng(options.seed)
     found: dict[str, list[float]] = {name: [] for name in options.methods.split(",")}
+    middle: list[float] = []
     pictures = []
     for row in rng.permutation(np.flatnonzero(twins >= 0)):
         if len(found[next(iter(found))]) == options.n:
@@ -66,10 +69,13 @@ def main() -> None:
         mask = ellipse(*photo.shape[:2], rng)
         mixed = photo + (fake.astype(np.float32) - photo) * mask[..., None]
         pixels = jpeg(np.rint(mixed).astype(np.uint8), 95, rng)
+        rows, columns = np.mgrid[-1 : 1 : mask.shape[0] * 1j, -1 : 1 : mask.shape[1] * 1j]
+        inside = (mask > 0.5).ravel()
+        middle.append(float(roc_auc_score(inside, -(rows**2 + columns**2).ravel())))
         shown = [pixels, np.repeat((mask * 255).astype(np.uint8)[..., None], 3, 2)]
         for name, values in found.items():
             heat = heatmap(detector, pixels, name)
-            values.append(float(roc_auc_score((mask > 0.5).ravel(), heat.ravel())))
+            values.append(float(roc_auc_score(inside, heat.ravel())))
             shown.append(overlay(pixels, heat))
         if len(pictures) < 8:
             pictures.append(np.hstack([cv2.resize(image, (320, 240)) for image in shown]))
@@ -81,7 +87,7 @@ def main() -> None:
             "pixel_auroc": round(float(np.mean(values)), 4),
             "standard_error": round(float(np.std(values) / len(values) ** 0.5), 4),
         }
-        for name, values in found.items()
+        for name, values in (found | {"middle": middle}).items()
     }
     print(json.dumps({"detector": detector.name, **result}, indent=2))
     cv2.imwrite(str(options.pictures), np.vstack(pictures)[..., ::-1])

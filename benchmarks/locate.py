@@ -27,7 +27,7 @@ from ganscope.detector.training.views import find_twins
 from ganscope.errors import ImageError
 from ganscope.images import open_image
 
-PENALTY = 3e-5
+PENALTY = 1e-3
 """Inverse weight of the penalty on the layer."""
 
 
@@ -43,25 +43,54 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     before = Detector.load(options.detector)
+    if not isinstance(before.net, BlockFeatures):
+        parser.error(f"{options.detector}: no transformer that is read at several blocks")
+    if not 0 <= options.block < len(before.net.backbone.blocks):
+        parser.error(f"--block {options.block}: it has {len(before.net.backbone.blocks)} blocks")
     config = before.config
     config["arguments"] = {**config["arguments"], "where": options.block}
     detector = Detector(config).eval()
     detector.load_state_dict(before.state_dict(), strict=False)
-    detector.card = before.card
+    detector.card, detector.learned = before.card, before.learned
     net: Any = detector.net
-    if not isinstance(net, BlockFeatures):
-        parser.error(f"{options.detector}: no transformer that is read at several blocks")
-    tokens, inside = patches(detector, options)
-    fit = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=500).fit(tokens, inside)
+    tokens, share = patches(detector, options)
+    side = round(tokens.shape[1] ** 0.5)
+    kept = np.arange(len(tokens)) % 6 >= 4  # for the scale: a third of the photographs
+    weight, bias = fit_places(tokens[~kept], share[~kept])
+    # Heatmaps are smoothed, which takes most of the spread away: it is given back here.
+    flat = (tokens[kept] @ weight + bias).reshape(-1, side, side)
+    smooth = np.stack([cv2.GaussianBlur(one, (0, 0), side / 6) for one in flat]).ravel()
+    clear = ((share[kept] < 0.1) | (share[kept] > 0.9)).ravel()
+    inside = share[kept].ravel() > 0.5
+    scale = LogisticRegression(class_weight="balanced").fit(smooth[clear, None], inside[clear])
+    times, plus = float(scale.coef_[0, 0]), float(scale.intercept_[0])
     with torch.no_grad():
-        net.where.weight.copy_(torch.from_numpy(fit.coef_.astype(np.float32)))
-        net.where.bias.copy_(torch.from_numpy(fit.intercept_.astype(np.float32)))
+        net.where.weight.copy_(torch.from_numpy((times * weight).astype(np.float32))[None])
+        net.where_bias.copy_(torch.from_numpy((times * bias + plus).astype(np.float32)))
     detector.save(options.out)
-    print(f"{len(inside):,} patches, {inside.mean():.0%} of them fake; {options.out}")
+    print(f"{share.size:,} patches, {(share > 0.5).mean():.0%} of them fake; scale {times:.2f}")
+
+
+def fit_places(tokens: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (width,) and a bias a place (P,) that tell fake patches from others, from patches
+    (N, P, width) and how much of each is fake (N, P).
+
+    The middle of a view is fake more often here, and patches know where they are. So at each place
+    fake ones and others weigh alike, and features are measured from the mean of the two.
+    """
+    clear, fake = (share < 0.1) | (share > 0.9), share > 0.5
+    weight = np.where(fake, 0.5 / ((fake & clear).sum(0) + 1), 0.5 / ((~fake & clear).sum(0) + 1))
+    weight = weight * clear
+    weight *= clear.sum() / weight.sum()
+    middle = (tokens * weight[..., None]).sum(0) / np.maximum(weight.sum(0), 1e-9)[:, None]
+    centred = tokens - middle
+    fit = LogisticRegression(C=PENALTY, max_iter=500)
+    fit.fit(centred[clear], fake[clear], sample_weight=weight[clear])
+    return fit.coef_[0], float(fit.intercept_[0]) - middle @ fit.coef_[0]
 
 
 def patches(detector: Detector, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """(P, width) patches of views that are fake in parts, and (P,) which of them are fake."""
+    """(N, P, width) patches of N views that are fake in parts, and (N, P) how much of each is."""
     rng = np.random.default_rng(options.seed)
     table = open_corpus(options.pairs).table
     twins = find_twins(table)
@@ -70,7 +99,7 @@ def patches(detector: Detector, options: argparse.Namespace) -> tuple[np.ndarray
         whole = open_corpus(options.fakes).table
         others = whole["path"][whole["label"] == 1].tolist()
     found: list[np.ndarray] = []
-    inside: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
     for row in rng.permutation(np.flatnonzero(twins >= 0)):
         fake, photo = (open_image(table["path"][i]).pixels for i in (row, twins[row]))
         sources = [fake] if fake.shape == photo.shape else []
@@ -92,12 +121,10 @@ def patches(detector: Detector, options: argparse.Namespace) -> tuple[np.ndarray
                 _, local = detector.net.read(  # type: ignore[operator]
                     detector.normalised(image), options.block
                 )
+            found.append(local[0].numpy())
             side = round(local.shape[1] ** 0.5)
-            share = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA).ravel()
-            clear = (share < 0.1) | (share > 0.9)
-            found.append(local[0].numpy()[clear])
-            inside.append(share[clear] > 0.5)
-    return np.concatenate(found), np.concatenate(inside)
+            shares.append(cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA).ravel())
+    return np.stack(found), np.stack(shares)
 
 
 def about(

@@ -349,7 +349,8 @@ def judged(scores: pd.DataFrame) -> str:
 def train(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     planned = args.folds * args.fold_seconds + args.final_seconds
-    scale = min((60 * args.within - OVERHEAD) / planned, 1.0) if args.within and planned else 1.0
+    timed = args.within and planned and not args.steps
+    scale = min((60 * args.within - OVERHEAD) / planned, 1.0) if timed else 1.0
     if scale <= 0:
         raise GanscopeError(f"--within {args.within:g}: too short; {OVERHEAD:.0f} s are not enough")
     settings = TrainDetectorSettings(

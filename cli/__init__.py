@@ -30,6 +30,7 @@ from ganscope.cli import (
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.launched import place
 from ganscope.memory import keep_freed_memory
 
 PATIENCE = 3.0
@@ -97,7 +98,7 @@ def _say_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings as a line; libraries' are about code, which is no user's business."""
-    if os.environ.get("RANK", "0") != "0" and sys.argv[1:2] != ["generate"]:
+    if place()[0] and sys.argv[1:2] != ["generate"]:
         return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
         print(f"ganscope: {message}", file=sys.stderr)
@@ -110,8 +111,10 @@ GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmar
 def _what_now(words: "builtins.list[str]") -> str:
     """What becomes of a command that was stopped."""
     name = next((word for word in words if not word.startswith("-")), "")
-    if name in GO_ON and "--no-cache" not in words:
+    if name in GO_ON and ("--no-cache" not in words or "--train" in words):
         return "the same command given again goes on"
+    if name == "demo":
+        return "name another folder with --out to begin anew"
     return "the same command given again begins anew"
 
 
@@ -129,7 +132,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # what fails only now has failed, too
     except GanscopeError as error:
-        if os.environ.get("RANK", "0") != "0":
+        if place()[0]:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others
         print(f"ganscope: {error}", file=sys.stderr)
         sys.exit(2)

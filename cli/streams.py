@@ -4,6 +4,7 @@ fails is an error of its own.
 Status 1 means that a check failed; Python's own answer to a full disk is 1, too.
 """
 
+import errno
 import io
 import os
 import sys
@@ -46,7 +47,8 @@ class _Stream(io.TextIOWrapper):
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
         if self.loses:
             return
-        if isinstance(error, BrokenPipeError):
+        # Windows says EINVAL of a pipe that nobody reads any more.
+        if isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL):
             raise ReaderGone from None
         raise OutputError(
             f"standard output cannot be written ({error.strerror or error})"
@@ -61,7 +63,14 @@ def prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif type(stream) is io.TextIOWrapper:  # no stand-in of whoever calls this
             encoding, lines = stream.encoding, stream.line_buffering
+            through = stream.write_through
             with suppress(OSError, ValueError):
-                ours = _Stream(stream.detach(), encoding, "backslashreplace", line_buffering=lines)
+                ours = _Stream(
+                    stream.detach(),
+                    encoding,
+                    "backslashreplace",
+                    line_buffering=lines,
+                    write_through=through,
+                )
                 ours.loses = name == "stderr"
                 setattr(sys, name, ours)

@@ -21,14 +21,15 @@ def train_detector(
         ),
     ] = None,
     detector: Annotated[
-        str, typer.Option(help="Architecture: cnn, npr, patch, lite, or timm:NAME.")
+        str, typer.Option(help="Architecture: cnn, npr, patch, lite, clip, timm:NAME or vit:NAME.")
     ] = "cnn",
     recipe: Annotated[
         str,
         typer.Option(
             help="full: ours; frozen-linear: a classifier on the features of a large timm:NAME, "
-            "computed once; aligned: only photographs and the fakes made of them; cnndetect: blur "
-            "and JPEG by chance; npr: images as they are."
+            "computed once; finetune: adapters in the blocks of clip or vit:NAME; aligned: only "
+            "photographs and the fakes made of them; cnndetect: blur and JPEG by chance; npr: "
+            "images as they are."
         ),
     ] = "full",
     fuse: Annotated[
@@ -50,10 +51,31 @@ def train_detector(
     learning_rate: Annotated[
         float | None, typer.Option(help="AdamW's peak. [default: the architecture's]")
     ] = None,
+    rank: Annotated[int, typer.Option(help="finetune: rank of the adapters.")] = 16,
+    last_blocks: Annotated[
+        int, typer.Option(help="finetune: adapt only so many blocks at the end; 0: all.")
+    ] = 0,
+    layer_decay: Annotated[
+        float,
+        typer.Option(help="finetune: learning rate by this for each block towards the input."),
+    ] = 1.0,
+    hidden: Annotated[
+        int, typer.Option(help="Width of a curved classifier beside the linear one; 0: none.")
+    ] = 0,
+    checkpointing: Annotated[
+        bool, typer.Option(help="finetune: less memory, a third slower.")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="finetune: updates. [default: --minutes or --epochs]")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="finetune: minutes. [default: --steps or --epochs]")
+    ] = None,
     pretrained: Annotated[
         str | None,
         typer.Option(
-            help="Start from a weights file, or 'hub' for the weights that timm publishes."
+            help="Start from a weights file, a detector of the same architecture (shipped name or "
+            "run folder), or 'hub' for the weights that timm publishes."
         ),
     ] = None,
     val_generator: Annotated[
@@ -137,6 +159,9 @@ def train_detector(
 
       ganscope train-detector --recipe frozen-linear --pretrained hub --epochs 3
       --detector timm:vit_large_patch14_clip_224.openai
+
+      ganscope train-detector --recipe finetune --detector clip --pretrained hub --minutes 20
+      --batch-size 256
     """
     settings = TrainDetectorSettings(
         corpora=tuple(corpora or ()),
@@ -148,6 +173,13 @@ def train_detector(
         batch_size=batch_size,
         size=size,
         learning_rate=learning_rate,
+        rank=rank,
+        last_blocks=last_blocks,
+        layer_decay=layer_decay,
+        hidden=hidden,
+        checkpointing=checkpointing,
+        steps=steps,
+        minutes=minutes,
         pretrained=pretrained,
         val_generator=tuple(val_generator or ()),
         test_generator=tuple(test_generator or ()),

@@ -150,7 +150,7 @@ class CorpusWriter:
             )
         with disk_errors(self.root):
             if not lines or not whole:
-                table.write_text(header, encoding="utf-8")
+                table.write_bytes(header.encode())
             else:
                 with open(table, "r+b") as file:
                     file.truncate(sum(map(len, lines[:whole])))
@@ -199,8 +199,8 @@ class CorpusWriter:
         for row in rows:
             table.writerow(row)
             self.next = row["index"] + 1
-        with disk_errors(self.root), open(self._part, "a", encoding="utf-8") as file:
-            file.write(text.getvalue())
+        with disk_errors(self.root), open(self._part, "ab") as file:
+            file.write(text.getvalue().encode())
 
     def finish(self) -> Path:
         """Turn the growing manifest into the final one, once every part is whole; returns the

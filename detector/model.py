@@ -102,8 +102,11 @@ class Detector(FolderModel):
         if views is None:
             return
         try:
-            whole, settled = int(views["whole"]), float(views["settled"])
-        except (KeyError, TypeError, ValueError):
+            whole, settled = views["whole"], views["settled"]
+            if isinstance(whole, bool) or not isinstance(whole, int):
+                raise TypeError
+            settled = settled + 0.0
+        except (KeyError, TypeError):
             raise ValueError(f"input: views is {views!r}") from None
         if whole < size or not np.isfinite(settled):
             raise ValueError(f"input: views is {views!r}")

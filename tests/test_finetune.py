@@ -94,6 +94,7 @@ def test_adapters_learn_a_planted_trace(corpus: Path, tmp_path: Path) -> None:
     assert left == {
         "README.md",
         "config.json",
+        "learned.npz",
         "loss.png",
         "losses.csv",
         "metrics.json",
@@ -173,7 +174,7 @@ def test_it_starts_from_a_detector_of_its_architecture(corpus: Path, tmp_path: P
     cnn.save(tmp_path / "cnn")
     with pytest.raises(GanscopeError, match="a cnn detector, not a vit:test_vit"):
         train_detector(settings(corpus, tmp_path / "run", pretrained=str(tmp_path / "cnn")))
-    with pytest.raises(GanscopeError, match="default: a lite detector, not a vit"):
+    with pytest.raises(GanscopeError, match="default: a clip detector, not a vit"):
         train_detector(settings(corpus, tmp_path / "run", pretrained="default"))
 
 
@@ -499,7 +500,7 @@ def test_pictures_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             raise ImageError("4.png", "truncated")
         return pixels_of(row)
 
-    with pytest.raises(GanscopeError, match=r"4.png: truncated; take it out of the corpus"):
+    with pytest.raises(GanscopeError, match=r"4.png: truncated; restore it"):
         pack(tmp_path / "strict", pixels=pixels)
     pack(tmp_path / "p", pixels=pixels, drop=True)
     found = read_pack(tmp_path / "p")

@@ -132,9 +132,14 @@ def test_only_some_are_left_out_where_they_are_named(
         pretrained="start.safetensors",
         out=tmp_path / "out",
     )
+    (corpus / "a" / "3.png").write_bytes(b"no image")
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
     assert begun == [(("b",), 2, "patch")]
+    table = pd.read_csv(corpus / "metadata.csv")
+    table[table["file_name"] != "a/3.png"].to_csv(corpus / "metadata.csv", index=False)
+    with pytest.raises(KeyboardInterrupt):  # it goes on without a file that could not be read
+        leave_one_out(settings)
 
 
 def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(

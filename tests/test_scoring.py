@@ -31,7 +31,7 @@ from ganscope.detector.judging.scoring import (
     tiles,
 )
 from ganscope.detector.model import Detector
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 
 
 def random_images(n: int, seed: int = 0) -> list[np.ndarray]:
@@ -178,7 +178,9 @@ def test_checks_are_json_and_csv(cnn: Detector, photo: Path, tmp_path: Path) -> 
     assert [p.name for p in (tmp_path / "maps").iterdir()] == ["photo.png"]
 
 
-def test_a_stopped_check_leaves_no_half_csv(cnn: Detector, photo: Path, tmp_path: Path) -> None:
+def test_a_stopped_check_keeps_its_rows_under_another_name(
+    cnn: Detector, photo: Path, tmp_path: Path
+) -> None:
     settings = CheckSettings(
         paths=(str(photo), str(photo)),
         detector=sure(cnn, tmp_path),
@@ -187,8 +189,9 @@ def test_a_stopped_check_leaves_no_half_csv(cnn: Detector, photo: Path, tmp_path
     )
     stream = check_images(settings)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
-    assert not list(tmp_path.glob("*verdicts*"))
+    with pytest.warns(GanscopeWarning, match="1 images that were judged are in"):
+        stream.close()  # type: ignore[attr-defined]
+    assert [path.name for path in tmp_path.glob("*verdicts*")] == ["verdicts.part.csv"]
 
 
 def test_pictures_of_one_name_get_heatmaps_of_their_own(

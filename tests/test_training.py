@@ -667,8 +667,8 @@ def test_a_named_precision_is_obeyed() -> None:
     wish = TrainDetectorSettings(precision="bf16")
     detector = Detector.create("cnn", size=32, width=8)
     device = torch.device("cpu")
-    assert loop._choose_speed(wish, detector, device).precision == "bf16"
-    auto = loop._choose_speed(replace(wish, precision="auto"), detector, device)
+    assert loop._choose_speed(wish, detector, device, 8).precision == "bf16"
+    auto = loop._choose_speed(replace(wish, precision="auto"), detector, device, 8)
     assert auto.precision in ("fp32", "bf16")
 
 

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import build, load_pretrained
 from ganscope.detector.networks.lora import (
@@ -191,3 +193,43 @@ def test_a_matrix_of_bytes_without_its_scales_is_an_error(tmp_path: Path, fault:
     with pytest.raises(GanscopeError, match=r"is damaged .* scales"):
         Detector.load(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["storage"] == "int8"
+
+
+def test_where_a_picture_is_fake_moves_no_score() -> None:
+    net = small(where=0)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        plain = net(images)
+        _, patches = net.read(images, 0)
+        net.where_bias.normal_()
+        local, logits = net.where_logits(images)
+        expected = (net.where(patches)[..., 0] + net.where_bias).view_as(local)
+        torch.testing.assert_close(local, expected)
+        torch.testing.assert_close(logits, plain)
+        torch.testing.assert_close(net.patch_logits(images).mean((1, 2)), plain)
+
+
+def test_a_heatmap_shows_the_places_that_the_layer_means() -> None:
+    """A layer that tells bright patches from dark ones: the bright half is hot."""
+    detector = Detector.create("vit:test_vit", size=32, where=0).eval()
+    net: Any = detector.net
+    with torch.no_grad():
+        halves = torch.zeros(1, 3, 32, 32)
+        halves[..., 16:] = 1
+        _, patches = net.read(detector.normalised(halves), 0)
+        grid = patches[0].unflatten(0, net._grid(halves))
+        side = grid.shape[1] // 2
+        net.where.weight[0] = 20 * (grid[:, side:].mean((0, 1)) - grid[:, :side].mean((0, 1)))
+    pixels = np.zeros((48, 96, 3), np.uint8)
+    pixels[:, 48:] = 255
+    heat = heatmap(detector, pixels)
+    assert heat.shape == (48, 96)
+    assert heat[:, 64:].mean() > heat[:, :32].mean() + 0.1
+
+
+def test_weights_of_another_image_size_are_resampled(tmp_path: Path) -> None:
+    whole = timm.create_model("test_vit", num_classes=0, img_size=48)
+    save_file(whole.state_dict(), tmp_path / "whole.safetensors")
+    net = small()
+    load_pretrained(net, str(tmp_path / "whole.safetensors"))
+    assert net(torch.randn(1, 3, 32, 32)).isfinite().all()

@@ -62,9 +62,11 @@ def test_what_is_native_weighs_as_much_as_all_else() -> None:
     assert views.weights(4) == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
 
 
-def test_a_strip_is_cut_like_any_picture() -> None:
-    views = cut_views(picture(30, 900), 224, PLAN)
+@pytest.mark.parametrize(("height", "width"), [(30, 900), (1, 20_000), (5_000, 2)])
+def test_a_strip_takes_no_memory_to_speak_of(height: int, width: int) -> None:
+    views = cut_views(picture(height, width), 224, PLAN)
     assert views.cut.shape[1:] == (224, 224, 3)
+    assert len(views.cut) == 4
 
 
 class Brightness(nn.Module):

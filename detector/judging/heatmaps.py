@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ganscope.config import replacing
 from ganscope.detector.judging.scoring import tile_positions
-from ganscope.detector.model import Detector
+from ganscope.detector.model import Detector, sigmoid
 from ganscope.errors import GanscopeError
 from ganscope.registry import Registry
 
@@ -25,6 +25,8 @@ MAX_TILES, MAX_VIEWS = 400, 40
 """Tiles that a heatmap looks at in one image, and views of a backbone, which are dear; beyond, gaps
 are filled in from around."""
 BATCH = 16
+PICTURE = (-2.0, 4.0)
+"""The logit of a whole picture is held between these before it moves those of its places."""
 
 Method = Callable[[Detector, np.ndarray], np.ndarray]
 heatmap_methods: Registry[Method] = Registry("heatmap method")
@@ -48,7 +50,8 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     """The network's own map of logits, averaged around each place over about a tile.
 
     Tiles are what the calibration is made for: a single patch scatters more, and on its scale
-    would look sure where nothing is.
+    would look sure where nothing is. A network with a layer `where` of its own says how likely each
+    place is fake, compared with others; the odds of the picture as a whole are multiplied in.
     """
 
     whole: list[Tensor] = []
@@ -75,9 +78,11 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
         detector.size / (6 if detector.views else 4),
         borderType=cv2.BORDER_REFLECT,
     )
-    if where:  # places differ among each other as `where` says; the picture is what it is
-        found += float(torch.cat(whole).mean()) - found.mean()
-    return detector.probability(found).astype(np.float32)
+    if not where:
+        return detector.probability(found).astype(np.float32)
+    # The odds of a place, times those of the picture; places stay to be seen in any picture.
+    chance = float(detector.probability(torch.cat(whole).mean().item()))
+    return sigmoid(found + np.clip(np.log(chance / (1 - chance)), *PICTURE)).astype(np.float32)
 
 
 @heatmap_methods.register("tiles")

@@ -34,6 +34,8 @@ DECODERS = min(os.cpu_count() or 1, 8)
 """Threads that open images."""
 AHEAD = 16
 """Images that may be open and waiting."""
+VIEWS = 8
+"""Views that a backbone sees at a time on a CPU, at most."""
 SEEN = 20
 """It is told if less than one tile in so many was looked at."""
 REENCODED = (Degradation("jpeg", 85), Degradation("resize-area", 0.75))
@@ -193,6 +195,8 @@ def score_images(
     its `error`.
     """
     where = pick_device(device)
+    if detector.views and where.type == "cpu":  # no quicker in larger batches, but later to be told
+        batch_size = min(batch_size, VIEWS)
     detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     waiting: deque[Scored] = deque()  # in order; those at the front may be complete
     stock: deque[tuple[Scored, np.ndarray]] = deque()  # tiles not yet given to the network
@@ -359,7 +363,7 @@ def _viewed(
 ) -> tuple[Scored, np.ndarray]:
     views = cut_views(pixels, size, plan)
     if describe:
-        _describe(scored, views.cut[views.positions[:, 0] >= 0])
+        _describe(scored, views.cut)
     scored.height, scored.width = pixels.shape[:2]
     scored.weights, scored.all_weights = views.weights(views.first), views.weights(len(views.cut))
     scored.positions = views.positions

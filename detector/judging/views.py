@@ -18,6 +18,9 @@ FEW_PIXELS = 4 / 3
 """An image with a side of less than so many views is looked at in its middle only: corners would
 show nearly the same."""
 
+STRIP = 8
+"""With sides in a larger ratio an image is cut down to it before anything else."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -45,9 +48,10 @@ def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
     plan: `whole`: the length in pixels that the image's short side is shrunk to before its middle
     is cut out. First come the middle at native resolution and that; then two corners at native
     resolution, of images that are large enough, and of wide and tall ones both ends at `size`
-    pixels of the short side. An image that is smaller than a view is enlarged to it.
+    pixels of the short side. An image that is smaller than a view is enlarged to it. Of a strip
+    (`STRIP`) the middle is taken for the whole.
     """
-    picture = Image.fromarray(pixels)
+    picture = _without_ends(Image.fromarray(pixels))
     if min(picture.size) < size:
         picture = _to_short_side(picture, size)
     width, height = picture.size
@@ -68,6 +72,15 @@ def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
 
 
 _NOWHERE = (-1, -1)
+
+
+def _without_ends(picture: Image.Image) -> Image.Image:
+    """The middle of a strip, so that enlarging it takes no memory to speak of."""
+    most = STRIP * min(picture.size)
+    if max(picture.size) <= most:
+        return picture
+    left, top = (max(n - most, 0) // 2 for n in picture.size)
+    return picture.crop((left, top, picture.width - left, picture.height - top))
 
 
 def _middle(picture: Image.Image, size: int) -> np.ndarray:

@@ -183,9 +183,10 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):
-        prefix, heads = "backbone.", ("head.", "curve.", "where.")
+        prefix, heads = "backbone.", ("head.", "curve.", "where")
         if not any(key.startswith(prefix) for key in state):
             state = net.of_backbone(state)
+        state = net.at_own_size(state)
     elif isinstance(net, TimmNet):
         prefix, heads = "backbone.", tuple(f"backbone.{name}." for name in net.head_names())
         if not any(key.startswith(prefix) for key in state):
@@ -201,13 +202,11 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
 
 def _load_from_hub(net: nn.Module) -> None:
     if isinstance(net, BlockFeatures):
-        whole = load_from_hub(net.name, "--pretrained hub", "name a weights file", num_classes=0)
-        load_strictly(
-            net,
-            net.of_backbone(whole.state_dict()),
-            net.name,
-            may_lack=("head.", "curve.", "where."),
+        whole = load_from_hub(
+            net.name, "--pretrained hub", "name a weights file", num_classes=0, **net.options
         )
+        heads = ("head.", "curve.", "where")
+        load_strictly(net, net.of_backbone(whole.state_dict()), "--pretrained hub", may_lack=heads)
         return
     if not isinstance(net, TimmNet):
         raise GanscopeError(

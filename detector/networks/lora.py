@@ -79,10 +79,8 @@ def merge_adapters(net: BlockFeatures) -> None:
 
 
 @torch.no_grad()
-def apply_adapters(
-    net: BlockFeatures, state: dict[str, Tensor], said: str, share: float = 1.0
-) -> None:
-    """Add the adapters of a file to a plain network, `share` of them; norms and heads alike.
+def apply_adapters(net: BlockFeatures, state: dict[str, Tensor], said: str) -> None:
+    """Add the adapters of a file to a plain network, and take its norms and its classifier.
 
     state: `blocks.N.MATRIX.A` and `.B` for each matrix, the norms whole, and the classifier as
     `head` (for the features without the map's) and `patch` (for the map), `curve` where it has one.
@@ -97,6 +95,9 @@ def apply_adapters(
             f"{said}: holds no adapters of {net.name} "
             f"({'unknown: ' + unknown[0] if unknown else 'no matrix has any'})"
         )
+    heads = [f"{name}.{part}" for name in ("head", "patch") for part in ("weight", "bias")]
+    if missing := [name for name in heads if name not in state]:
+        raise GanscopeError(f"{said}: holds no {missing[0]}, a part of the classifier")
     own = net.backbone.state_dict()
     wanted: dict[str, Tensor] = {}
     for name in named:
@@ -118,15 +119,13 @@ def apply_adapters(
                 raise GanscopeError(f"{said}: {key} does not fit {net.name}")
             wanted[key] = value.float()
     load_strictly(net.backbone, {**own, **wanted}, said)
-    if {"head.weight", "patch.weight"} <= set(state):
-        weight = torch.cat([state["head.weight"], state["patch.weight"]], 1).float()
-        if weight.shape != net.head.weight.shape:
-            raise GanscopeError(
-                f"{said}: its classifier is for {weight.shape[1]} features, not "
-                f"{net.head.in_features}"
-            )
-        net.head.weight.copy_(weight)
-        net.head.bias.copy_((state["head.bias"] + state["patch.bias"]).float())
+    weight = torch.cat([state["head.weight"], state["patch.weight"]], 1).float()
+    if weight.shape != net.head.weight.shape:
+        raise GanscopeError(
+            f"{said}: its classifier is for {weight.shape[1]} features, not {net.head.in_features}"
+        )
+    net.head.weight.copy_(weight)
+    net.head.bias.copy_((state["head.bias"] + state["patch.bias"]).float())
     curve = {key.removeprefix("curve."): v for key, v in state.items() if key.startswith("curve.")}
     if curve:
         if net.curve is None:

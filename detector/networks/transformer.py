@@ -11,6 +11,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 
@@ -21,8 +22,9 @@ class BlockFeatures(nn.Module):
     part of the features; None: `usual_reads`. map_block: the block whose patches each give a logit
     of their own, too; None: the last of those read. hidden: width of a curved (two-layer)
     classifier beside the linear one, 0 for none. where: the block whose patches say where a picture
-    is fake, by a linear layer of their own that was fitted to pictures fake in parts; None: the
-    head's share in the map. size: side of its images where timm's is another.
+    is fake, by a linear layer of their own that was fitted to pictures fake in parts (patches know
+    where in the view they are, so each place has a bias); None: the head's share in the map. size:
+    side of its images where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
     the patches of `map_block` last. logit = head(features) + curve(features). As the head is
@@ -40,10 +42,10 @@ class BlockFeatures(nn.Module):
         size: int | None = None,
     ):
         super().__init__()
-        options: dict[str, Any] = {"img_size": size} if size else {}
+        self.options: dict[str, Any] = {"img_size": size} if size else {}
         self.name = name
         self.backbone: Any
-        self.backbone = timm.create_model(name, num_classes=0, **options)
+        self.backbone = timm.create_model(name, num_classes=0, **self.options)
         depth = len(self.backbone.blocks)
         prefix = bool(self.backbone.num_prefix_tokens)
         if reads is None:
@@ -72,7 +74,11 @@ class BlockFeatures(nn.Module):
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
             self.curve = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)
-        self.where = None if where is None else nn.Linear(self.width, 1)
+        self.where: nn.Linear | None = None
+        if where is not None:
+            self.where = nn.Linear(self.width, 1, bias=False)
+            places = int(self.backbone.patch_embed.num_patches)
+            self.where_bias = nn.Parameter(torch.zeros(places))
 
     def read(self, x: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
         """Features (N, D), and the patches (N, h*w, width) after a block that is read, None: that
@@ -131,8 +137,8 @@ class BlockFeatures(nn.Module):
         """
         assert self.where is not None
         features, patches = self.read(x, self.where_block)
-        local = self.where(patches).squeeze(-1).unflatten(1, self._grid(x))
-        return local.float(), self.classify(features)
+        local = self.where(patches).squeeze(-1) + self.where_bias
+        return local.unflatten(1, self._grid(x)).float(), self.classify(features)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
@@ -147,6 +153,19 @@ class BlockFeatures(nn.Module):
             return not key.startswith(("norm.", "head.", "fc_norm.", "head_drop.", "attn_pool."))
 
         return {f"backbone.{key}": value for key, value in state.items() if kept(key)}
+
+    def at_own_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights (`of_backbone`) of images of another size, positions resampled to this one's."""
+        name = "backbone.pos_embed"
+        mine, theirs = getattr(self.backbone, "pos_embed", None), state.get(name)
+        if mine is None or theirs is None or theirs.ndim != 3 or mine.shape == theirs.shape:
+            return state
+        if mine.shape[-1] != theirs.shape[-1]:
+            return state  # of another network, which will be told
+        prefix = 0 if self.backbone.no_embed_class else self.backbone.num_prefix_tokens
+        grid = self.backbone.patch_embed.grid_size
+        moved = resample_abs_pos_embed(theirs, new_size=list(grid), num_prefix_tokens=prefix)
+        return {**state, name: moved}
 
     def gradcam_layers(self) -> list[nn.Module]:
         return [self.backbone.blocks[-1].norm1]

@@ -38,8 +38,7 @@ tags: [ganscope, generated-image-detection, {settings.detector.replace(":", "-")
 ---
 # A {settings.detector} detector of generated images, {size}x{size} pixels
 
-Trained by ganscope {ganscope.__version__} on the corpus {corpora}. It looks at tiles of
-{size}x{size} pixels at native resolution; the logit of an image is the mean of its tiles'.
+Trained by ganscope {ganscope.__version__} on the corpus {corpora}. {_looks(detector)}
 {_learning(settings, metrics)}
 
 ## What it learned from
@@ -90,6 +89,20 @@ those above, about strongly compressed or shrunk copies, and about photographs e
 It ran in {detector.config["training"].get("precision", "fp32")}; with that as --precision, the same
 seed gives the same weights on such a machine.
 """
+
+
+def _looks(detector: Detector) -> str:
+    """What of an image it looks at, for the card."""
+    size = f"{detector.size}x{detector.size}"
+    if detector.views:
+        return (
+            f"It looks at views of\n{size} pixels, parts at native resolution and the whole made "
+            "small; the logit of an image is their\nweighted mean."
+        )
+    return (
+        f"It looks at tiles of\n{size} pixels at native resolution; the logit of an image is the "
+        "mean of its tiles'."
+    )
 
 
 def _drawn(settings: TrainDetectorSettings) -> str:

@@ -22,7 +22,11 @@ from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import SMALLEST, Detector
 from ganscope.detector.training.card import write_card
-from ganscope.detector.training.record import learned_from, start_record
+from ganscope.detector.training.record import (
+    learned_from,
+    start_record,
+    starts_from_a_detector,
+)
 from ganscope.detector.training.views import Views
 from ganscope.errors import GanscopeWarning, ImageError
 
@@ -110,7 +114,10 @@ def finish_run(
         "timm": timm.__version__,
     }
     detector.learned = learned_from(table).and_of(
-        [known for known in (detector.learned, start_record(settings)) if known]
+        [
+            *([detector.learned] if detector.learned is not None else []),
+            *([start_record(settings)] if starts_from_a_detector(settings) else []),
+        ]
     )
     detector.card = write_card(run, settings, detector, metrics)
     whole = scores
@@ -166,7 +173,7 @@ def count_false_alarms(reals: pd.DataFrame) -> dict[str, Any]:
 def score_table(
     detector: Detector, views: Views, table: pd.DataFrame, batch_size: int
 ) -> pd.DataFrame:
-    """`table` with logit and score of each whole image, scored as `check` does: by native tiles;
+    """`table` with logit and score of each whole image, scored as `check` does;
     and its shorter side in pixels.
 
     Images that cannot be read are left out. Where one class is compressed and the other is not, the

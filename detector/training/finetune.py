@@ -7,6 +7,7 @@ Adapters are merged into the weights at the end: the detector is as large as wit
 """
 
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -39,15 +40,16 @@ from ganscope.detector.training.run import (
     LOSSES,
     OpenOther,
     fingerprint,
+    look_first,
     open_run,
     open_views,
     refuse_unused,
     split_table,
     tell_of_images,
 )
-from ganscope.devices import Speed, pick_device, processes
+from ganscope.devices import Speed, by_main_process, pick_device, processes
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.folders import CHECKPOINT, save_checkpoint
+from ganscope.folders import CHECKPOINT, restoring, save_checkpoint
 from ganscope.images import open_image
 
 if TYPE_CHECKING:
@@ -93,15 +95,14 @@ def train_finetuned(
         )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    with state.main_process_first():  # it looks at all images, the others at what it kept
-        table = split_table(settings, progress)
+    look_first(settings, progress)
+    table = split_table(settings)
     # Parts of a soup begin alike, whatever their seeds.
     torch.manual_seed(settings.seed if settings.split_seed is None else settings.split_seed)
     detector = create(settings)
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
-    if state.is_main_process:
-        tell_of_images(settings, run, table)
+    by_main_process(lambda: tell_of_images(settings, run, table))
     other = open_other(settings, run, progress)
     state = processes(device)
     views = open_views(settings, table, detector.size)
@@ -112,8 +113,10 @@ def train_finetuned(
         rng = np.random.default_rng((settings.seed, row))
         return views.neutral(opened.pixels, opened.format, row, rng)
 
-    if state.is_main_process:
-        task = None if progress is None else progress.add_task("cutting views", total=len(listed))
+    def cut() -> None:
+        task = None
+        if progress:
+            task = progress.add_task("cutting views", total=len(listed), note="")
 
         def told(done: int) -> None:
             if progress and task is not None:
@@ -127,7 +130,8 @@ def train_finetuned(
             seed=settings.seed,
             told=told,
         )
-    state.wait_for_everyone()
+
+    by_main_process(cut)
 
     accelerator = open_accelerator(settings, device)
     pack = read_pack(run / PACK)
@@ -148,26 +152,27 @@ def train_finetuned(
         saved=saved,
         progress=progress,
     )
-    if not accelerator.is_main_process:
-        return run
-    merge_adapters(detector.net)  # type: ignore[arg-type]
-    detector.eval().requires_grad_(False)
-    write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
-    detector.config["training"] = {
-        **plain(settings),
-        "learning_rate": _peak(settings, detector),
-        "precision": precision_of(settings, accelerator.device),
-        "channels_last": False,
-        "steps_run": log[-1]["step"],
-        "best_epoch": len(log),
-    }
-    if other:
-        detector = fuse_detectors([detector, other], table, views, settings.batch_size)
-    finish_run(run, settings, detector, views, table, log)
-    (run / CHECKPOINT).unlink(missing_ok=True)
-    for path in (run / PACK).iterdir():
-        path.unlink()
-    (run / PACK).rmdir()
+
+    def finish() -> None:
+        merge_adapters(detector.net)  # type: ignore[arg-type]
+        detector.eval().requires_grad_(False)
+        write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
+        detector.config["training"] = {
+            **plain(settings),
+            "learning_rate": _peak(settings, detector),
+            "precision": precision_of(settings, accelerator.device),
+            "channels_last": False,
+            "steps_run": log[-1]["step"],
+            "best_epoch": len(log),
+        }
+        whole = detector
+        if other:
+            whole = fuse_detectors([detector, other], table, views, settings.batch_size)
+        finish_run(run, settings, whole, views, table, log)
+        (run / CHECKPOINT).unlink(missing_ok=True)
+        shutil.rmtree(run / PACK)
+
+    by_main_process(finish)
     return run
 
 
@@ -318,7 +323,10 @@ def fine_tune(
     checkpoint is of another training.
     """
     device, main = accelerator.device, accelerator.is_main_process
-    if saved and saved["checked"] != checked:
+    if saved:
+        with restoring(run):
+            fits = saved["checked"] == checked
+    if saved and not fits:
         raise GanscopeError(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
@@ -340,16 +348,17 @@ def fine_tune(
     total = torch.zeros((), device=device)
     begun = 0
     if saved:
-        optimizer.load_state_dict(saved["optimizer"])
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        with torch.no_grad():
-            for mine, theirs in zip(trained, saved["trained"], strict=True):
-                mine.copy_(theirs)
-        average = [value.to(device) for value in saved["average"]]
-        log, begun = saved["log"], saved["begun"]
-        total = saved["total"].to(device)
-        budget.step, budget.before = saved["step"], saved["seconds"]
+        with restoring(run):
+            optimizer.load_state_dict(saved["optimizer"])
+            if accelerator.scaler is not None:
+                accelerator.scaler.load_state_dict(saved["scaler"])
+            with torch.no_grad():
+                for mine, theirs in zip(trained, saved["trained"], strict=True):
+                    mine.copy_(theirs)
+            average = [value.to(device) for value in saved["average"]]
+            log, begun = saved["log"], saved["begun"]
+            total = saved["total"].to(device)
+            budget.step, budget.before = saved["step"], saved["seconds"]
 
     def keep() -> None:
         if main:
@@ -378,7 +387,7 @@ def fine_tune(
     )
     now, kept_at, seen_at = budget.share(accelerator), time.perf_counter(), time.perf_counter()
     seen_from, last = budget.step, int(now * PARTS + 1e-9)
-    while now < 1:
+    while now < 1 or not log:
         # Drawn for all processes, each of which takes its part: together they do what one would.
         rng = np.random.default_rng((settings.seed, budget.step))
         rows = sampler.draw(everyone, rng)
@@ -405,7 +414,7 @@ def fine_tune(
         budget.step += 1
 
         now = budget.share(accelerator)
-        if int(now * PARTS + 1e-9) > last:
+        if int(now * PARTS + 1e-9) > last or (now >= 1 and not log):
             last = int(now * PARTS + 1e-9)
             mean = float(accelerator.reduce(total, "mean")) / max(budget.step - begun, 1)
             if not math.isfinite(mean):

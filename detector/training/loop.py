@@ -31,6 +31,7 @@ from ganscope.detector.training.run import (
     OpenOther,
     fingerprint,
     goes_on,
+    look_first,
     open_run,
     open_views,
     reading_processes,
@@ -73,8 +74,8 @@ def train_once(
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     state = processes(device)
-    with state.main_process_first():  # it looks at all images, the others at what it kept
-        table = split_table(settings, progress)
+    look_first(settings, progress)
+    table = split_table(settings)
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
@@ -89,8 +90,7 @@ def train_once(
             f"{run} was begun with other images or another number of processes; restore them to "
             "continue it, or name another folder with --out"
         )
-    if state.is_main_process:
-        tell_of_images(settings, run, table)
+    by_main_process(lambda: tell_of_images(settings, run, table))
     other = open_other(settings, run, progress)
     state = processes(device)  # it may have been trained just now, in another precision
     speed = remembered(

@@ -61,9 +61,8 @@ def cut_views(
 
     What is random depends on name and seed alone. What is smaller than a view is enlarged.
     """
-    rng = np.random.default_rng(
-        int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big")
-    )
+    drawn = f"{seed}/{name}".encode("utf-8", "surrogateescape")
+    rng = np.random.default_rng(int.from_bytes(hashlib.sha256(drawn).digest()[:8], "big"))
     height, width = pixels.shape[:2]
     short, long = min(height, width), max(height, width)
     low, high = (bound * side / SIDE for bound in MIDDLE)
@@ -130,7 +129,7 @@ def write_pack(
     """
     listed = table[["name", "label", "source", "generator"]].to_csv(index=False)
     about = f"{VERSION} {side} {seed} {part_bytes}\n{listed}"
-    fingerprint = hashlib.sha256(about.encode()).hexdigest()
+    fingerprint = hashlib.sha256(about.encode("utf-8", "surrogateescape")).hexdigest()
     group, groups = groups_of(table)
     labels, names = table["label"].to_numpy(np.int64), table["name"].tolist()
     try:
@@ -205,7 +204,7 @@ def write_pack(
             for row, done in zip(rows, threads.map(cut, rows), strict=True):
                 if isinstance(done, ImageError):
                     if not drop:
-                        raise GanscopeError(f"{done}; take it out of the corpus")
+                        raise GanscopeError(f"{done}; restore it, or begin anew without it")
                     dropped[names[row]] = done.reason
                     continue
                 new = sum(len(data) for _, data in done)

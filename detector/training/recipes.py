@@ -14,7 +14,7 @@ from ganscope.datasets.copies import look_at_table
 from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import has_splits
 from ganscope.detector.model import Detector, load_detector
-from ganscope.detector.networks.architectures import is_architecture
+from ganscope.detector.networks.architectures import is_architecture, is_read_at_blocks
 from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
@@ -22,7 +22,7 @@ from ganscope.detector.training.record import count_known
 from ganscope.detector.training.run import FINE_TUNING, choose_run, refuse_unused, split_table
 from ganscope.detector.training.soup import train_soup
 from ganscope.devices import held_by_main, pick_device, processes
-from ganscope.errors import GanscopeWarning
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CONFIG
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         train = train_soup
     elif settings.recipe == "finetune":
         train = train_finetuned
-    else:
+    if settings.recipe not in ("finetune", "frozen-linear"):
         refuse_unused(settings, FINE_TUNING)
     run = choose_run(settings)
     processes(pick_device(settings.device))
@@ -69,8 +69,12 @@ def open_other(
     """
     if not settings.fuse:
         return None
+    if is_read_at_blocks(settings.detector) or is_read_at_blocks(settings.fuse):
+        raise GanscopeError(_not_joined(settings.fuse))
     if not is_architecture(settings.fuse):
         other = load_detector(settings.fuse)
+        if other.views:
+            raise GanscopeError(_not_joined(settings.fuse))
         known = _learned(other, settings)
         if known:
             warnings.warn(
@@ -119,6 +123,13 @@ def _learned(other: Detector, settings: TrainDetectorSettings) -> str:
             "of its images), perhaps from images"
         )
     return ""
+
+
+def _not_joined(name: str) -> str:
+    return (
+        f"--fuse {name}: one of the two looks at views of a whole picture, the other at tiles, so "
+        "their networks cannot be joined; leave --fuse out, and compare them with benchmark"
+    )
 
 
 def _may_have_learned(training: dict[str, Any], settings: TrainDetectorSettings) -> bool:

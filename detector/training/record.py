@@ -7,6 +7,7 @@ import pandas as pd
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.copies import Looked, look_at_table, name_some
+from ganscope.folders import CONFIG, shipped
 from ganscope.prints import LEARNED, Prints, find_same
 
 
@@ -14,14 +15,32 @@ def learned_from(table: pd.DataFrame) -> Prints:
     """The prints of what a split table's training learns from, and chooses by."""
     looked = look_at_table(table[table["split"] != "test"])
     chosen = (looked.table["split"] == "val").to_numpy()
-    return Prints(looked.prints.pixels, looked.prints.looks, looked.prints.labels, chosen)
+    found = looked.prints
+    return Prints(found.pixels, found.looks, found.labels, chosen, not len(looked.unreadable))
 
 
 def start_record(settings: TrainDetectorSettings) -> Prints | None:
     """What the weights that a training starts from have learned from, where that is known."""
+    folder = _start(settings)
+    return Prints.load(folder / LEARNED) if folder else None
+
+
+def starts_from_a_detector(settings: TrainDetectorSettings) -> bool:
+    """Whether the weights that a training starts from are those of a detector of ours, which may
+    have learned from images that matter here.
+    """
+    folder = _start(settings)
+    return folder is not None and (folder / CONFIG).is_file()
+
+
+def _start(settings: TrainDetectorSettings) -> Path | None:
+    """The folder of the weights that a training starts from."""
     if not settings.pretrained or settings.pretrained == "hub":
         return None
-    return Prints.load(Path(settings.pretrained).parent / LEARNED)
+    start = Path(settings.pretrained)
+    if not start.exists() and settings.pretrained in shipped("detectors"):
+        return shipped("detectors")[settings.pretrained]
+    return start if start.is_dir() else start.parent
 
 
 def count_known(looked: Looked, prints: Prints) -> str:

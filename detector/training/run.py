@@ -34,7 +34,9 @@ from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
 from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
+from ganscope.devices import by_main_process
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import damaged
 from ganscope.folders import CONFIG, load_checkpoint
 from ganscope.locks import is_empty
 
@@ -62,6 +64,13 @@ def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None
         if field.name in names and getattr(settings, field.name) != default:
             flag = field.name.replace("_", "-")
             raise GanscopeError(f"--{flag}: {settings.recipe} has no use for it; leave it out")
+
+
+def look_first(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> None:
+    """Let the main process open all images; the others then find what it kept of them, however
+    long that takes.
+    """
+    by_main_process(lambda: split_table(settings, progress))
 
 
 def split_table(
@@ -114,15 +123,18 @@ def leave_out_unreadable(
 
     Those that an unfinished run left out stay out, though they may have been mended since.
     """
-    report = None
     if progress and len(table) >= MANY:
         task = progress.add_task("looking at all images", total=len(table), note="")
-        report = lambda done: progress.update(task, completed=done)  # noqa: E731
-    looked = look_at_table(table, report)
+        looked = look_at_table(table, lambda done: progress.update(task, completed=done))
+        progress.remove_task(task)
+    else:
+        looked = look_at_table(table)
     readable, bad = looked.table, looked.unreadable
     for folder in (run, run.parent):  # a part of a run is in its folder
         if (folder / UNREADABLE).is_file() and (folder / SETTINGS).is_file():
-            before = set(pd.read_csv(folder / UNREADABLE, dtype=str)["file_name"])
+            with damaged(folder / UNREADABLE, f"delete {folder}, and begin anew"):
+                named = pd.read_csv(folder / UNREADABLE, dtype=str, keep_default_na=False)
+                before = set(named["file_name"])
             again = readable["file_name"].isin(before)
             mended = readable[again].assign(reason="could not be read when the run began")
             readable, bad = readable[~again], pd.concat([bad, mended])
@@ -235,7 +247,7 @@ def goes_on(checked: str, begun_with: str, over: bool) -> bool:
 def fingerprint(table: pd.DataFrame, processes: int) -> str:
     """Of what a resumed run must find unchanged besides its settings."""
     text = table[["file_name", "label", "generator", "split", "group"]].to_csv(index=False)
-    return f"{processes} {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"{processes} {hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
 def reading_processes(settings: TrainDetectorSettings, device: torch.device, processes: int) -> int:

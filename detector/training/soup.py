@@ -18,6 +18,7 @@ from ganscope.config import TrainDetectorSettings, plain, read_json, write_json,
 from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.evaluation import finish_run
+from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.fusion import fuse_detectors
 from ganscope.detector.training.loop import train_once
 from ganscope.detector.training.run import (
@@ -74,17 +75,18 @@ def train_soup(
     tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     alone = replace(settings, split_seed=split_seed, soup=1, fuse=None)
+    learn = train_finetuned if settings.recipe == "finetune" else train_once
     seeds = range(settings.seed, settings.seed + settings.soup)
     if not settings.pretrained:
         start = run / "start"
         if not (start / CONFIG).exists():
-            train_once(replace(alone, seed=seeds.stop, out=start), open_other, progress)
+            learn(replace(alone, seed=seeds.stop, out=start), open_other, progress)
         alone = replace(alone, pretrained=str(start / WEIGHTS))
     parts, logs = [], []
     for seed in seeds:
         part = run / f"seed-{seed}"
         if not (part / CONFIG).exists():
-            train_once(replace(alone, seed=seed, out=part), open_other, progress)
+            learn(replace(alone, seed=seed, out=part), open_other, progress)
         parts.append(load_detector(str(part)))
         with damaged(part / LOSSES, f"delete {part}, and the same command trains it again"):
             logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))

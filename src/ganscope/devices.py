@@ -85,6 +85,8 @@ def by_main_process(work: Callable[[], object]) -> None:
         distributed.broadcast_object_list(said, group=group)
         distributed.destroy_process_group(group)
     except RuntimeError:
+        if distributed.get_rank() == 0 and failure is None:
+            return  # its work is done, whatever has become of the others
         if failure is None:
             raise GanscopeError(
                 "the main process has ended before its time; the same command given again goes on"

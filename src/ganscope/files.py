@@ -83,7 +83,7 @@ def read_json(path: str | Path, remedy: str = "") -> dict[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GanscopeError(f"{path}: no such file") from None
+        raise GanscopeError(f"{path}: no such file{end}") from None
     except (ValueError, OSError) as error:
         raise GanscopeError(f"{path}: not a readable JSON file ({error}){end}") from None
     if not isinstance(data, dict):

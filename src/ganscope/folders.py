@@ -85,10 +85,18 @@ def hash_files(*paths: str | Path) -> str:
 
 
 def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The large matrices of a network as int8, each with `<name>.scale` (fp32, one a row)."""
+    """The large matrices of a network as int8, each with `<name>.scale` (fp32, one a row).
+
+    Embeddings of positions (1, N, D) are no matrices, and small.
+    """
     found = {}
     for key, value in state.items():
-        if value.is_floating_point() and value.ndim > 1 and value.numel() >= LARGE:
+        if (
+            value.is_floating_point()
+            and len(value) > 1
+            and value.ndim > 1
+            and value.numel() >= LARGE
+        ):
             rows = value.float().flatten(1)
             scale = (rows.abs().amax(1) / 127).clamp_min(1e-12)
             found[key] = (rows / scale[:, None]).round().to(torch.int8).view(value.shape)

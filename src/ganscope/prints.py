@@ -5,13 +5,16 @@ A detector keeps the prints of the images that it learned from beside its weight
 told, wherever they lie and whatever they are called, that it is tested on them.
 """
 
+import atexit
 import os
 import sqlite3
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 
@@ -250,12 +253,12 @@ def _blocks(counts: np.ndarray) -> Iterator[slice]:
 
 
 def _open_cache() -> sqlite3.Connection:
-    """Where prints are kept; in memory where nothing can be."""
-    for path in (cache_folder() / "prints.sqlite", None):
+    """Where prints are kept; for the process only, where no command can keep anything."""
+    for path in (cache_folder() / "prints.sqlite", _for_this_process()):
+        base = None
         try:
-            if path:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            base = sqlite3.connect(path or ":memory:", timeout=60)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            base = sqlite3.connect(path, timeout=60)
             base.execute("PRAGMA journal_mode=WAL")
             if base.execute("PRAGMA user_version").fetchone() != (VERSION,):
                 base.executescript(
@@ -263,8 +266,18 @@ def _open_cache() -> sqlite3.Connection:
                 )
             break
         except (OSError, sqlite3.Error):
-            continue
-    return base
+            if base is not None:
+                base.close()
+            base = None
+    return base or sqlite3.connect(":memory:")
+
+
+@cache
+def _for_this_process() -> Path:
+    """A file for a process that cannot keep any between commands; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="ganscope-", ignore_cleanup_errors=True)
+    atexit.register(folder.cleanup)
+    return Path(folder.name) / "prints.sqlite"
 
 
 def _known(base: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[tuple, bytes]]:
