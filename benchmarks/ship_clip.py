@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 import ganscope
 from ganscope.detector.judging.calibration import calibrate, count_called
+from ganscope.detector.judging.checking import LEFT_OUT
 from ganscope.detector.model import Detector, sigmoid
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.networks.weights import read_weights
@@ -106,7 +107,7 @@ def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
     return {
         "calibration": calibrate(logit, label),
         "thresholds": thresholds,
-        "false_alarms": {**alarms, "split": "left-out sources", "by_source": {}},
+        "false_alarms": {**alarms, "split": LEFT_OUT, "by_source": {}},
     }
 
 

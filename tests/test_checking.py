@@ -149,3 +149,12 @@ def test_a_detector_without_a_record_of_its_training_works(
     assert without_record(met) == []
     assert guess(met["m"], BenchmarkSettings(corpora=(photo.parent,)), True) == ""
     assert not _may_have_learned(detector.config["training"], TrainDetectorSettings())
+
+
+def test_false_alarms_of_left_out_sources_are_told_as_such(sure: str, photo: Path) -> None:
+    detector = Detector.load(sure)
+    alarms = {"photographs": 4342, "called_fake": 44, "at_most": 0.013, "split": "left-out sources"}
+    detector.config["false_alarms"] = alarms
+    meaning = check_image(photo, detector, device="cpu", reencode=False).meaning or ""
+    assert "trainings like it called 44 of 4,342 real pictures fake" in meaning
+    assert "at most 1.3% of such" in meaning

@@ -46,6 +46,8 @@ MOSTLY_FLAT = 0.75
 but a drawing or a screenshot. Above are 44 % of 81 drawn wallpapers (49 % as JPEG 85), and 0.4 % of
 260 photographs (0.8 % as JPEG 40)."""
 
+LEFT_OUT = "left-out sources"
+"""The `split` of false alarms that were counted in trainings without the pictures' sources."""
 NARROW = 6
 """With sides in a larger ratio an image is a strip, whose views show but little of it."""
 
@@ -185,6 +187,12 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
         count = f"{known['called_fake']:,} of {known['photographs']:,} photographs"
         if known["split"] == "test":
             said += f"; it called {count} of a test fake (at most {known['at_most']:.1%} of such)"
+        elif known["split"] == LEFT_OUT:
+            said += (
+                f"; trainings like it called {known['called_fake']:,} of {known['photographs']:,} "
+                "real pictures fake whose sources they had not seen "
+                f"(at most {known['at_most']:.1%} of such)"
+            )
         else:  # no measurement: they set the threshold
             said += f"; it calls fake {count} by which its threshold was set"
     return said
