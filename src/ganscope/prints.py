@@ -254,9 +254,10 @@ def _blocks(counts: np.ndarray) -> Iterator[slice]:
 
 def _open_cache() -> sqlite3.Connection:
     """Where prints are kept; for the process only, where no command can keep anything."""
-    for path in (cache_folder() / "prints.sqlite", _for_this_process()):
+    for place in (cache_folder, _for_this_process):
         base = None
         try:
+            path = place() / "prints.sqlite"
             path.parent.mkdir(parents=True, exist_ok=True)
             base = sqlite3.connect(path, timeout=60)
             base.execute("PRAGMA journal_mode=WAL")
@@ -274,10 +275,10 @@ def _open_cache() -> sqlite3.Connection:
 
 @cache
 def _for_this_process() -> Path:
-    """A file for a process that cannot keep any between commands; it goes with the process."""
+    """A folder for a process that can keep nothing between commands; it goes with the process."""
     folder = tempfile.TemporaryDirectory(prefix="ganscope-", ignore_cleanup_errors=True)
     atexit.register(folder.cleanup)
-    return Path(folder.name) / "prints.sqlite"
+    return Path(folder.name)
 
 
 def _known(base: sqlite3.Connection, paths: Sequence[str]) -> dict[str, tuple[tuple, bytes]]:
