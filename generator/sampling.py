@@ -181,8 +181,8 @@ def _shard(settings: GenerateSettings) -> tuple[int, int]:
         part, _, parts = settings.shard.partition("/")
         return int(part), int(parts)
     forget_stale()
-    rank, parts = place()
-    return rank + 1, parts
+    rank, processes = place()
+    return rank + 1, processes
 
 
 def _device(settings: GenerateSettings, parts: int) -> torch.device:

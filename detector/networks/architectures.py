@@ -201,6 +201,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
 
 
 def _load_from_hub(net: nn.Module) -> None:
+    heads: tuple[str, ...]
     if isinstance(net, BlockFeatures):
         whole = load_from_hub(
             net.name, "--pretrained hub", "name a weights file", num_classes=0, **net.options
