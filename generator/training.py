@@ -476,8 +476,8 @@ def _read_log(run: Path, step: int) -> list[dict[str, Any]]:
     if not step or not path.exists():
         return []
     with damaged(path, "delete it; the losses so far will not be drawn"):
-        table = pd.read_csv(path)
-        table = table[table["step"] <= step]
+        table = pd.read_csv(path, dtype=float)
+        table = table[table["step"] <= step].astype({"step": int})
         if table["step"].tolist() != list(range(step - len(table) + 1, step + 1)):
             raise ValueError("steps are missing")
         return table.to_dict("records")  # type: ignore[return-value]

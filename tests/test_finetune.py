@@ -222,15 +222,22 @@ def test_only_the_last_blocks_are_adapted_and_rates_fall_towards_the_input() -> 
 
 
 def test_checkpointing_changes_no_gradient() -> None:
-    found = []
+    found, passes = [], []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         net = Detector.create("vit:test_vit", size=32).net
         assert isinstance(net, BlockFeatures)
+        passes.append(0)
+
+        def count(*_: object) -> None:
+            passes[-1] += 1
+
+        net.backbone.blocks[0].norm1.register_forward_hook(count)
         prepare_adapters(net, TrainDetectorSettings(recipe="finetune", checkpointing=checkpointing))
         torch.manual_seed(1)
         net.train()(torch.randn(2, 3, 32, 32)).sum().backward()
         found.append([p.grad for p in net.parameters() if p.requires_grad])
+    assert passes == [1, 2]  # once more on the way back
     assert all(a is not None for a in found[1])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)

@@ -23,6 +23,7 @@ from ganscope.detector.benchmark.contestants import Scorer
 from ganscope.detector.benchmark.leave_one_out import leave_one_out
 from ganscope.detector.benchmark.report import figures
 from ganscope.detector.judging import plots
+from ganscope.detector.training.run import split_table
 from ganscope.errors import GanscopeError
 from ganscope.together.benchmark_corpora import with_corpora
 
@@ -132,14 +133,21 @@ def test_only_some_are_left_out_where_they_are_named(
         pretrained="start.safetensors",
         out=tmp_path / "out",
     )
-    (corpus / "a" / "3.png").write_bytes(b"no image")
+    whole = (corpus / "a" / "3.png").read_bytes()
+    for bad in ("3.png", "4.png"):
+        (corpus / "a" / bad).write_bytes(b"no image")
     with pytest.raises(KeyboardInterrupt):
         leave_one_out(settings)
     assert begun == [(("b",), 2, "patch")]
     table = pd.read_csv(corpus / "metadata.csv")
     table[table["file_name"] != "a/3.png"].to_csv(corpus / "metadata.csv", index=False)
-    with pytest.raises(KeyboardInterrupt):  # it goes on without a file that could not be read
+    (corpus / "a" / "4.png").write_bytes(whole)
+    with pytest.raises(KeyboardInterrupt):  # goes on, one that could not be read gone, one mended
         leave_one_out(settings)
+    plan = TrainDetectorSettings(
+        corpora=(corpus,), out=tmp_path / "out" / "runs" / "cnn" / "b", test_generator=("b",)
+    )
+    assert "a/4.png" not in set(split_table(plan)["file_name"])
 
 
 def test_corpora_made_on_the_spot_lie_in_the_folder_of_the_results(

@@ -412,6 +412,13 @@ def test_a_damaged_file_of_an_unfinished_generator_is_named(tmp_path: Path) -> N
         train_generator(wish, stop)
     for name in ("checkpoint.pt", "speed.json", "losses.csv"):
         each_damage(tmp_path / "run" / name, lambda: train_generator(wish))
+    table = tmp_path / "run" / "losses.csv"
+    whole = table.read_text()
+    head, _, values = whole.partition("\n")
+    table.write_text(f"{head}\n{values.replace('.', 'x', 1)}")  # a letter in a number
+    with pytest.raises(GanscopeError, match=r"losses\.csv.*delete it"):
+        train_generator(wish)
+    table.write_text(whole)
     train_generator(wish)
     assert len(pd.read_csv(tmp_path / "run" / "losses.csv")) == 4
 

@@ -39,7 +39,13 @@ from ganscope.detector.benchmark.mistakes import worst_mistakes
 from ganscope.detector.benchmark.report.page import FILES, MOST_MISTAKES
 from ganscope.detector.model import Detector
 from ganscope.detector.training.recipes import train_detector
-from ganscope.detector.training.run import ANOTHER, fingerprint, split_table
+from ganscope.detector.training.run import (
+    ANOTHER,
+    fingerprint,
+    keep_unreadable,
+    leave_out_unreadable,
+    split_table,
+)
 from ganscope.errors import GanscopeError
 from ganscope.files import damaged
 from ganscope.folders import CONFIG
@@ -77,10 +83,9 @@ def leave_one_out(
     """
     begun = time.monotonic()
     list_changes(settings)
-    looked = look_at_table(open_corpora(settings.corpora).table)
-    table = looked.table
+    every = open_corpora(settings.corpora).table
+    table = look_at_table(every).table
     generators = sorted(set(table["generator"][table["label"] == 1]))
-    images = fingerprint(table, 1)
     if len(generators) < 2:
         raise GanscopeError(
             "--train leaves each generator out in turn; name corpora with two or more"
@@ -88,7 +93,7 @@ def leave_one_out(
     for name in settings.leave_out:
         if name not in generators:
             raise GanscopeError(unknown("generator in these corpora", name, generators))
-    out = settings.out or next_free(Path("leave-one-out"), lambda p: _taken(p, settings, images))
+    out = settings.out or next_free(Path("leave-one-out"), lambda p: _taken(p, settings, every))
     plans = {
         (architecture, generator): TrainDetectorSettings(
             corpora=settings.corpora,
@@ -116,8 +121,9 @@ def leave_one_out(
     for architecture in (*settings.train, *([settings.fuse] if settings.fuse else [])):
         Detector.create(architecture, size=settings.size)
     with holding(out):
-        _open(out, settings, images)
-        bad = dict(zip(looked.unreadable["path"], looked.unreadable["reason"], strict=True))
+        _open(out, settings, every)
+        unreadable = leave_out_unreadable(every, out)[1]
+        bad = dict(zip(unreadable["path"], unreadable["reason"], strict=True))
         return _measure_all(out, plans, settings, progress, command, begun, bad)
 
 
@@ -285,15 +291,15 @@ def only_corpora(out: Path) -> bool:
     )
 
 
-def _taken(out: Path, settings: BenchmarkSettings, images: str) -> bool:
+def _taken(out: Path, settings: BenchmarkSettings, every: pd.DataFrame) -> bool:
     """Whether a folder holds anything but corpora and these trainings, not yet finished."""
     if not (out / SETTINGS).exists():
         return out.exists() and not only_corpora(out)
-    other = bool(_changed(out, settings)) or _other_images(out, images)
+    other = bool(_changed(out, settings)) or _other_images(out, every)
     return (out / REPORT).exists() or other
 
 
-def _open(out: Path, settings: BenchmarkSettings, images: str) -> None:
+def _open(out: Path, settings: BenchmarkSettings, every: pd.DataFrame) -> None:
     foreign = out.exists() and not (out / SETTINGS).exists() and not only_corpora(out)
     if (out / REPORT).exists() or foreign:
         raise GanscopeError(f"{out} is there already; name another folder with --out")
@@ -303,14 +309,16 @@ def _open(out: Path, settings: BenchmarkSettings, images: str) -> None:
             f"{out} holds unfinished trainings with other settings ({', '.join(flags)}); repeat "
             "its settings to continue them, or name another folder with --out"
         )
-    if (out / SETTINGS).exists() and _other_images(out, images):
+    if (out / SETTINGS).exists() and _other_images(out, every):
         raise GanscopeError(
             f"{out} was begun with other images in the corpora; restore them to continue it, or "
             "name another folder with --out"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / SETTINGS, plain(settings) | {"images": images})
+        readable, bad = leave_out_unreadable(every, out)
+        write_json(out / SETTINGS, plain(settings) | {"images": fingerprint(readable, 1)})
+        keep_unreadable(out, bad)
     except OSError as error:
         raise GanscopeError(f"{out}: cannot be written ({error.strerror})") from None
 
@@ -319,10 +327,11 @@ def _changed(out: Path, settings: BenchmarkSettings) -> list[str]:
     return changed(settings, read_json(out / SETTINGS, ANOTHER), ignore=IGNORED)
 
 
-def _other_images(out: Path, images: str) -> bool:
+def _other_images(out: Path, every: pd.DataFrame) -> bool:
     """Whether the corpora held other images when it was begun: they would be split otherwise, and
     what trainings learned from could be in the test. Folders of earlier versions do not tell.
     """
+    images = fingerprint(leave_out_unreadable(every, out)[0], 1)
     return read_json(out / SETTINGS, ANOTHER).get("images", images) != images
 
 

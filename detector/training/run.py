@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 OpenOther = Callable[[TrainDetectorSettings, Path, "Progress | None"], Detector | None]
 """What gives a recipe the detector that its own is fused with; None if there is none."""
 SETTINGS, LOSSES, UNREADABLE = "settings.json", "losses.csv", "unreadable.csv"
+WITHIN = 3
+"""A training lies at most so deep in the folder of what it is a part of: leave-one-out's
+runs/ARCHITECTURE/GENERATOR."""
 MANY = 1000
 """Images from which on a bar shows that they are looked at."""
 ANOTHER = "delete its folder, or name another one with --out"
@@ -130,7 +133,7 @@ def leave_out_unreadable(
     else:
         looked = look_at_table(table)
     readable, bad = looked.table, looked.unreadable
-    for folder in (run, run.parent):  # a part of a run is in its folder
+    for folder in (run, *run.parents[:WITHIN]):  # a part of something larger is in its folder
         if (folder / UNREADABLE).is_file() and (folder / SETTINGS).is_file():
             with damaged(folder / UNREADABLE, f"delete {folder}, and begin anew"):
                 named = pd.read_csv(folder / UNREADABLE, dtype=str, keep_default_na=False)
@@ -139,6 +142,13 @@ def leave_out_unreadable(
             mended = readable[again].assign(reason="could not be read when the run began")
             readable, bad = readable[~again], pd.concat([bad, mended])
     return readable, bad
+
+
+def keep_unreadable(run: Path, bad: pd.DataFrame) -> None:
+    """Write into a folder which images are left out, if any are, for when it is gone on with."""
+    if len(bad):
+        columns = ["file_name", "label", "generator", "source", "group", "split", "reason"]
+        write_text(run / UNREADABLE, bad[columns].to_csv(index=False))
 
 
 def name_unreadable(bad: pd.DataFrame) -> str:
@@ -151,9 +161,7 @@ def tell_of_images(settings: TrainDetectorSettings, run: Path, table: pd.DataFra
     start from that know the validation; and write which are left out into the run folder.
     """
     bad = pd.DataFrame(table.attrs["unreadable"])
-    if len(bad):
-        columns = ["file_name", "label", "generator", "source", "group", "split", "reason"]
-        write_text(run / UNREADABLE, bad[columns].to_csv(index=False))
+    keep_unreadable(run, bad)
     if (run.parent / SETTINGS).is_file():
         return  # a part of a run, which has told
     if len(bad):

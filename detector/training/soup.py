@@ -89,7 +89,7 @@ def train_soup(
             learn(replace(alone, seed=seed, out=part), open_other, progress)
         parts.append(load_detector(str(part)))
         with damaged(part / LOSSES, f"delete {part}, and the same command trains it again"):
-            logs.append(pd.read_csv(part / LOSSES).assign(seed=seed))
+            logs.append(pd.read_csv(part / LOSSES, dtype=float).assign(seed=seed))
 
     soup = average_weights(parts).to(device)
     train = table[table["split"] == "train"]
