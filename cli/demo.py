@@ -55,6 +55,7 @@ def _whole_circle(folder: Path, seed: int, device: str) -> None:
     from ganscope.detector.benchmark.benchmark import benchmark_detectors
     from ganscope.detector.judging.checking import check_images
     from ganscope.detector.training.recipes import train_detector
+    from ganscope.files import replacing
     from ganscope.generator.sampling import generate_corpus
     from ganscope.images import open_image
 
@@ -70,10 +71,8 @@ def _whole_circle(folder: Path, seed: int, device: str) -> None:
         for label in (0, 1)
     ]
     gap = np.full((sheet[0].shape[0], 24, 3), 255, np.uint8)
-    cv2.imwrite(
-        str(pictures / "reals-left-fakes-right.png"),
-        np.hstack([sheet[0], gap, sheet[1]])[..., ::-1],
-    )
+    with replacing(pictures / "reals-left-fakes-right.png") as part:
+        cv2.imwrite(str(part), np.hstack([sheet[0], gap, sheet[1]])[..., ::-1])
     audit = audit_corpus(AuditSettings(corpus=corpus))
     out.print(
         f"{N} fakes and {N} reals; their files alone tell them apart with AUROC "
@@ -115,7 +114,8 @@ def _whole_circle(folder: Path, seed: int, device: str) -> None:
     number = photographs.groups.index(test[test["label"] == 0]["group"].iloc[0])
     photo = folder / "photo.jpg"  # a whole photograph of which the training saw nothing
     pixels = photographs.photo(number)
-    cv2.imwrite(str(photo), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    with replacing(photo) as part:
+        cv2.imwrite(str(part), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
     fakes = test[test["label"] == 1]["path"][:3]
     for detector, paths in ((str(run), (str(photo), *fakes)), ("default", (str(photo),))):
         settings = CheckSettings(
@@ -127,7 +127,8 @@ def _whole_circle(folder: Path, seed: int, device: str) -> None:
         out.print(f"by the detector {detector}:", highlight=False)
         show_checks(list(check_images(settings)))
     for name in ("roc.png", "matrix.png"):
-        (pictures / name).write_bytes((folder / "benchmark" / name).read_bytes())
+        with replacing(pictures / name) as part:
+            part.write_bytes((folder / "benchmark" / name).read_bytes())
     err.rule()
     out.print(f"pictures are in {pictures}", highlight=False)
 

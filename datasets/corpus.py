@@ -3,6 +3,7 @@
 The table is the contract between all parts: a row an image, the columns below always present.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from ganscope.datasets.layouts import MANIFEST, layouts
-from ganscope.errors import GanscopeError, refuse_bytes
+from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
+from ganscope.files import read_json
 
 UNFINISHED = ".metadata"
 """How the names of the manifest's parts begin while a corpus is being written."""
+REQUEST, ROWS = "corpus.json", "rows"
+"""How a corpus that was made here was asked for; and in it how many rows its manifest had."""
 COLUMNS = ("path", "file_name", "label", "generator", "source", "group", "split")
 """Columns of every table. `path` can be opened; `file_name` is below the corpus' root; `label` is 0
 (real) or 1 (fake); `generator` is "real" for reals; `source` says where an image is from; images of
@@ -47,11 +51,29 @@ def open_corpus(path: str | Path) -> Corpus:
     for read in layouts.values():
         rows = read(root)
         if rows is not None:
-            return Corpus(root if root.is_dir() else root.parent, _normal(root, rows))
+            found = Corpus(root if root.is_dir() else root.parent, _normal(root, rows))
+            if root.is_dir():
+                _remark_on_lost_rows(found)
+            return found
     raise GanscopeError(
         f"{root}: no layout that ganscope reads. Known: "
         + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
     )
+
+
+def _remark_on_lost_rows(corpus: Corpus) -> None:
+    """Warn if a manifest has fewer rows than when the corpus was finished."""
+    try:
+        rows = read_json(corpus.root / REQUEST).get(ROWS)
+    except GanscopeError:  # none, damaged, or somebody else's: the manifest stands alone
+        return
+    if isinstance(rows, int) and len(corpus) < rows:
+        warnings.warn(
+            f"{corpus.root / MANIFEST} lists {len(corpus):,} of the {rows:,} images that were "
+            "made; if you did not take them out, the file is damaged: make the corpus anew",
+            GanscopeWarning,
+            stacklevel=3,
+        )
 
 
 def is_unfinished(root: Path) -> bool:

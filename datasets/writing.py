@@ -21,13 +21,12 @@ import cv2
 import numpy as np
 
 from ganscope.config import read_json, write_json
-from ganscope.datasets.corpus import UNFINISHED
+from ganscope.datasets.corpus import REQUEST, ROWS, UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import take_place
 from ganscope.locks import PATIENCE, holding
 
-REQUEST = "corpus.json"
 COLUMNS = [
     "file_name",
     "label",
@@ -222,6 +221,10 @@ class CorpusWriter:
                             if i:
                                 table.readline()  # its header
                             shutil.copyfileobj(table, whole)
+                with open(joined, "rb") as whole:
+                    rows = sum(1 for _ in whole) - 1
+                request = read_json(self.root / REQUEST)
+                write_json(self.root / REQUEST, request | {ROWS: rows})
                 if hasattr(os, "sync"):
                     os.sync()  # all images: one by one it would take longer than to make them
                 take_place(joined, self.root / MANIFEST)

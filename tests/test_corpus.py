@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import cv2
@@ -9,10 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ganscope.config import GenerateSettings
 from ganscope.datasets.corpus import COLUMNS, newest_corpus, open_corpora, open_corpus
 from ganscope.datasets.layouts import layouts
 from ganscope.datasets.splits import assign_splits, split_corpus
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.generator.sampling import generate_corpus
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -205,6 +208,19 @@ def test_an_only_corpus_keeps_its_names(tmp_path: Path) -> None:
     alone = open_corpora([tmp_path])
     assert sorted(alone.table["file_name"]) == ["0_real/x.png", "1_fake/gan/y.png"]
     assert alone.root == tmp_path
+
+
+def test_rows_that_a_finished_corpus_lost_are_told(tmp_path: Path) -> None:
+    corpus = generate_corpus(GenerateSettings(n=4, out=tmp_path / "c", size=16, device="cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_corpus(corpus)
+    manifest = corpus / "metadata.csv"
+    manifest.write_text("".join(manifest.read_text().splitlines(keepends=True)[:6]))
+    with pytest.warns(GanscopeWarning, match="lists 5 of the 8 images that were made"):
+        assert len(open_corpus(corpus)) == 5
+    (corpus / "corpus.json").write_text("[]")  # not ours
+    open_corpus(corpus)
 
 
 def test_the_newest_corpus_is_found(tmp_path: Path) -> None:

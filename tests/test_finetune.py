@@ -105,6 +105,17 @@ def test_adapters_learn_a_planted_trace(corpus: Path, tmp_path: Path) -> None:
     }
 
 
+def test_a_soup_is_the_mean_of_its_fine_tunings(corpus: Path, tmp_path: Path) -> None:
+    run = train_detector(settings(corpus, tmp_path / "run", steps=4, soup=2))
+    parts = [load_detector(str(run / f"seed-{seed}")).net.state_dict() for seed in (0, 1)]
+    soup = load_detector(str(run)).net.state_dict()
+    moved = 0
+    for name, value in soup.items():
+        torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
+        moved += not torch.equal(parts[0][name], parts[1][name])
+    assert moved
+
+
 def test_a_killed_run_ends_like_one_that_was_not(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
