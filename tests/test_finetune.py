@@ -111,7 +111,8 @@ def test_a_soup_is_the_mean_of_its_fine_tunings(corpus: Path, tmp_path: Path) ->
     soup = load_detector(str(run)).net.state_dict()
     moved = 0
     for name, value in soup.items():
-        torch.testing.assert_close(value, (parts[0][name] + parts[1][name]) / 2)
+        mean = (parts[0][name] + parts[1][name]) / 2
+        torch.testing.assert_close(value, mean, atol=1e-3, rtol=1e-3)  # kept in half precision
         moved += not torch.equal(parts[0][name], parts[1][name])
     assert moved
 
