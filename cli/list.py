@@ -38,6 +38,17 @@ def list_things(
     for row in kinds[what]():
         table.add_row(*map(Text, row))  # no markup: [hf] is meant as it stands
     out.print(table)
+    if what in _WHERE:
+        out.print(_WHERE[what], style="dim", highlight=False)
+
+
+_WHERE = {
+    "detectors": "shipped: for check and benchmark. architecture: to be trained, for "
+    "train-detector. published: for benchmark.",
+    "generators": "shipped, installed, kind: for generate and benchmark. architecture: to be "
+    "trained, for train-generator.",
+}
+"""Where names of each kind may be used."""
 
 
 def _first_line(text: str | None) -> str:
