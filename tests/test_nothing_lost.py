@@ -339,6 +339,7 @@ def test_where_a_file_system_has_no_locks_a_file_stands_for_one(
 
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
+    "zeros": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
     "cut": lambda data: data[: len(data) // 2],
     "text": lambda data: b"this is not what it was\n" * 3,
     "other keys": lambda data: b'{"left": 1}',
@@ -441,7 +442,7 @@ def test_damaged_features_of_a_frozen_backbone_are_named(
         patch.setattr(frozen, "_fit", stop)
         with pytest.raises(Stop):
             go_on()
-    for name in ("features-val.npy", "features-0.npy"):
+    for name in ("features-val.npz", "features-0.npz"):
         each_damage(tmp_path / "run" / name, go_on)
     for damage in ("empty", "cut", "text"):
         begun = tmp_path / "run" / "features.json"

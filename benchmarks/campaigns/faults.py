@@ -284,7 +284,7 @@ def unfinished(root: Path, corpus: Path, two: Path) -> list[Unfinished]:
     fit, frozen._fit = frozen._fit, end  # type: ignore[assignment]
     folder = stopped("frozen", features)
     frozen._fit = fit
-    files = ("features-val.npy", "features-0.npy", "features.json", "settings.json")
+    files = ("features-val.npz", "features-0.npz", "features.json", "settings.json")
     found.append(Unfinished("frozen", folder, features, files, "model.safetensors"))
 
     def average(out: Path) -> None:
@@ -333,9 +333,12 @@ def unfinished(root: Path, corpus: Path, two: Path) -> list[Unfinished]:
         Unfinished("race", root / "race", rounds, ("scores.csv", "settings.json"), "scores.csv")
     )
 
+    judge = train_detector(small(corpus, root / "judge"))
+
     def kept(out: Path) -> None:
         os.environ["GANSCOPE_CACHE"] = str(out)
         plan: dict[str, Any] = {"corpora": (corpus,), "bootstrap": 0, "protocol": "raw"}
+        plan["detector"] = (str(judge),)
         shutil.rmtree(out / "b", ignore_errors=True)
         benchmark_detectors(BenchmarkSettings(**plan, out=out / "b", device="cpu"))
 

@@ -116,7 +116,7 @@ def train_frozen(
     half = "bf16" if device.type == "cuda" else "fp32"
     precision = half if settings.precision == "auto" else settings.precision
     begun, now = run / "features.json", {"images": fingerprint(table, 1), "precision": precision}
-    remedy = "delete it and the files features-*.npy, and the same command computes them again"
+    remedy = "delete it and the files features-*.npz, and the same command computes them again"
     if begun.exists() and read_json(begun, remedy) != now:
         raise GanscopeError(
             f"{run} was begun with other images or in another precision; restore them to continue "
@@ -133,15 +133,15 @@ def train_frozen(
     )
     width, features = classifier_of(detector).in_features, {}
     for name, keys in orders.items():
-        path = run / f"features-{name}.npy"
+        path = run / f"features-{name}.npz"
         if path.exists():
             features[name] = _read_features(path, (len(keys), width))
     with Loader(views, reading_processes(settings, device, 1)) as loader:
         for name, keys in orders.items():
             if name not in features:
                 found = compute_features(detector, loader, keys, settings.batch_size, speed)
-                with replacing(run / f"features-{name}.npy") as part:
-                    np.save(part, found)
+                with replacing(run / f"features-{name}.npz") as part:
+                    np.savez(part, features=found)  # a zip: with a checksum
                 features[name] = found
             if progress and task is not None:
                 progress.update(task, advance=len(keys))
@@ -187,7 +187,8 @@ def train_frozen(
 def _read_features(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """Features (N, D) that an earlier try kept; raises `GanscopeError` if they are damaged."""
     with damaged(path, "delete it, and the same command computes it again"):
-        found = np.load(path, allow_pickle=False)
+        with np.load(path, allow_pickle=False) as kept:
+            found = kept["features"]
         if found.shape != shape or found.dtype != np.float32 or not np.isfinite(found).all():
             raise ValueError(f"{found.dtype} numbers of shape {found.shape}, not {shape}")
         return found

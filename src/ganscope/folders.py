@@ -33,6 +33,8 @@ CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 SCALE, LARGE = ".scale", 2**16
 """What follows a matrix' name in the name of its scales; numbers from which on a matrix is kept as
 bytes where that is asked for."""
+SAVED_WITH = "weights"
+"""In a configuration: the `weights_hash` of the weights that it was written with."""
 FORMAT_VERSION = 1
 
 
@@ -172,6 +174,7 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
                 f"{name}: format version {config.get('format_version')!r}, this ganscope reads "
                 f"{FORMAT_VERSION}; install the version it was made with"
             )
+        saved_with = config.pop(SAVED_WITH, None)  # folders of earlier versions do not tell
         try:
             state = load_file(folder / WEIGHTS)
         except FileNotFoundError:
@@ -201,6 +204,11 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             ) from None
         model.name = os.fspath(name)
         model.weights = weights_hash(folder)
+        if saved_with not in (None, model.weights):
+            raise GanscopeError(
+                f"{name}: {WEIGHTS} is damaged, or not the one that {CONFIG} was written with; "
+                "fetch or train it again"
+            )
         model.folder = folder
         card = folder / CARD
         model.card = card.read_text(encoding="utf-8") if card.is_file() else ""
@@ -219,9 +227,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         with replacing(folder / WEIGHTS) as part:
             part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
         write_text(folder / CARD, self.card)
-        write_json(
-            folder / CONFIG, {"kind": self.kind, "format_version": FORMAT_VERSION, **self.config}
-        )
+        about = {"kind": self.kind, "format_version": FORMAT_VERSION, **self.config}
+        write_json(folder / CONFIG, about | {SAVED_WITH: weights_hash(folder)})
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)
