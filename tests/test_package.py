@@ -19,6 +19,7 @@ ROOMS = {
     "ganscope.detector": ROOT / "detector",
     "ganscope.detector.benchmark": ROOT / "detector/benchmark",
     "ganscope.detector.benchmark.report": ROOT / "detector/benchmark/report",
+    "ganscope.detector.evidence": ROOT / "detector/evidence",
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
