@@ -18,9 +18,9 @@ from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.files import take_place
-from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
+from ganscope.images import IMAGE_SUFFIXES, ImageSource, find_images, open_image
 from ganscope.locks import PATIENCE, holding, holding_file
 
 FIELDS = (
@@ -82,18 +82,18 @@ class Check:
 
 
 def check_image(
-    path: str | Path,
+    source: ImageSource,
     detector: str | Path | Detector = "default",
     device: str = "auto",
     reencode: bool = True,
 ) -> Check:
-    """Judge one image file; reencode: as in `CheckSettings`. Raises `ImageError` if it cannot be
-    read.
+    """Judge one image, anything that `open_image` takes; reencode: as in `CheckSettings`. Raises
+    `ImageError` if it cannot be read.
     """
     loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
-    (scored,) = score_images(loaded, [path], device=device, reencode=reencode, describe=True)
-    if scored.error is not None and scored.score is None:
-        open_image(path)  # raises what was only noted
+    (scored,) = score_images(loaded, [source], device=device, reencode=reencode, describe=True)
+    if scored.error is not None and not scored.width:  # it was not even opened
+        raise ImageError(scored.path, scored.error)
     return _judge(loaded, scored)
 
 
