@@ -2,6 +2,7 @@
 everywhere.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,14 @@ for _console in (out, err):
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")
+]
+TrustAnchors = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of certificates (PEM) of the issuers whose C2PA signatures are trusted; without "
+        "it, those that `ganscope trust update` fetched.",
+        metavar="FILE",
+    ),
 ]
 Precision = Annotated[
     str,

@@ -40,7 +40,7 @@ DATA = GROUND | {"ganscope.datasets"}
 MAY_IMPORT = {
     "ganscope": set(),
     "ganscope.config": {"ganscope"},
-    "ganscope.datasets": GROUND,
+    "ganscope.datasets": GROUND | {"ganscope.detector.evidence"},
     **{
         f"ganscope.generator{room}": below | {f"ganscope.generator.{one}" for one in inner}
         for room, below, inner in (
@@ -54,11 +54,12 @@ MAY_IMPORT = {
     **{
         f"ganscope.detector{room}": below | {f"ganscope.detector.{one}" for one in inner}
         for room, below, inner in (
+            (".evidence", GROUND, ()),
             (".networks", GROUND, ()),
             (".model", GROUND, ("networks",)),
             (".published", GROUND, ("networks", "model")),
-            (".judging", DATA, ("model",)),
-            (".training", DATA, ("networks", "model", "judging")),
+            (".judging", DATA, ("model", "evidence")),
+            (".training", DATA, ("networks", "model", "judging", "evidence")),
             (".benchmark.report", DATA, ("judging",)),
             (
                 ".benchmark",

@@ -9,15 +9,17 @@ from ganscope.detector.evidence.metadata import Metadata, read_metadata
 from ganscope.detector.evidence.parameters import read_parameters
 from ganscope.detector.evidence.record import Evidence, Finding, clean, judge
 from ganscope.detector.evidence.trust import find_anchors
+from ganscope.detector.evidence.watermarks import find_watermark
 from ganscope.detector.evidence.xmp import read_aigc, read_credits, read_xmp
 from ganscope.errors import reason_of
+from ganscope.images import OpenedImage
 
 
 def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = None) -> Evidence:
     """What a file's bytes say of its making: signed manifests, XMP, IPTC, EXIF, settings of
     generators. The pixels are not looked at.
 
-    name: for nothing but the sake of the reader of an error. trust_anchors: certificates (PEM) of
+    name: what the file is called; nothing is concluded from it. trust_anchors: certificates (PEM) of
     the issuers that are trusted; None: the list that `ganscope trust update` fetched, if there is
     one. Whatever the bytes are, nothing is raised: what cannot be read is a finding that says so.
     Raises `GanscopeError` if `trust_anchors` cannot be read.
@@ -37,6 +39,15 @@ def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = N
             )
     findings += [Finding(where="file", says=said) for said in metadata.unread]
     return judge(findings)
+
+
+def evidence_of(image: OpenedImage, trust_anchors: Path | None = None) -> Evidence:
+    """What an opened image's file says of its making, and the invisible watermarks in its pixels
+    where `invisible-watermark` is installed. As `read_evidence`.
+    """
+    found = Evidence() if image.content is None else read_evidence(image.content, image.path, trust_anchors)
+    mark = find_watermark(image.pixels)
+    return judge([*found.findings, mark]) if mark else found
 
 
 def _graphs(metadata: Metadata) -> list[Finding]:

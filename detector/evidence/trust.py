@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+from ganscope.config import TrustUpdateSettings
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import cache_folder, write_text
 
@@ -75,17 +76,15 @@ def _certificates_of(path: Path) -> list[str]:
     return found
 
 
-def update_trust(
-    url: str = SIGNERS, stamps_url: str | None = None, timeout: float = 30.0
-) -> tuple[Path, int]:
+def update_trust(settings: TrustUpdateSettings, timeout: float = 30.0) -> tuple[Path, int]:
     """Fetch the lists of trusted issuers and put them in the old ones' place, whole or not at all:
     where the list lies now, and how many certificates it holds.
 
-    url: http(s)://, file://, or a path. stamps_url: the list for time stamps; None: the official
-    one with the official one, else `url`. Raises `GanscopeError` if one cannot be fetched, or holds
-    no certificates; the lists that were there stay.
+    timeout: seconds. Raises `GanscopeError` if one cannot be fetched, or holds no certificates; the
+    lists that were there stay.
     """
-    stamps_url = stamps_url or (STAMPS if url == SIGNERS else url)
+    url = settings.url or SIGNERS
+    stamps_url = settings.stamps_url or (STAMPS if url == SIGNERS else url)
     signers, stamps = _fetch(url, timeout), _fetch(stamps_url, timeout)
     path = trust_list()
     try:

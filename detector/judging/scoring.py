@@ -20,6 +20,8 @@ import torch
 
 from ganscope.datasets.degradations import Degradation, estimate_quality
 from ganscope.detector.judging.views import cut_views
+from ganscope.detector.evidence.evidence import evidence_of
+from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.model import Detector
 from ganscope.devices import pick_device
 from ganscope.errors import ImageError
@@ -79,6 +81,8 @@ class Scored:
     """Share of the tiles' pixels that equal their neighbour to the right, see `flat_share`."""
     quality: int | None = None
     """JPEG quality of the file, 1 to 100; None: it is no JPEG."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the file says of its own making, if `describe` was asked for."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
     expected: int = 0
@@ -183,14 +187,15 @@ def score_images(
     device: str = "auto",
     reencode: bool = False,
     describe: bool = False,
+    trust_anchors: Path | None = None,
 ) -> Iterator[Scored]:
     """Score images, each as anything that `open_image` takes, in order and as a stream.
 
     batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
     score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
     tiles (one that looks at views has the whole picture beside them, and learned to see through
-    encodings). describe: measure what tells whether an image is a photograph at all. What cannot be
-    read gives a `Scored` with its `error`; what no image can come as raises as in `open_image`.
+    encodings). describe: measure what tells whether an image is a photograph at all, and read what
+    its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a `Scored` with its `error`; what no image can come as raises as in `open_image`.
     """
     where = pick_device(device)
     if detector.views and where.type == "cpu":  # no quicker in larger batches, but later to be told
@@ -237,7 +242,7 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector, reencode, describe, where):
+    for scored, cut in _opened(images, detector, reencode, describe, where, trust_anchors):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -296,6 +301,7 @@ def _opened(
     reencode: bool,
     describe: bool,
     device: torch.device,
+    trust_anchors: Path | None = None,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
@@ -311,6 +317,8 @@ def _opened(
             return Scored(error.path, error=error.reason), None
         quality = estimate_quality(opened.quantization) if opened.quantization else None
         known = Scored(opened.path, quality=quality, warnings=opened.warnings)
+        if describe:
+            known.evidence = evidence_of(opened, trust_anchors)
         return cut(known, opened.pixels)
 
     def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:

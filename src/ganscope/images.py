@@ -142,6 +142,20 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> OpenedImage
             return _opened(image, name, content, max_pixels)
 
 
+def read_content(source: ImageSource) -> bytes:
+    """An image's encoded bytes as they are, none for Pillow images and pixels; raises `ImageError`
+    for what is missing or empty.
+    """
+    name, what = _named(source)
+    with _errors(name):
+        if isinstance(what, Image.Image):
+            return b""
+        content = what if isinstance(what, bytes) else _read(what, name)
+        if not content:
+            raise ImageError(name, "the file is empty")
+        return content
+
+
 def read_facts(source: ImageSource) -> ImageFacts:
     """Read an image's header only; takes and raises what `open_image` does."""
     name, what = _named(source)
