@@ -40,6 +40,14 @@ TrustAnchors = Annotated[
         metavar="FILE",
     ),
 ]
+DropDeclared = Annotated[
+    bool,
+    typer.Option(
+        "--drop-declared",
+        help="Leave out reals whose files say that they were generated or edited with AI, and "
+        "fakes whose files name a camera; without it they are only named.",
+    ),
+]
 Precision = Annotated[
     str,
     typer.Option(

@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ganscope.config import AuditSettings
 from ganscope.datasets.copies import look_at_table, remark_on_copies
 from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.declared import find_declared, leave_out_declared, remark_on_declared
 from ganscope.datasets.degradations import estimate_quality, lossy_history
 from ganscope.datasets.writing import encode_image
 from ganscope.errors import GanscopeError, ImageError
@@ -50,7 +51,10 @@ class Audit:
     unreadable: int
     max_auroc: float
     remarks: tuple[str, ...] = ()
-    """On pictures that are in the corpus twice."""
+    """On pictures that are in the corpus twice, and on files that contradict their label."""
+    declared: tuple[str, ...] = ()
+    """All files that contradict their label: reals that declare themselves generated or edited with
+    AI, fakes that a camera took."""
 
     @property
     def leaks(self) -> bool:
@@ -87,12 +91,18 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     Raises `GanscopeError` if there is no corpus, or too few images of a class to say anything.
     """
     looked = look_at_table(open_corpus(settings.corpus).table)
+    declared = find_declared(looked.table)
+    kept = leave_out_declared(looked.table, declared) if settings.drop_declared else looked.table
     limit, name = settings.max_auroc, str(settings.corpus)
-    found = audit_table(looked.table, name, limit, settings.aligned, settings.seed)
+    found = audit_table(kept, name, limit, settings.aligned, settings.seed)
     return replace(
         found,
         unreadable=found.unreadable + len(looked.unreadable),
-        remarks=tuple(remark_on_copies(looked.table, looked.prints)),
+        remarks=(
+            *remark_on_copies(looked.table, looked.prints),
+            *remark_on_declared(declared, settings.drop_declared),
+        ),
+        declared=tuple(declared["file_name"]),
     )
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from ganscope.detector.evidence.record import (
     EDITED,
     GENERATED,
-    NOTHING,
     Finding,
     as_json,
     clean,
@@ -190,8 +189,9 @@ def _told(where: str, graph: Graph) -> Finding:
             details=details,
         )
     edited = any(_edits(graph, name) for name in samplers)
-    nearest = samplers[0]
-    detail = _details(graph, nearest)
+    detail = _details(graph, samplers[0])
+    for name in samplers[1:]:  # the nearest may be a second pass that has less to say
+        detail |= {k: v for k, v in _details(graph, name).items() if v and not detail[k]}
     details |= detail["details"]
     return Finding(
         where=where,

@@ -7,7 +7,7 @@ from ganscope.detector.evidence.comfyui import read_graphs
 from ganscope.detector.evidence.manifests import read_manifests
 from ganscope.detector.evidence.metadata import Metadata, read_metadata
 from ganscope.detector.evidence.parameters import read_parameters
-from ganscope.detector.evidence.record import Evidence, Finding, clean, judge
+from ganscope.detector.evidence.record import CAPTURED, NOTHING, Evidence, Finding, clean, judge
 from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.evidence.watermarks import find_watermark
 from ganscope.detector.evidence.xmp import read_aigc, read_credits, read_xmp
@@ -19,10 +19,10 @@ def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = N
     """What a file's bytes say of its making: signed manifests, XMP, IPTC, EXIF, settings of
     generators. The pixels are not looked at.
 
-    name: what the file is called; nothing is concluded from it. trust_anchors: certificates (PEM) of
-    the issuers that are trusted; None: the list that `ganscope trust update` fetched, if there is
-    one. Whatever the bytes are, nothing is raised: what cannot be read is a finding that says so.
-    Raises `GanscopeError` if `trust_anchors` cannot be read.
+    name: what the file is called; nothing is concluded from it. trust_anchors: certificates (PEM)
+    of the issuers that are trusted; None: the list that `ganscope trust update` fetched, if there
+    is one. Whatever the bytes are, nothing is raised: what cannot be read is a finding that says
+    so. Raises `GanscopeError` if `trust_anchors` cannot be read.
     """
     anchors = find_anchors(trust_anchors)
     metadata = read_metadata(content)
@@ -37,6 +37,9 @@ def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = N
                     says=f"cannot be read ({clean(reason_of(error), 160)})",
                 )
             )
+    if all(f.declared in (NOTHING, CAPTURED) for f in findings):
+        # The name of a program says less than its settings: whether a picture was loaded into it.
+        findings += read_program(metadata)
     findings += [Finding(where="file", says=said) for said in metadata.unread]
     return judge(findings)
 
@@ -45,7 +48,11 @@ def evidence_of(image: OpenedImage, trust_anchors: Path | None = None) -> Eviden
     """What an opened image's file says of its making, and the invisible watermarks in its pixels
     where `invisible-watermark` is installed. As `read_evidence`.
     """
-    found = Evidence() if image.content is None else read_evidence(image.content, image.path, trust_anchors)
+    found = (
+        Evidence()
+        if image.content is None
+        else read_evidence(image.content, image.path, trust_anchors)
+    )
     mark = find_watermark(image.pixels)
     return judge([*found.findings, mark]) if mark else found
 
@@ -61,7 +68,6 @@ READERS = (
     read_job,
     read_aigc,
     read_credits,
-    read_program,
     read_camera,
 )
 """Each takes a file's `Metadata` and gives findings. To read another declaration, add one."""

@@ -261,7 +261,11 @@ def _camera(manifests: dict[str, Any], label: str) -> str | None:
             data = assertion.get("data") if isinstance(assertion, dict) else None
             if isinstance(data, dict):
                 words = [said(data.get(key)) for key in ("tiff:Make", "tiff:Model")]
-                words = words if any(words) else [said(data.get(k)) for k in ("exif:Make", "exif:Model")]
+                words = (
+                    words
+                    if any(words)
+                    else [said(data.get(k)) for k in ("exif:Make", "exif:Model")]
+                )
                 if any(words):
                     return " ".join(filter(None, words))
     return None

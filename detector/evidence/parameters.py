@@ -192,7 +192,9 @@ def _draw_things(metadata: Metadata, text: Text, data: dict[str, Any]) -> Findin
 def _fooocus(metadata: Metadata, text: Text, data: dict[str, Any]) -> Finding | None:
     version = str(data.get("version") or data.get("Version") or "")
     software = metadata.text("EXIF", "Software")
-    if not any("fooocus" in word.lower() for word in (version, software, str(data.get("software")))):
+    if not any(
+        "fooocus" in word.lower() for word in (version, software, str(data.get("software")))
+    ):
         return None
     lower = {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
     return _finding(
@@ -210,14 +212,18 @@ def _fooocus(metadata: Metadata, text: Text, data: dict[str, Any]) -> Finding | 
 def _other(metadata: Metadata, text: Text, data: dict[str, Any]) -> Finding | None:
     """JSON with a prompt, a seed, and steps or a sampler: Easy Diffusion, diffusers scripts, ..."""
     lower = {str(key).lower().replace(" ", "_"): value for key, value in data.items()}
-    if not {"prompt", "seed"} <= lower.keys() or not {
-        "steps",
-        "num_inference_steps",
-        "sampler",
-        "sampler_name",
-        "guidance_scale",
-        "cfg_scale",
-    } & lower.keys():
+    if (
+        not {"prompt", "seed"} <= lower.keys()
+        or not {
+            "steps",
+            "num_inference_steps",
+            "sampler",
+            "sampler_name",
+            "guidance_scale",
+            "cfg_scale",
+        }
+        & lower.keys()
+    ):
         return None
     return _finding(
         text,

@@ -127,7 +127,7 @@ def said(value: object) -> str | None:
 
 def as_json(text: str) -> Any:
     """What JSON says; None if it is none, or too long or nested too deeply to be read."""
-    if len(text) > LONGEST_JSON or not text.lstrip()[:1] in ("{", "["):
+    if len(text) > LONGEST_JSON or text.lstrip()[:1] not in ("{", "["):
         return None
     try:
         return json.loads(text)

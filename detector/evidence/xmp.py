@@ -82,7 +82,14 @@ def read_xmp(metadata: Metadata) -> Iterator[Finding]:
             types[value.strip()] = None
         elif name == "AIGC":
             metadata.texts.append(Text("XMP", "AIGC", value))
-        elif name in ("UserComment", "description", "CreatorTool", "parameters", "Credit", "Source"):
+        elif name in (
+            "UserComment",
+            "description",
+            "CreatorTool",
+            "parameters",
+            "Credit",
+            "Source",
+        ):
             metadata.texts.append(Text("XMP", name, value))
         elif name == "provenance" and value.startswith("http"):
             yield Finding(
@@ -182,7 +189,11 @@ def _properties(root: Element) -> Iterator[tuple[str, str]]:
     """Local names and values of an XMP packet's own properties: attributes, elements, and the items
     of lists; not of what is nested deeper, which may be about another picture (an ingredient).
     """
-    rdf = root if _local(root.tag) == "RDF" else next((c for c in root if _local(c.tag) == "RDF"), None)
+    rdf = (
+        root
+        if _local(root.tag) == "RDF"
+        else next((c for c in root if _local(c.tag) == "RDF"), None)
+    )
     for description in () if rdf is None else rdf:
         yield from ((_local(name), value) for name, value in description.attrib.items())
         for child in description:

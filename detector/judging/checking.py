@@ -224,6 +224,7 @@ def _judge(detector: Detector, scored: Scored, pixels_only: bool = False) -> Che
     if verdict is not None and not pixels_only:
         if scored.evidence.declared == GENERATED:
             verdict = "fake"
+            said = [remark.removesuffix(", so unsure") for remark in said]
             beside = meaning if seen == "fake" else f"its pixels alone: {seen}; {meaning}"
             meaning = f"the file says so: {scored.evidence.reason}; {beside}"
         elif scored.evidence.declared == EDITED and verdict == "real":

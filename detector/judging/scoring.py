@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import cv2
@@ -19,9 +20,9 @@ import numpy as np
 import torch
 
 from ganscope.datasets.degradations import Degradation, estimate_quality
-from ganscope.detector.judging.views import cut_views
 from ganscope.detector.evidence.evidence import evidence_of
 from ganscope.detector.evidence.record import Evidence
+from ganscope.detector.judging.views import cut_views
 from ganscope.detector.model import Detector
 from ganscope.devices import pick_device
 from ganscope.errors import ImageError
@@ -195,7 +196,8 @@ def score_images(
     score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
     tiles (one that looks at views has the whole picture beside them, and learned to see through
     encodings). describe: measure what tells whether an image is a photograph at all, and read what
-    its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a `Scored` with its `error`; what no image can come as raises as in `open_image`.
+    its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a
+    `Scored` with its `error`; what no image can come as raises as in `open_image`.
     """
     where = pick_device(device)
     if detector.views and where.type == "cpu":  # no quicker in larger batches, but later to be told
