@@ -437,6 +437,31 @@ def test_metadata_behind_the_pixels_of_a_png_is_read() -> None:
 # --- the judgement ---
 
 
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iTXt packed", "tEXt"])
+def test_text_of_megabytes_is_read(kind: str) -> None:
+    info, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    text = json.dumps(
+        graph() | {"note": {"class_type": "Note", "inputs": {"text": "x" * 3_000_000}}}
+    )
+    if kind.startswith("iTXt"):
+        info.add_itxt("prompt", text, zip="packed" in kind)
+    else:
+        info.add_text("prompt", text, zip=kind == "zTXt")
+    picture().save(file, "PNG", pnginfo=info)
+    found = read_evidence(file.getvalue())
+    assert (found.declared, found.prompt) == (GENERATED, "cat")
+
+
+def test_text_without_an_end_is_passed_over_and_the_rest_read() -> None:
+    info, file = PngImagePlugin.PngInfo(), io.BytesIO()
+    info.add_text("Comment", "x" * (49 << 20), zip=True)
+    info.add_text("parameters", WEBUI)
+    picture().save(file, "PNG", pnginfo=info)
+    found = read_evidence(file.getvalue())
+    assert found.declared == GENERATED
+    assert any("passed over" in f.says for f in found.findings)
+
+
 def test_the_strongest_declaration_counts_then_the_best_trusted() -> None:
     def finding(declared: str, trust: str = PLAIN, by: str = "", seed: str = "") -> Finding:
         return Finding(where=by, says="", declared=declared, trust=trust, by=by, seed=seed or None)

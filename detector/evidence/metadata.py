@@ -5,15 +5,20 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
-from PIL import ExifTags, Image, IptcImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, IptcImagePlugin
 
+from ganscope.containers import open_main
 from ganscope.detector.evidence.record import clean, said
-from ganscope.errors import reason_of
-from ganscope.images import _formats as formats
+from ganscope.errors import ImageError, reason_of
+from ganscope.images import MAX_PIXELS
 
 PNG = b"\x89PNG\r\n\x1a\n"
 PIXELS = (b"IDAT", b"fdAT", b"fcTL", b"acTL")
 """A PNG's chunks of pixels and frames."""
+
+
+LONGEST_TEXTS = 48 << 20
+"""Bytes of text that are read of a PNG; Pillow stops at 64 million."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +58,16 @@ def read_metadata(content: bytes) -> Metadata:
     try:
         if content.startswith(PNG):
             content = _without_pixels(content, found)
-        with Image.open(io.BytesIO(content), formats=formats()) as image:
-            found.format = image.format or ""
+        image, found.format, _ = open_main(io.BytesIO(content), "", MAX_PIXELS, decode=False)
+        with image:
             for read in (_texts, _exif, _iptc, _xmp):
                 try:
                     read(image, found)
                 except Exception as error:  # damaged files make readers raise nearly anything
                     name = read.__name__.strip("_").replace("texts", "text").upper()
                     found.unread.append(f"{name} cannot be read ({_short(error)})")
-    except UnidentifiedImageError:
-        found.unread.append("not an image, or of a kind that Pillow cannot read")
+    except ImageError as error:
+        found.unread.append(error.reason)
     except Exception as error:
         found.unread.append(f"the file's head cannot be read ({_short(error)})")
     return found
@@ -76,7 +81,7 @@ def _without_pixels(content: bytes, found: Metadata) -> bytes:
     """A PNG without its pixels, so that what comes behind them is read at once; chunks that are
     damaged or cut off are left out and told.
     """
-    kept, at, damaged = [PNG], len(PNG), 0
+    kept, at, damaged, texts = [PNG], len(PNG), 0, 0
     while at + 12 <= len(content):
         size, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
         end = at + 12 + size
@@ -84,14 +89,49 @@ def _without_pixels(content: bytes, found: Metadata) -> bytes:
             break
         if kind not in PIXELS:
             chunk = content[at:end]
-            if end <= len(content) and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:]):
+            whole = end <= len(content) and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
+            if whole and kind in (b"zTXt", b"iTXt"):
+                chunk = _unpacked(kind, chunk[8:-4])
+            texts += len(chunk) if kind[1:] in (b"EXt", b"TXt") else 0
+            if whole and chunk and texts <= LONGEST_TEXTS:
                 kept.append(chunk)
             else:
                 damaged += 1
         at = end
     if damaged:
-        found.unread.append(f"{damaged} damaged or cut off chunks of the PNG were passed over")
+        found.unread.append(
+            f"{damaged} parts of the PNG are damaged, cut off or too long, and were passed over"
+        )
     return b"".join([*kept, b"\0\0\0\0IEND\xaeB`\x82"])
+
+
+def _unpacked(kind: bytes, body: bytes) -> bytes:
+    """A chunk of compressed text as one that is not: Pillow stops at more than a megabyte, which
+    graphs of ComfyUI have. Nothing for one that cannot be unpacked, or is too long.
+    """
+    key, _, rest = body.partition(b"\0")
+    if kind == b"zTXt":
+        kind, head, packed = b"tEXt", key + b"\0", rest[1:]
+    elif rest[:1] == b"\1":
+        language, _, rest = rest[2:].partition(b"\0")
+        translated, _, packed = rest.partition(b"\0")
+        head = key + b"\0\0\0" + language + b"\0" + translated + b"\0"
+    else:
+        head, packed = body, b""
+    text = _inflated(packed) if packed else b""
+    if text is None:
+        return b""
+    chunk = kind + head + text
+    return (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
+
+
+def _inflated(packed: bytes) -> bytes | None:
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(packed, LONGEST_TEXTS)
+    except zlib.error:
+        return None
+    return None if unpacker.unconsumed_tail else text
 
 
 def _texts(image: Image.Image, found: Metadata) -> None:

@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from ganscope.config import TrustUpdateSettings
 from ganscope.errors import GanscopeError, reason_of
@@ -102,6 +101,8 @@ def _fetch(url: str, timeout: float) -> list[str]:
         if not Path(url).is_file():
             raise GanscopeError(f"{url}: no such file, and no http:// or https:// address")
         url = Path(url).resolve().as_uri()
+    from urllib.request import Request, urlopen  # `inspect` does without it
+
     try:
         with urlopen(Request(url, headers={"User-Agent": "ganscope"}), timeout=timeout) as answer:
             content = answer.read(MOST + 1)

@@ -14,7 +14,6 @@ from contextlib import suppress
 from importlib.util import find_spec
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
@@ -297,6 +296,8 @@ def read_deep(content: bytes) -> np.ndarray:
     """All the depth that a PNG or TIFF has: (H, W), (H, W, 3) or (H, W, 4), as it is stored, in RGB
     order.
     """
+    import cv2  # `ganscope --help` and `inspect` do without it
+
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise ValueError("of a kind that is not read")
