@@ -21,6 +21,8 @@ CAMERA = (
     "ImageDescription",
     "GPS",
 )
+HIDDEN = ("MakerNote", "UserComment", "ExifOffset", "GPSInfo", "PrintImageMatching")
+"""EXIF that is no text, or is read elsewhere."""
 GENERATORS = {
     "midjourney": "Midjourney",
     "adobe firefly": "Adobe Firefly",
@@ -47,7 +49,7 @@ PROGRAM = (
 def read_camera(metadata: Metadata) -> Iterator[Finding]:
     """What camera the EXIF names: one that has make or model and something of an exposure."""
     exif = metadata.exif
-    details = shown(exif, *CAMERA)
+    details = shown(exif, *CAMERA, *(name for name in exif if name not in HIDDEN))
     if not details:
         return
     names = [details[name] for name in ("Make", "Model") if name in details]

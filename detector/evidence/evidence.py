@@ -40,6 +40,7 @@ def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = N
     if all(f.declared in (NOTHING, CAPTURED) for f in findings):
         # The name of a program says less than its settings: whether a picture was loaded into it.
         findings += read_program(metadata)
+    findings += _rest(metadata, {finding.where for finding in findings})
     findings += [Finding(where="file", says=said) for said in metadata.unread]
     return judge(findings)
 
@@ -55,6 +56,22 @@ def evidence_of(image: OpenedImage, trust_anchors: Path | None = None) -> Eviden
     )
     mark = find_watermark(image.pixels)
     return judge([*found.findings, mark]) if mark else found
+
+
+SHOWN = 100
+"""Texts that are shown though they declare nothing."""
+
+
+def _rest(metadata: Metadata, told: set[str]) -> list[Finding]:
+    """The texts that no finding is about, for those who want to see all."""
+    texts = [
+        (f"{text.where} {text.key}", clean(text.text, 1000))
+        for text in metadata.texts
+        if text.where != "EXIF" and f"{text.where} {text.key}" not in told
+    ]
+    details = {name: text for name, text in texts[:SHOWN] if text}
+    says = "declare nothing that is known here"
+    return [Finding(where="other texts", says=says, details=details)] if details else []
 
 
 def _graphs(metadata: Metadata) -> list[Finding]:

@@ -1,5 +1,6 @@
 """XMP and IPTC: `DigitalSourceType`, credit lines, and the Chinese label of generated content."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element, ParseError
@@ -57,6 +58,8 @@ CREDITS = ("Credit", "Source", "Byline", "Instructions", "Program")
 
 LONGEST = 16 << 20
 """Bytes of XMP that are parsed."""
+MOST = 500
+"""Properties of XMP that are looked at."""
 
 
 def source_type(word: str) -> tuple[str, str] | None:
@@ -77,26 +80,17 @@ def read_xmp(metadata: Metadata) -> Iterator[Finding]:
         yield Finding(where="XMP", says=f"cannot be read ({reason})")
         return
     types: dict[str, None] = {}
-    for name, value in _properties(root):
+    for name, value in itertools.islice(_properties(root), MOST):
         if name.casefold() in ("digitalsourcetype", "digitalsourcefiletype"):
             types[value.strip()] = None
-        elif name == "AIGC":
-            metadata.texts.append(Text("XMP", "AIGC", value))
-        elif name in (
-            "UserComment",
-            "description",
-            "CreatorTool",
-            "parameters",
-            "Credit",
-            "Source",
-        ):
-            metadata.texts.append(Text("XMP", name, value))
         elif name == "provenance" and value.startswith("http"):
             yield Finding(
                 where="XMP",
                 says="a C2PA manifest is said to lie elsewhere; nothing was fetched",
                 details={"address": clean(value, 500)},
             )
+        elif name not in ("about", "resource"):
+            metadata.texts.append(Text("XMP", name, value))
     for word in types:
         declared, means = source_type(word) or (NOTHING, "an unknown digital source type")
         yield Finding(
@@ -120,7 +114,7 @@ def read_credits(metadata: Metadata) -> Iterator[Finding]:
                 else NOTHING
             )
             yield Finding(
-                where=f"{text.where} {text.key.lower()}",
+                where=f"{text.where} {text.key}",
                 says=f'"{line}"',
                 declared=declared,
                 by=_company(line) if declared != NOTHING else None,
