@@ -21,7 +21,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ganscope.config import AuditSettings
 from ganscope.datasets.copies import look_at_table, remark_on_copies
 from ganscope.datasets.corpus import open_corpus
-from ganscope.datasets.declared import find_declared, leave_out_declared, remark_on_declared
+from ganscope.datasets.declared import (
+    DROPPED,
+    KEPT,
+    find_declared,
+    leave_out_declared,
+    remark_on_declared,
+)
 from ganscope.datasets.degradations import estimate_quality, lossy_history
 from ganscope.datasets.writing import encode_image
 from ganscope.errors import GanscopeError, ImageError
@@ -100,7 +106,7 @@ def audit_corpus(settings: AuditSettings) -> Audit:
         unreadable=found.unreadable + len(looked.unreadable),
         remarks=(
             *remark_on_copies(looked.table, looked.prints),
-            *remark_on_declared(declared, settings.drop_declared),
+            *remark_on_declared(declared, DROPPED if settings.drop_declared else KEPT),
         ),
         declared=tuple(declared["file_name"]),
     )

@@ -46,9 +46,12 @@ def leave_out_declared(table: pd.DataFrame, declared: pd.DataFrame) -> pd.DataFr
     return table[~table["path"].isin(set(declared["path"]))]
 
 
-def remark_on_declared(declared: pd.DataFrame, dropped: bool = False) -> Iterator[str]:
-    """What to remark on what `find_declared` found."""
-    end = "left out" if dropped else "--drop-declared leaves them out"
+KEPT, DROPPED = "--drop-declared leaves them out", "left out"
+"""What becomes of them, for `remark_on_declared`."""
+
+
+def remark_on_declared(declared: pd.DataFrame, end: str = KEPT) -> Iterator[str]:
+    """What to remark on what `find_declared` found; end: what becomes of them."""
     for label, one, many in (
         (0, "real says in its file that it was generated or edited with AI", "reals say in their "
          "files that they were generated or edited with AI"),

@@ -13,10 +13,11 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 from ganscope.cli import app
-from ganscope.config import AuditSettings, CheckSettings, TrainDetectorSettings
+from ganscope.config import AuditSettings, BenchmarkSettings, CheckSettings, TrainDetectorSettings
 from ganscope.datasets.audit import audit_corpus
 from ganscope.datasets.corpus import open_corpus
 from ganscope.datasets.declared import find_declared, remark_on_declared
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
 from ganscope.detector.judging.checking import FIELDS, check_image, check_images
 from ganscope.detector.judging.heatmaps import overlay
 from ganscope.detector.model import Detector
@@ -211,6 +212,25 @@ def test_training_drops_them_on_demand(corpus: Path, tmp_path: Path) -> None:
         save(np.asarray(Image.open(path)), path, WEBUI)
     with pytest.raises(GanscopeError, match="leaves no real images"):
         names(drop_declared=True)
+
+
+def test_the_benchmark_notes_them(corpus: Path, tmp_path: Path) -> None:
+    detector = Detector.create("patch", size=32, width=4)
+    detector.save(tmp_path / "patch")
+    results = benchmark_detectors(
+        BenchmarkSettings(
+            corpora=(corpus,),
+            detector=(str(tmp_path / "patch"),),
+            out=tmp_path / "out",
+            protocol="raw",
+            bootstrap=0,
+            device="cpu",
+        )
+    )
+    notes = " ".join(results.attrs["notes"])
+    assert "0_real/03.png" in notes
+    assert "1_fake/gan/05.jpg" in notes
+    assert "0_real/03.png" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 def test_files_that_are_gone_contradict_nothing(corpus: Path) -> None:

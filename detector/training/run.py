@@ -28,7 +28,13 @@ from ganscope.datasets.copies import (
     remark_on_copies,
 )
 from ganscope.datasets.corpus import open_corpora
-from ganscope.datasets.declared import find_declared, leave_out_declared, remark_on_declared
+from ganscope.datasets.declared import (
+    DROPPED,
+    KEPT,
+    find_declared,
+    leave_out_declared,
+    remark_on_declared,
+)
 from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
@@ -175,7 +181,8 @@ def tell_of_images(settings: TrainDetectorSettings, run: Path, table: pd.DataFra
     for remark in remark_on_copies(looked.table, looked.prints):
         _warn(remark)
     every = open_corpora(settings.corpora).table if settings.drop_declared else looked.table
-    for remark in remark_on_declared(find_declared(every), settings.drop_declared):
+    end = DROPPED if settings.drop_declared else KEPT
+    for remark in remark_on_declared(find_declared(every), end):
         _warn(remark)
     before = start_record(settings)
     known = before and count_known(looked, before)

@@ -21,6 +21,8 @@ _PUBLIC = {
     "train_detector": "ganscope.detector.training.recipes",
     "load_detector": "ganscope.detector.model",
     "score_images": "ganscope.detector.judging.scoring",
+    "read_evidence": "ganscope.detector.evidence.evidence",
+    "inspect_images": "ganscope.detector.evidence.inspection",
     "check_image": "ganscope.detector.judging.checking",
     "check_images": "ganscope.detector.judging.checking",
     "heatmap": "ganscope.detector.judging.heatmaps",
