@@ -241,7 +241,7 @@ def test_the_other_pictures_of_an_mpo_are_said_and_not_counted() -> None:
     assert opened.format == "JPEG"
     assert opened.warnings == ("the main picture of 2 in the file",)
     assert opened.bytes == len(content)
-    assert opened.main_bytes == jpeg_end(content) < len(content) - 3000
+    assert jpeg_end(content) - 200 < opened.main_bytes < jpeg_end(content) < len(content) - 3000
     assert away(opened.pixels, CORNER) < 2
 
 
@@ -251,10 +251,11 @@ def test_the_other_pictures_of_an_mpo_are_said_and_not_counted() -> None:
 )
 def test_what_cameras_append_to_a_jpeg_is_said_and_not_counted(words: bytes, said: str) -> None:
     main = encoded(CORNER, "JPEG", progressive=True, **({"xmp": XMP % words} if words else {}))
+    plain = open_image(encoded(CORNER, "JPEG", progressive=True))
     for behind in (encoded(255 - CORNER, "JPEG"), b"\0\0\0\x18ftypmp42" + bytes(5000)):
         if words or not behind.endswith(b"\xff\xd9"):
             opened = open_image(main + behind)
-            assert opened.main_bytes == len(main)
+            assert opened.main_bytes == plain.main_bytes
             assert opened.bytes == len(main) + len(behind)
             assert said in "; ".join(opened.warnings)
             assert bool(opened.warnings) == bool(words)

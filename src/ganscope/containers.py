@@ -186,20 +186,28 @@ def open_main(
 
 
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
-    """How many bytes a file has, and how many of them are its main picture's; `image`: that."""
+    """How many bytes a file has, and how many of them are its main picture's; `image`: that.
+
+    Of a JPEG's, its metadata are none.
+    """
     size = file.seek(0, os.SEEK_END)
     if image.format not in ("JPEG", "MPO"):
         return size, size
+    about = sum(4 + len(data) for _, data in getattr(image, "applist", ()))
+    return size, max(_end_of_main(image, file, size) - about, 0)
+
+
+def _end_of_main(image: Image.Image, file: BinaryIO, size: int) -> int:
     with suppress(Exception):  # a list that makes no sense says nothing
         listed = image._getmp()  # type: ignore[attr-defined]  # as Pillow's own MPO plug-in does
         if listed and listed[45057] > 1:
             first = int(listed[45058][0]["Size"])
-            return size, first if 0 < first < size else size
+            return first if 0 < first < size else size
     file.seek(-2, os.SEEK_END)
     if file.read(2) == b"\xff\xd9" and not _main_of_several(image):
-        return size, size
+        return size
     file.seek(0)
-    return size, jpeg_end(file.read())
+    return jpeg_end(file.read())
 
 
 def jpeg_end(content: bytes) -> int:
