@@ -313,8 +313,14 @@ def _errors(name: str) -> Iterator[None]:
     except MemoryError:
         raise ImageError(name, "too large for the memory of this machine") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        reason = str(error).strip() or type(error).__name__
+        reason = _printable(str(error)) or type(error).__name__
         raise ImageError(name, f"truncated or damaged ({reason})") from None
+
+
+def _printable(text: str) -> str:
+    """The words of a message on one line, without what a damaged file may put into it."""
+    words = " ".join(text.split())[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None) -> ImageFacts:
