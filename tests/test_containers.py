@@ -1,6 +1,7 @@
 """Every file that people have: what a file is, its main picture, and what to install for it."""
 
 import io
+import struct
 import zlib
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from made_files import XMP, chunk, dng, encoded, several
 from PIL import Image, features
 
-from ganscope import containers
+from ganscope import containers, images
 from ganscope.containers import IMAGE_SUFFIXES, container_of, jpeg_end, jxl_size
 from ganscope.errors import ImageError
 from ganscope.images import looks_like_image, open_image, read_facts
@@ -105,7 +106,10 @@ def test_the_size_of_jpeg_xl_is_read_without_decoding(size: tuple[int, int]) -> 
 def test_what_is_missing_is_named_with_what_installs_it(
     head: bytes, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(containers, "find_spec", lambda name: None)
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(containers, "import_module", missing)
     for read in (open_image, read_facts):
         with pytest.raises(ImageError, match=rf"{module}: pip install 'ganscope\[{extra}\]'"):
             read(head + bytes(100))
@@ -236,7 +240,31 @@ def test_what_is_often_taken_for_an_image_is_called_what_it_is(content: bytes, c
         open_image(content)
 
 
-# A PNG's texts
+def test_a_long_file_that_is_no_image_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "_BLOCK", 1000)
+    file = io.BytesIO(b"\0\0\0\x18ftypmp42" + bytes(1_000_000))
+    with pytest.raises(ImageError, match="a video"):
+        open_image(file)
+    assert file.tell() == 1000
+
+
+# Metadata that are broken are no broken picture
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"garbage and more of it", b"MM", b"II+\0\x08\0\0\0"])
+def test_damaged_exif_data_are_passed_over(format: str, exif: bytes) -> None:
+    content = encoded(CORNER, format, **({"exif": exif} if format == "WEBP" else {}))
+    if format == "PNG":
+        content = content[:33] + chunk(b"eXIf", exif) + content[33:]
+    if format == "JPEG":
+        body = b"Exif\0\0" + exif
+        body = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+        content = content[:2] + body + content[2:]
+    read_facts(content)
+    assert away(open_image(content).pixels, CORNER) < 4
 
 
 @pytest.mark.parametrize("behind", [False, True])

@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
+from importlib import import_module
 from typing import BinaryIO
 
 import cv2
@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ganscope.errors import ImageError
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
 
 _OF_RAW = "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw x3f 3fr iiq mrw kdc dcr erf mef"
 RAW_SUFFIXES = frozenset(f".{name}" for name in [*_OF_RAW.split(), "mos", "rwl"])
@@ -127,9 +129,13 @@ def _require(container: str, name: str) -> None:
     """Load what reads a container; raises `ImageError` if that is missing."""
     if container in _EXTRAS:
         called, module, how = _EXTRAS[container]
-        if find_spec(module) is None:
-            raise ImageError(name, f"{called}, which cannot be read without {module}: {how}")
-        _load_plugin(container)
+        try:
+            plugin = import_module(module)
+        except ImportError:
+            missing = f"{called}, which cannot be read without {module}: {how}"
+            raise ImageError(name, missing) from None
+        if container == "HEIF" and container not in Image.OPEN:
+            plugin.register_heif_opener()
     elif container not in _of_pillow():
         raise ImageError(name, f"{container}, which this Pillow cannot read: update Pillow")
 
@@ -138,17 +144,6 @@ def _require(container: str, name: str) -> None:
 def _of_pillow() -> frozenset[str]:
     Image.init()
     return frozenset(Image.OPEN)
-
-
-@functools.cache
-def _load_plugin(container: str) -> None:
-    _of_pillow()
-    if container == "HEIF":
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-    elif container == "JXL":
-        import pillow_jxl  # noqa: F401  (it registers itself)
 
 
 def open_main(
@@ -382,8 +377,7 @@ def _open_raw(
     content: bytes, name: str, max_pixels: int, decode: bool
 ) -> tuple[Image.Image, list[str]]:
     """A raw file's preview as its camera made it, or, if that is small, a neutral development."""
-    import rawpy
-
+    rawpy = import_module("rawpy")
     with rawpy.imread(io.BytesIO(content)) as raw:
         sizes = raw.sizes
         turned = sizes.flip in (5, 6)

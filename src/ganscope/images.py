@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ganscope.colour import to_rgb
 from ganscope.containers import (
+    HEAD,
     IMAGE_SUFFIXES,
     bytes_of_main,
     container_of,
@@ -249,6 +250,8 @@ def _read(what: str | BinaryIO, name: str) -> bytes:
             raise ImageError(name, "gives text; open it in binary mode")
         blocks.append(block)
         size += len(block)
+        if size == len(block) >= HEAD and not looks_like_image(block[:HEAD]):
+            break  # it is refused by its beginning, however long it is
         if size > MAX_BYTES:
             raise ImageError(name, f"more than the limit of {MAX_BYTES:,} bytes; shrink it first")
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
@@ -287,10 +290,20 @@ def _opened(
 
 
 def _orientation(image: Image.Image, container: str) -> int:
-    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already."""
+    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already, or EXIF is damaged."""
     if container == "JXL" and not getattr(image, "jpeg", False):
         return 1
-    return image.getexif().get(0x0112, 1)
+    with suppress(Exception):  # Pillow raises nearly anything, and the picture is whole
+        return image.getexif().get(0x0112, 1)
+    return 1
+
+
+def _has_exif(image: Image.Image) -> bool:
+    try:
+        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
+        return len(Image.Image.getexif(image)) > 0
+    except Exception:
+        return True
 
 
 @contextmanager
@@ -307,7 +320,7 @@ def _errors(name: str) -> Iterator[None]:
     except PermissionError:
         raise ImageError(name, "no permission to read it") from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not an image, or of a kind that Pillow cannot read") from None
+        raise ImageError(name, "not an image, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise ImageError(name, "refused: it unpacks to far more than it weighs") from None
     except MemoryError:
@@ -335,8 +348,7 @@ def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None)
         bytes=size,
         main_bytes=main,
         frames=int(getattr(image, "n_frames", 1)),
-        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
-        has_exif=len(Image.Image.getexif(image)) > 0,
+        has_exif=_has_exif(image),
         quantization=tuple(tuple(int(v) for v in tables[key]) for key in sorted(tables)),
         subsampling=_subsampling(image),
     )
