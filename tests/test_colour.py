@@ -1,12 +1,12 @@
 """Colour: what a viewer shows, whatever the profile, depth, ink or transparency; never black."""
 
 import io
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from made_files import ADOBE, P3, SRGB, grey_profile, ink_profile, matrix_profile
 from PIL import Image, ImageCms, ImageDraw
 
 from ganscope import colour
@@ -14,57 +14,6 @@ from ganscope.colour import to_levels
 from ganscope.images import OpenedImage, open_image
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
-# Matrices to XYZ under D50 of a published kind: columns are the primaries.
-SRGB = np.array([[0.4360, 0.3851, 0.1431], [0.2225, 0.7169, 0.0606], [0.0139, 0.0971, 0.7141]])
-P3 = np.array([[0.5151, 0.2920, 0.1571], [0.2412, 0.6922, 0.0666], [-0.0011, 0.0419, 0.7841]])
-ADOBE = np.array([[0.6097, 0.2053, 0.1492], [0.3111, 0.6257, 0.0632], [0.0195, 0.0609, 0.7446]])
-
-
-def icc(space: bytes, pcs: bytes, tags: dict[bytes, bytes], kind: bytes = b"mntr") -> bytes:
-    """A colour profile, version 2.1."""
-    shown = b"desc" + bytes(4) + struct.pack(">I", 5) + b"test\0" + bytes(78)
-    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
-    tags = {b"desc": shown, b"cprt": b"text" + bytes(4) + b"none\0", b"wtpt": white, **tags}
-    table, body = struct.pack(">I", len(tags)), b""
-    for name, data in tags.items():
-        table += struct.pack(">4sII", name, 132 + 12 * len(tags) + len(body), len(data))
-        body += data + bytes(-len(data) % 4)
-    head = struct.pack(">I4sI4s4s4s", 0, bytes(4), 0x02100000, kind, space, pcs)
-    head += struct.pack(">6H", 2020, 1, 1, 0, 0, 0) + b"acsp" + bytes(28)
-    head += struct.pack(">3i", 63190, 65536, 54061)
-    head = struct.pack(">I", 128 + len(table) + len(body)) + head[4:]
-    return head.ljust(128, b"\0") + table + body
-
-
-def matrix_profile(matrix: np.ndarray, gamma: float = 2.2) -> bytes:
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
-    tags = {name + b"TRC": curve for name in (b"r", b"g", b"b")}
-    for name, column in zip((b"r", b"g", b"b"), matrix.T, strict=True):
-        tags[name + b"XYZ"] = b"XYZ " + bytes(4) + struct.pack(">3i", *(column * 65536).astype(int))
-    return icc(b"RGB ", b"XYZ ", tags)
-
-
-def grey_profile(gamma: float) -> bytes:
-    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256))
-    return icc(b"GRAY", b"XYZ ", {b"kTRC": curve})
-
-
-def ink_profile(cyan: tuple[int, int, int]) -> bytes:
-    """CMYK whose corners are white, black where there is K, and a Lab of one's own for pure C."""
-    corners = np.zeros((2, 2, 2, 2, 3))
-    corners[..., 0, :] = (50, 0, 0)
-    corners[0, 0, 0, 0] = (100, 0, 0)
-    corners[1, 0, 0, 0] = cyan
-    table = (corners * (2.55, 1, 1) + (0, 128, 128)).round().clip(0, 255).astype(np.uint8)
-    one_to_one = bytes(range(256))
-    lut = b"mft1" + bytes(4) + bytes([4, 3, 2, 0])
-    lut += struct.pack(">9i", *(np.eye(3).ravel() * 65536).astype(int))
-    return icc(
-        b"CMYK",
-        b"Lab ",
-        {b"A2B0": lut + one_to_one * 4 + table.tobytes() + one_to_one * 3},
-        b"prtr",
-    )
 
 
 def shown_as_srgb(pixels: np.ndarray, matrix: np.ndarray, gamma: float = 2.2) -> np.ndarray:

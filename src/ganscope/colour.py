@@ -91,35 +91,44 @@ def to_levels(samples: np.ndarray) -> tuple[np.ndarray, str]:
     Integers count as so many bits as their brightest needs, of 8, 10, 12, 14, 16 and so on: what a
     camera's 12 bits leave of 16 is nearly black.
     """
-    values = samples.astype(np.float32)  # worked on in place: it may be huge
+    parts = _bands(samples)
     if samples.dtype.kind == "f":
-        np.nan_to_num(values, copy=False, nan=0.0, posinf=np.inf, neginf=0.0)
-        scale, note = _scale_of_floats(values)
-        values *= scale
+        scale, note = _scale_of_floats(parts)
     else:
         stored, top = 8 * samples.dtype.itemsize, int(samples.max(initial=0))
         bits = next(n for n in (8, 10, 12, 14, 16, 20, 24, 32, 64) if top < 1 << n)
+        scale = 255 / ((1 << bits) - 1)
         if bits == 8:
             note = "8 bits in a 16-bit file" if stored == 16 and top else ""
         elif bits == 16:
             note = "16-bit brought to 8-bit"
-            values /= 257
         else:
             note = f"{bits} bits in a {stored}-bit file, brought to 8-bit"
-            values *= 255 / ((1 << bits) - 1)
-    np.clip(np.rint(values, out=values), 0, 255, out=values)
-    return values.astype(np.uint8), note
+    levels = np.empty(samples.shape, np.uint8)
+    for part, out in zip(parts, _bands(levels), strict=True):
+        values = part.astype(np.float32)
+        values *= scale
+        np.nan_to_num(values, copy=False, nan=0.0, posinf=255, neginf=0.0)
+        out[...] = np.clip(np.rint(values, out=values), 0, 255, out=values)
+    return levels, note
 
 
-def _scale_of_floats(values: np.ndarray) -> tuple[float, str]:
-    """What floating point without holes but infinities is to be multiplied by."""
-    some = values.ravel()[:: max(values.size // 1_000_000, 1)]
-    some = some[np.isfinite(some)]
-    finite = np.isfinite(values)
-    top = float(values.max(initial=0, where=finite))
-    low = float(values.min(initial=0, where=finite))
+def _bands(array: np.ndarray) -> list[np.ndarray]:
+    """Views of some rows each: a copy of all in floating point might not fit into memory."""
+    return np.array_split(array, max(min(array.size >> 22, len(array)), 1))
+
+
+def _scale_of_floats(parts: list[np.ndarray]) -> tuple[float, str]:
+    """What floating point, holes and infinities in it, is to be multiplied by."""
+    top = low = 0.0
+    some = []
+    for part in parts:
+        finite = part[np.isfinite(part)].ravel()
+        top, low = max(top, float(finite.max(initial=0))), min(low, float(finite.min(initial=0)))
+        some.append(finite[:: max(len(finite) * len(parts) // 1_000_000, 1)])
+    few = np.concatenate(some)
+    bright = float(np.quantile(few, 0.99)) if len(few) else 0.0
     dark = "; what is below 0 is black" if low < -0.01 * max(top, 1e-6) else ""
-    bright = float(np.quantile(some, 0.99)) if len(some) else 0.0
     if top <= 1.0:
         return 255.0, "floating point brought to 8-bit" + dark
     if bright <= HIGHLIGHTS:
@@ -145,12 +154,15 @@ def _without_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]
 
 def _has_hidden(rgb: Image.Image, alpha: Image.Image) -> bool:
     """Whether there are edges where nothing is visible."""
-    hidden = np.asarray(alpha) < INVISIBLE
-    both = hidden[:, 1:] & hidden[:, :-1]
-    if int(both.sum()) < HIDDEN_EDGES:
-        return False
-    grey = np.asarray(rgb.convert("L")).astype(np.int16)
-    return int((both & (np.abs(np.diff(grey, axis=1)) > EDGE)).sum()) >= HIDDEN_EDGES
+    edges = 0
+    bands = zip(_bands(np.asarray(alpha)), _bands(np.asarray(rgb.convert("L"))), strict=True)
+    for opacity, grey in bands:
+        hidden = opacity < INVISIBLE
+        both = hidden[:, 1:] & hidden[:, :-1]
+        if both.any():
+            steps = np.abs(np.diff(grey.astype(np.int16), axis=1)) > EDGE
+            edges += int((both & steps).sum())
+    return edges >= HIDDEN_EDGES
 
 
 # Colour

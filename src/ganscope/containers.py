@@ -11,13 +11,15 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
+from importlib import import_module
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ganscope.errors import ImageError
+
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
 
 _OF_RAW = "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw x3f 3fr iiq mrw kdc dcr erf mef"
 RAW_SUFFIXES = frozenset(f".{name}" for name in [*_OF_RAW.split(), "mos", "rwl"])
@@ -126,9 +128,13 @@ def _require(container: str, name: str) -> None:
     """Load what reads a container; raises `ImageError` if that is missing."""
     if container in _EXTRAS:
         called, module, how = _EXTRAS[container]
-        if find_spec(module) is None:
-            raise ImageError(name, f"{called}, which cannot be read without {module}: {how}")
-        _load_plugin(container)
+        try:
+            plugin = import_module(module)
+        except ImportError:
+            missing = f"{called}, which cannot be read without {module}: {how}"
+            raise ImageError(name, missing) from None
+        if container == "HEIF" and container not in Image.OPEN:
+            plugin.register_heif_opener()
     elif container not in _of_pillow():
         raise ImageError(name, f"{container}, which this Pillow cannot read: update Pillow")
 
@@ -137,17 +143,6 @@ def _require(container: str, name: str) -> None:
 def _of_pillow() -> frozenset[str]:
     Image.init()
     return frozenset(Image.OPEN)
-
-
-@functools.cache
-def _load_plugin(container: str) -> None:
-    _of_pillow()
-    if container == "HEIF":
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-    elif container == "JXL":
-        import pillow_jxl  # noqa: F401  (it registers itself)
 
 
 def open_main(
@@ -185,20 +180,28 @@ def open_main(
 
 
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
-    """How many bytes a file has, and how many of them are its main picture's; `image`: that."""
+    """How many bytes a file has, and how many of them are its main picture's; `image`: that.
+
+    Of a JPEG's, its metadata are none.
+    """
     size = file.seek(0, os.SEEK_END)
     if image.format not in ("JPEG", "MPO"):
         return size, size
+    about = sum(4 + len(data) for _, data in getattr(image, "applist", ()))
+    return size, max(_end_of_main(image, file, size) - about, 0)
+
+
+def _end_of_main(image: Image.Image, file: BinaryIO, size: int) -> int:
     with suppress(Exception):  # a list that makes no sense says nothing
         listed = image._getmp()  # type: ignore[attr-defined]  # as Pillow's own MPO plug-in does
         if listed and listed[45057] > 1:
             first = int(listed[45058][0]["Size"])
-            return size, first if 0 < first < size else size
+            return first if 0 < first < size else size
     file.seek(-2, os.SEEK_END)
     if file.read(2) == b"\xff\xd9" and not _main_of_several(image):
-        return size, size
+        return size
     file.seek(0)
-    return size, jpeg_end(file.read())
+    return jpeg_end(file.read())
 
 
 def jpeg_end(content: bytes) -> int:
@@ -375,8 +378,7 @@ def _open_raw(
     content: bytes, name: str, max_pixels: int, decode: bool
 ) -> tuple[Image.Image, list[str]]:
     """A raw file's preview as its camera made it, or, if that is small, a neutral development."""
-    import rawpy
-
+    rawpy = import_module("rawpy")
     with rawpy.imread(io.BytesIO(content)) as raw:
         sizes = raw.sizes
         turned = sizes.flip in (5, 6)

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from ganscope.colour import to_rgb
 from ganscope.containers import (
+    HEAD,
     IMAGE_SUFFIXES,
     bytes_of_main,
     container_of,
@@ -101,7 +102,8 @@ class ImageFacts:
     bytes: int
     """Size of the file in bytes; 0 for Pillow images and pixels."""
     main_bytes: int
-    """Those of its main picture: without the previews, gain maps and films that cameras append."""
+    """Those of its main picture: without the previews, gain maps and films that cameras append to a
+    JPEG, and without its metadata. As `bytes` for other containers."""
     frames: int
     has_exif: bool
     quantization: tuple[tuple[int, ...], ...]
@@ -262,6 +264,8 @@ def _read(what: str | BinaryIO, name: str) -> bytes:
             raise ImageError(name, "gives text; open it in binary mode")
         blocks.append(block)
         size += len(block)
+        if size == len(block) >= HEAD and not looks_like_image(block[:HEAD]):
+            break  # it is refused by its beginning, however long it is
         if size > MAX_BYTES:
             raise ImageError(name, f"more than the limit of {MAX_BYTES:,} bytes; shrink it first")
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
@@ -300,10 +304,20 @@ def _opened(
 
 
 def _orientation(image: Image.Image, container: str) -> int:
-    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already."""
+    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already, or EXIF is damaged."""
     if container == "JXL" and not getattr(image, "jpeg", False):
         return 1
-    return image.getexif().get(0x0112, 1)
+    with suppress(Exception):  # Pillow raises nearly anything, and the picture is whole
+        return image.getexif().get(0x0112, 1)
+    return 1
+
+
+def _has_exif(image: Image.Image) -> bool:
+    try:
+        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
+        return len(Image.Image.getexif(image)) > 0
+    except Exception:
+        return True
 
 
 @contextmanager
@@ -320,14 +334,20 @@ def _errors(name: str) -> Iterator[None]:
     except PermissionError:
         raise ImageError(name, "no permission to read it") from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not an image, or of a kind that Pillow cannot read") from None
+        raise ImageError(name, "not an image, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise ImageError(name, "refused: it unpacks to far more than it weighs") from None
     except MemoryError:
         raise ImageError(name, "too large for the memory of this machine") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        reason = str(error).strip() or type(error).__name__
+        reason = _printable(str(error)) or type(error).__name__
         raise ImageError(name, f"truncated or damaged ({reason})") from None
+
+
+def _printable(text: str) -> str:
+    """The words of a message on one line, without what a damaged file may put into it."""
+    words = " ".join(text.split())[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None) -> ImageFacts:
@@ -342,8 +362,7 @@ def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None)
         bytes=size,
         main_bytes=main,
         frames=int(getattr(image, "n_frames", 1)),
-        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
-        has_exif=len(Image.Image.getexif(image)) > 0,
+        has_exif=_has_exif(image),
         quantization=tuple(tuple(int(v) for v in tables[key]) for key in sorted(tables)),
         subsampling=_subsampling(image),
     )
