@@ -19,8 +19,6 @@ from PIL import Image, TiffImagePlugin
 
 from ganscope.errors import ImageError
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
-
 _OF_RAW = "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw x3f 3fr iiq mrw kdc dcr erf mef"
 RAW_SUFFIXES = frozenset(f".{name}" for name in [*_OF_RAW.split(), "mos", "rwl"])
 """Endings of the raw files of cameras."""
@@ -301,6 +299,7 @@ def read_deep(content: bytes) -> np.ndarray:
     """
     import cv2  # `ganscope --help` and `inspect` do without it
 
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what fails
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise ValueError("of a kind that is not read")
