@@ -771,9 +771,32 @@ def test_xml_bombs_are_refused_and_told(packet: str) -> None:
         assert any(f.where == "XMP" and "cannot be read" in f.says for f in found.findings)
 
 
+def _bombs() -> bytes:
+    """Sixty texts of forty megabytes in a file of three."""
+    content = png()
+    body = b"zTXta\0\0" + zlib.compress(b"x" * (40 << 20))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return content[:33] + chunk * 60 + content[33:]
+
+
 HOSTILE = {
     "a megabyte of text": png(parameters="x" * (1 << 20)),
     "a megabyte of commas": png(parameters="Steps: 1, Seed: " + "a: b, " * 200_000),
+    "a word without an end": png(parameters="Steps: 1, Seed: 1, " + "x" * 190_000),
+    "lines without an end": png(parameters="\nSteps: 1, " * 90_000),
+    "spaces without an end": png(parameters="Steps: 1, Seed: 1," + " " * 190_000),
+    "thousands of samplers": png(
+        prompt=json.dumps(
+            {
+                str(i): {
+                    "class_type": "KSampler",
+                    "inputs": {"latent_image": [str(i + 1), 0], "model": [str(i + 1), 0]},
+                }
+                for i in range(9000)
+            }
+        )
+    ),
+    "bombs one after the other": _bombs(),
     "quotes without an end": png(parameters='Steps: 1, Seed: 1, X: "' + "\\" * 100_000),
     "nested JSON": png(prompt='{"a":' * 100_000, workflow="[" * 100_000),
     "numbers without an end": png(
