@@ -388,14 +388,11 @@ def _open_raw(
                 preview = Image.open(io.BytesIO(thumb.data), formats=("JPEG", "MPO"))
                 if max(preview.size) >= min(SMALL_PREVIEW, max(size) // 2):
                     _limit(preview.size, name, max_pixels)
-                    turn = _TURNS.get(sizes.flip)
-                    if (
-                        turn
-                        and not preview.getexif().get(0x0112)
-                        and preview.width > preview.height
-                    ):
-                        preview = preview.transpose(turn) if decode else preview
-                    return preview, ["raw file: the preview that its camera made"]
+                    shown: Image.Image = preview
+                    marked = preview.getexif().get(0x0112)
+                    if turned and decode and not marked and preview.width > preview.height:
+                        shown = preview.transpose(_TURNS[sizes.flip])
+                    return shown, ["raw file: the preview that its camera made"]
         _limit(size, name, max_pixels)
         if not decode:
             return Image.new("RGB", size), []
