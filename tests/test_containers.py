@@ -195,6 +195,8 @@ def test_a_small_copy_in_front_of_a_tiffs_pages_is_passed_over() -> None:
     opened = open_image(file)
     assert opened.warnings == ("animated or multi-page: second of 2 frames",)
     assert np.array_equal(opened.pixels, CORNER)
+    with pytest.raises(ImageError, match="96x64 pixels, more than the limit"):
+        open_image(file, max_pixels=12 * 8)
 
 
 # What files are

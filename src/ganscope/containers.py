@@ -89,7 +89,8 @@ def container_of(head: bytes) -> str:
     """The container of a file that begins so, as Pillow names it, or "RAW"; "" for no image."""
     for start, name in _STARTS:
         if head.startswith(start):
-            return "RAW" if name == "TIFF" and head[8:10] == b"CR" else name
+            marked = head[8:10] == b"CR" or head[8:12] == b"IIII"  # Canon, Phase One
+            return "RAW" if name == "TIFF" and marked else name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if (
@@ -104,7 +105,7 @@ def container_of(head: bytes) -> str:
         brands = {head[8:12], *(head[i : i + 4] for i in range(16, HEAD, 4))}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
-        return "RAW" if head[8:12] == b"crx " else "HEIF" if head[8:12] in _HEIF else ""
+        return "RAW" if head[8:12] == b"crx " else "HEIF" if brands & _HEIF else ""
     return ""
 
 
@@ -175,9 +176,10 @@ def open_main(
         file.seek(0)
         image = _open_tiff(file.read(), name, max_pixels)
         return image, container, []
+    said = _main_of_several(image)
     if decode:
         _limit(image.size, name, max_pixels)
-    return image, image.format or container, _main_of_several(image)
+    return image, image.format or container, said
 
 
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
