@@ -86,7 +86,8 @@ def container_of(head: bytes) -> str:
     """The container of a file that begins so, as Pillow names it, or "RAW"; "" for no image."""
     for start, name in _STARTS:
         if head.startswith(start):
-            return "RAW" if name == "TIFF" and head[8:10] == b"CR" else name
+            marked = head[8:10] == b"CR" or head[8:12] == b"IIII"  # Canon, Phase One
+            return "RAW" if name == "TIFF" and marked else name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if (
@@ -101,7 +102,7 @@ def container_of(head: bytes) -> str:
         brands = {head[8:12], *(head[i : i + 4] for i in range(16, HEAD, 4))}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
-        return "RAW" if head[8:12] == b"crx " else "HEIF" if head[8:12] in _HEIF else ""
+        return "RAW" if head[8:12] == b"crx " else "HEIF" if brands & _HEIF else ""
     return ""
 
 
@@ -172,9 +173,10 @@ def open_main(
         file.seek(0)
         image = _open_tiff(file.read(), name, max_pixels)
         return image, container, []
+    said = _main_of_several(image)
     if decode:
         _limit(image.size, name, max_pixels)
-    return image, image.format or container, _main_of_several(image)
+    return image, image.format or container, said
 
 
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
@@ -388,14 +390,11 @@ def _open_raw(
                 preview = Image.open(io.BytesIO(thumb.data), formats=("JPEG", "MPO"))
                 if max(preview.size) >= min(SMALL_PREVIEW, max(size) // 2):
                     _limit(preview.size, name, max_pixels)
-                    turn = _TURNS.get(sizes.flip)
-                    if (
-                        turn
-                        and not preview.getexif().get(0x0112)
-                        and preview.width > preview.height
-                    ):
-                        preview = preview.transpose(turn) if decode else preview
-                    return preview, ["raw file: the preview that its camera made"]
+                    shown: Image.Image = preview
+                    marked = preview.getexif().get(0x0112)
+                    if turned and decode and not marked and preview.width > preview.height:
+                        shown = preview.transpose(_TURNS[sizes.flip])
+                    return shown, ["raw file: the preview that its camera made"]
         _limit(size, name, max_pixels)
         if not decode:
             return Image.new("RGB", size), []
