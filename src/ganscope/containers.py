@@ -134,14 +134,17 @@ def _require(container: str, name: str) -> None:
             raise ImageError(name, missing) from None
         if container == "HEIF" and container not in Image.OPEN:
             plugin.register_heif_opener()
-    elif container not in _of_pillow():
+    elif not _pillow_reads(container):
         raise ImageError(name, f"{container}, which this Pillow cannot read: update Pillow")
 
 
 @functools.cache
-def _of_pillow() -> frozenset[str]:
-    Image.init()
-    return frozenset(Image.OPEN)
+def _pillow_reads(container: str) -> bool:
+    """Whether this Pillow does; its five most common readers load first, the others take longer."""
+    Image.preinit()
+    if container not in Image.OPEN:
+        Image.init()
+    return container in Image.OPEN
 
 
 def open_main(
@@ -182,9 +185,11 @@ def open_main(
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
     """How many bytes a file has, and how many of them are its main picture's; `image`: that.
 
-    Of a JPEG's, its metadata are none.
+    Of a JPEG's and a PNG's, its metadata are none.
     """
     size = file.seek(0, os.SEEK_END)
+    if image.format == "PNG":
+        return size, _bytes_of_chunks(file, b"IDAT", size)
     if image.format not in ("JPEG", "MPO"):
         return size, size
     about = sum(4 + len(data) for _, data in getattr(image, "applist", ()))
@@ -202,6 +207,24 @@ def _end_of_main(image: Image.Image, file: BinaryIO, size: int) -> int:
         return size
     file.seek(0)
     return jpeg_end(file.read())
+
+
+def _bytes_of_chunks(file: BinaryIO, wanted: bytes, size: int) -> int:
+    """How many bytes a PNG's chunks of a kind have."""
+    at, found = 8, 0
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return found
+        length, kind = struct.unpack(">I4s", head)
+        found += length * (kind == wanted)
+        at += 12 + length
+    return size
+
+
+_MOST_CHUNKS = 100_000
+"""A PNG of 250 million pixels has some 30,000."""
 
 
 def jpeg_end(content: bytes) -> int:
