@@ -14,13 +14,10 @@ from contextlib import suppress
 from importlib import import_module
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from ganscope.errors import ImageError
-
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
 
 _OF_RAW = "dng cr2 cr3 crw nef nrw arw srf sr2 raf orf rw2 pef srw x3f 3fr iiq mrw kdc dcr erf mef"
 RAW_SUFFIXES = frozenset(f".{name}" for name in [*_OF_RAW.split(), "mos", "rwl"])
@@ -322,6 +319,9 @@ def read_deep(content: bytes) -> np.ndarray:
     """All the depth that a PNG or TIFF has: (H, W), (H, W, 3) or (H, W, 4), as it is stored, in RGB
     order.
     """
+    import cv2  # not above: `--help` is to be quick
+
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise ValueError("of a kind that is not read")
