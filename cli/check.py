@@ -12,7 +12,7 @@ from rich.text import Text
 from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
-from ganscope.images import count_images
+from ganscope.inputs import count_inputs
 
 if TYPE_CHECKING:
     from ganscope.detector.judging.checking import Check
@@ -22,7 +22,14 @@ SHOWN = 50
 
 
 def check(
-    paths: Annotated[list[str], typer.Argument(help="Image files and folders.", metavar="PATH...")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, videos, lists (.txt), archives (.zip, .tar), PDFs, web "
+            "addresses; - is standard input.",
+            metavar="PATH...",
+        ),
+    ],
     detector: Annotated[
         str, typer.Option(help="A shipped detector, a run folder, or a hub id.")
     ] = "default",
@@ -34,6 +41,10 @@ def check(
     ] = "auto",
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
+    allow_private: Annotated[
+        bool,
+        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
+    ] = False,
     fail_on: Annotated[
         str | None,
         typer.Option(
@@ -62,6 +73,10 @@ def check(
       ganscope check inbox/ --csv verdicts.csv --heatmap heatmaps/
 
       ganscope check *.jpg --json --fail-on fake
+
+      ganscope check https://example.org/photo.jpg photos.zip report.pdf
+
+      curl -s https://example.org/photo.jpg | ganscope check -
     """
     settings = CheckSettings(
         paths=tuple(paths),
@@ -71,11 +86,12 @@ def check(
         csv=csv,
         json=json,
         reencode=reencode,
+        allow_private=allow_private,
         fail_on=fail_on,
         batch_size=batch_size,
         device=device,
     )
-    total = count_images(settings.paths)  # a mistyped path is told before the detector is loaded
+    total = count_inputs(settings.paths)  # a mistyped path is told before the detector is loaded
     from ganscope.detector.judging.checking import check_images
 
     counts: Counter[str] = Counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from ganscope.errors import GanscopeError, refuse_bytes
-from ganscope.images import find_images
+from ganscope.inputs import find_images
 from ganscope.registry import Registry
 
 MANIFEST = "metadata.csv"

@@ -24,7 +24,8 @@ import numpy as np
 from ganscope.datasets.corpus import is_unfinished, open_corpus
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError, reason_of
-from ganscope.images import find_images, open_image
+from ganscope.images import open_image
+from ganscope.inputs import find_images
 from ganscope.registry import Registry, unknown
 
 NAMED = 3

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -26,7 +27,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Several machines may write into a folder; in containers they share their process number, too.
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    end = f".{secrets.token_hex(4)}.part{path.suffix}"
+    part = path.with_name(f".{cut_name(path.stem, LONGEST - 1 - len(os.fsencode(end)))}{end}")
     try:
         yield part
         take_place(part, path)
@@ -98,6 +100,50 @@ def next_free(folder: Path, is_finished: Any) -> Path:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
+
+
+LONGEST = 255
+"""Bytes that a file's name may have on nearly all disks."""
+_STRANGE = re.compile(r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\ud800-\udfff]")
+
+
+def free_name(folder: Path, image: str, suffix: str) -> Path:
+    """The path of a file named after an image, that no file in the folder has.
+
+    Characters that not every disk takes become "_"; a long name is cut, so that it can be numbered
+    and written under a temporary name first.
+    """
+    stem = _STRANGE.sub("_", Path(image).stem).rstrip(" .") or "image"
+    stem = cut_name(stem, LONGEST - 60)
+    found, number = folder / f"{stem}{suffix}", 1
+    while found.exists():
+        number += 1
+        found = folder / f"{stem}-{number}{suffix}"
+    return found
+
+
+def cut_name(name: str, most: int) -> str:
+    """The beginning of a name that has `most` bytes at most, characters whole."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def guard_cell(value: Any) -> Any:
+    """A cell as a table for people may hold it: text that a spreadsheet would run as a formula
+    (it begins with =, +, -, @, a tab or a line's end) gets an apostrophe in front.
+
+    `plain_cell` is the opposite. Text that begins so behind apostrophes of its own gets one, too,
+    so that what is read back is always what was there.
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def plain_cell(value: Any) -> Any:
+    """The opposite of `guard_cell`."""
+    guarded = isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value)
+    return value[1:] if guarded else value
 
 
 def cache_folder() -> Path:

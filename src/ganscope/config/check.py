@@ -14,7 +14,8 @@ class CheckSettings:
     """Settings of `ganscope check`."""
 
     paths: tuple[str, ...]
-    """Image files and folders."""
+    """Image files, folders, videos, lists (.txt), archives, PDFs, web addresses; - is standard
+    input."""
     detector: str = "default"
     """A shipped detector's name, a run folder of `train-detector`, or a hub id owner/name."""
     heatmap: Path | None = None
@@ -27,6 +28,8 @@ class CheckSettings:
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    allow_private: bool = False
+    """Fetch from private, loopback and link-local addresses, too."""
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
     batch_size: int = 32
