@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, those that are damaged, JSON, and free names."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -8,9 +9,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganscope.errors import GanscopeError, reason_of
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -32,8 +36,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         take_place(part, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise full(path, error) from None
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk answers that takes no more."""
+
+
+def full(path: str | Path, error: OSError) -> GanscopeError:
+    """The line about a disk that takes no more."""
+    return GanscopeError(
+        f"{path}: cannot be written ({error.strerror}); free some space and run the same command "
+        "again"
+    )
+
+
+def write_picture(path: str | Path, pixels: "np.ndarray") -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, atomically; a full disk is a `GanscopeError`."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG", compress_level=3)
+    with replacing(path) as part:  # encoders of files are silent about a full disk
+        part.write_bytes(held.getbuffer())
 
 
 def take_place(part: Path, path: Path) -> None:
