@@ -3,7 +3,7 @@
 import json as json_library
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -41,6 +41,15 @@ def check(
     ] = "auto",
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
+    frames: Annotated[
+        int, typer.Option(help="Frames of a video looked at, at most, spread over its scenes.")
+    ] = 16,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of videos' timelines. [default: that of the heatmaps]"
+        ),
+    ] = None,
     allow_private: Annotated[
         bool,
         typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
@@ -76,6 +85,8 @@ def check(
 
       ganscope check https://example.org/photo.jpg photos.zip report.pdf
 
+      ganscope check clip.mp4 --frames 32 --timeline timelines/
+
       curl -s https://example.org/photo.jpg | ganscope check -
     """
     settings = CheckSettings(
@@ -86,6 +97,8 @@ def check(
         csv=csv,
         json=json,
         reencode=reencode,
+        frames=frames,
+        timeline=timeline,
         allow_private=allow_private,
         fail_on=fail_on,
         batch_size=batch_size,
@@ -134,6 +147,9 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     rows = checks if total <= SHOWN else _most_suspect(checks)
     out.print(_table(rows))
     judged = [one for one in rows if one.meaning]
+    film = getattr(judged[0], "frames", None) if total == 1 and judged else None
+    if film:
+        out.print(_frames_table(film))
     if total == 1 and judged:
         meaning = judged[0].meaning or ""
         out.print(f"{meaning[:1].upper()}{meaning[1:]}.")
@@ -163,6 +179,23 @@ def _percent(probability: float | None) -> str:
     return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"
 
 
+def _frames_table(frames: Any) -> Table:
+    """A video's frames, one below the other."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("seconds", "verdict", "score", "probability"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
+    table.add_column("remarks", overflow="fold")
+    for one in frames:
+        table.add_row(
+            f"{one.time:.2f}",
+            Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", "")),
+            "-" if one.score is None else f"{one.score:.3f}",
+            _percent(None if one.verdict == "unsure" else one.probability),
+            Text("; ".join(one.warnings)),
+        )
+    return table
+
+
 def _table(checks: list["Check"]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("verdict")
@@ -181,7 +214,7 @@ def _table(checks: list["Check"]) -> Table:
         verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
         table.add_row(
             verdict,
-            f"{one.score:.3f}",
+            "-" if one.score is None else f"{one.score:.3f}",
             # Beside "unsure" a number would be read as the verdict that there is none of.
             _percent(None if one.verdict == "unsure" else one.probability),
             size,

@@ -7,23 +7,27 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ganscope.config import CheckSettings, plain
 from ganscope.datasets.degradations import WORST_QUALITY
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.judging.table import Table
+from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeWarning, ImageError
 from ganscope.fetching import Limits
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
-from ganscope.inputs import Passed, find_inputs, name_of, refuse_missing, stamp_of
+from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
 from ganscope.locks import PATIENCE, holding, holding_file
+from ganscope.videos import Film, Frame, open_film, read_frames
 
 FIELDS = (
     "path",
@@ -84,8 +88,42 @@ class Check:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Check":
-        """The opposite of `as_dict`."""
-        return cls(**{**record, "warnings": tuple(record["warnings"])})
+        """The opposite of `as_dict`; a `VideoCheck` for the record of one."""
+        made: dict[str, Any] = {**record, "warnings": tuple(record["warnings"])}
+        if "frames" not in record:
+            return Check(**made)
+        frames = [FrameCheck(**{**f, "warnings": tuple(f["warnings"])}) for f in record["frames"]]
+        interval = record["interval"] and tuple(record["interval"])
+        return VideoCheck(**{**made, "frames": tuple(frames), "interval": interval})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCheck(Check):
+    """The judgement of a video: `score` is the mean of its frames' over time, and no probability
+    belongs to it.
+    """
+
+    duration: float
+    """In seconds."""
+    scenes: int
+    interval: tuple[float, float] | None
+    """95 % bootstrap interval of the score; None for a single frame."""
+    seconds: dict[str, float]
+    """Verdict -> seconds that the frames with it stand for."""
+    frames: tuple[FrameCheck, ...]
+    timeline: str | None = None
+    """Its picture, where one was drawn."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: as an image's, and the video's own."""
+        return super().as_dict() | {
+            "duration": self.duration,
+            "scenes": self.scenes,
+            "interval": self.interval and list(self.interval),
+            "seconds": self.seconds,
+            "timeline": self.timeline,
+            "frames": [frame.as_dict() for frame in self.frames],
+        }
 
 
 def check_image(
@@ -132,6 +170,8 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 with _name_for(settings.heatmap, check.path, table) as drawn:
                     write_overlay(drawn, pixels, heat)
                 check = replace(check, heatmap=str(drawn))
+            elif place.film and isinstance(check, VideoCheck):
+                check = _with_timeline(check, place.film, settings, table)
             table.add(check.as_dict(), place.stamp, place.known)
             yield check
     if str(passed):
@@ -147,6 +187,24 @@ class _Place:
     check: Check | None = None
     known: bool = False
     """Whether a check that was stopped had judged it."""
+    film: "_Film | None" = None
+    """Of a video: its frames come one after the other, then the place of the whole."""
+    frame: Frame | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is given a score."""
+        return self.check is None and (self.source is not None or self.frame is not None)
+
+
+@dataclass
+class _Film:
+    """A video that is being judged."""
+
+    film: Film
+    frames: list[FrameCheck] = field(default_factory=list)
+    shown: list[np.ndarray] = field(default_factory=list)
+    """The frames, small."""
 
 
 def _in_order(
@@ -161,13 +219,36 @@ def _in_order(
             place = _Place(stamp=stamp_of(one) if table.path else "")
             line.append(place)
             known = table.earlier(name_of(one), place.stamp)
-            if known and (known["heatmap"] is None or Path(known["heatmap"]).exists()):
+            drawn = known and (known["heatmap"] or known.get("timeline"))
+            if known and (not drawn or Path(drawn).exists()):
                 place.check, place.known = Check.from_dict(known), True
+            elif isinstance(one, Video):
+                line.pop()
+                yield from frames_of(one, place)
             elif isinstance(one, ImageError):
                 place.check = _unreadable(detector, one)
             else:
                 place.source = one
                 yield one
+
+    def frames_of(video: Video, place: _Place) -> Iterator[np.ndarray]:
+        try:
+            place.film = _Film(open_film(video, settings.frames))
+            for frame in read_frames(place.film.film):
+                small = replace(frame, pixels=shrink(frame.pixels))
+                line.append(_Place(stamp="", film=place.film, frame=small))
+                yield frame.pixels
+        except ImageError as error:
+            place.check = _unreadable(detector, error)
+        line.append(place)
+
+    def settled() -> Iterator[_Place]:
+        """What is at the front and needs no score."""
+        while line and not line[0].waits:
+            place = line.popleft()
+            if place.check is None and place.film:
+                place.check = _judge_film(detector, place.film)
+            yield place
 
     scores = score_images(
         detector,
@@ -178,11 +259,16 @@ def _in_order(
         describe=True,
     )
     for scored in scores:
-        while line[0].check is not None:
-            yield line.popleft()
-        line[0].check = _judge(detector, scored)
-        yield line.popleft()
-    yield from line
+        yield from settled()
+        place = line.popleft()
+        check = _judge(detector, scored)
+        if place.film and place.frame:
+            place.film.frames.append(_of_frame(place.frame, check))
+            place.film.shown.append(place.frame.pixels)
+        else:
+            place.check = check
+            yield place
+    yield from settled()
 
 
 def _plan(settings: CheckSettings, detector: Detector) -> dict[str, Any]:
@@ -198,6 +284,59 @@ def _plan(settings: CheckSettings, detector: Detector) -> dict[str, Any]:
 
 def _unreadable(detector: Detector, error: ImageError) -> Check:
     return _judge(detector, Scored(error.path, error=error.reason))
+
+
+def _of_frame(frame: Frame, check: Check) -> FrameCheck:
+    return FrameCheck(
+        time=frame.time,
+        since=frame.since,
+        until=frame.until,
+        scene=frame.scene,
+        score=check.score,
+        verdict=check.verdict,
+        probability=check.probability,
+        warnings=check.warnings,
+    )
+
+
+def _judge_film(detector: Detector, judged: _Film) -> Check:
+    film, summary = judged.film, summarise(judged.frames, detector)
+    if not judged.frames:
+        said = ImageError(film.video.name, "no frame of this video can be decoded")
+        return _unreadable(detector, said)
+    return VideoCheck(
+        path=film.video.name,
+        score=summary.score,
+        verdict=summary.verdict,
+        probability=None,
+        meaning=summary.meaning,
+        thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
+        detector=detector.name,
+        width=film.width,
+        height=film.height,
+        warnings=(
+            f"video of {film.duration:.1f} s, {len(judged.frames)} frames of {film.scenes:,} "
+            f"{'scene' if film.scenes == 1 else 'scenes'} looked at",
+            *film.warnings,
+        ),
+        error=None,
+        duration=film.duration,
+        scenes=film.scenes,
+        interval=summary.interval,
+        seconds=summary.seconds,
+        frames=tuple(judged.frames),
+    )
+
+
+def _with_timeline(
+    check: VideoCheck, judged: _Film, settings: CheckSettings, table: Table
+) -> VideoCheck:
+    folder = settings.timeline or settings.heatmap
+    if folder is None:
+        return check
+    with _name_for(folder, check.path, table) as drawn:
+        draw_timeline(drawn, check, judged.shown)
+    return replace(check, timeline=str(drawn))
 
 
 @contextmanager

@@ -28,6 +28,10 @@ class CheckSettings:
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    frames: int = 16
+    """Frames of a video that are looked at, at most, spread over its scenes."""
+    timeline: Path | None = None
+    """Folder for pictures of videos' timelines; None: that of the heatmaps, if there is one."""
     allow_private: bool = False
     """Fetch from private, loopback and link-local addresses, too."""
     fail_on: str | None = None
@@ -38,8 +42,8 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "heatmap", "csv")
-        at_least(self, batch_size=1)
+        as_paths(self, "heatmap", "csv", "timeline")
+        at_least(self, batch_size=1, frames=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
         valid_device(self.device)
         if not self.paths:
