@@ -232,7 +232,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
         )
     if rows["file_name"].isna().any():
         raise GanscopeError(f"{path}: row {rows['file_name'].isna().argmax() + 1} names no file")
-    rows["file_name"] = rows["file_name"].map(plain_cell)
+    for column in rows.select_dtypes(exclude="number"):
+        rows[column] = rows[column].map(plain_cell, na_action="ignore")
     here = path.parent
     rows["file_name"] = [_slashes(here, n) if "\\" in n else n for n in rows["file_name"]]
     return rows

@@ -4,6 +4,7 @@ again.
 
 import copy
 import itertools
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -410,6 +411,38 @@ def test_a_collapse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(training, "WARM_UP", 2)
     with pytest.warns(GanscopeWarning, match=r"step 4: the fakes are only \d+% as far apart"):
         train_generator(tiny(tmp_path / "run", learning_rate=1e-9))
+
+
+def test_a_diverged_training_is_not_called_trained(tmp_path: Path) -> None:
+    """Its last losses were finite, its weights were not; it ended with status 0."""
+    run = tmp_path / "run"
+    with pytest.raises(GanscopeError, match=r"left the finite numbers .*lower --learning-rate"):
+        train_generator(tiny(run, steps=1, learning_rate=1e6))
+    assert not (run / "model.safetensors").exists()
+    assert not (run / "checkpoint.pt").exists()
+
+
+def test_weights_that_cannot_be_loaded_are_not_saved(tmp_path: Path) -> None:
+    generator = Generator({"architecture": "dcgan", "arguments": {"size": 32, "width": 4}})
+    for value in (float("nan"), 1e6):  # fp16 ends at 65504
+        with torch.no_grad():
+            next(generator.parameters()).fill_(value)
+        with pytest.raises(GanscopeError, match="NaN or infinity"):
+            generator.save(tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_full_disk_while_samples_are_drawn_is_a_line(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
+    try:
+        with pytest.raises(GanscopeError, match=r"\.png: cannot be written .*free some space"):
+            train_generator(tiny(tmp_path / "run"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "run" / "settings.json").exists()
+    assert not list((tmp_path / "run" / "samples").iterdir())
+    train_generator(tiny(tmp_path / "run"))
 
 
 def test_folders_that_are_taken_are_left_alone(tmp_path: Path) -> None:

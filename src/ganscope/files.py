@@ -15,6 +15,7 @@ from ganscope.errors import GanscopeError, reason_of
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -168,6 +169,14 @@ def guard_cell(value: Any) -> Any:
     so that what is read back is always what was there.
     """
     return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def guard_table(table: "pd.DataFrame") -> "pd.DataFrame":
+    """A table whose cells are all as `guard_cell` leaves them."""
+    guarded = table.copy()
+    for name in table.select_dtypes(exclude="number"):
+        guarded[name] = table[name].map(guard_cell)
+    return guarded
 
 
 def plain_cell(value: Any) -> Any:
