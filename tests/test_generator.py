@@ -423,7 +423,9 @@ def test_a_diverged_training_is_not_called_trained(tmp_path: Path) -> None:
 
 
 def test_weights_that_cannot_be_loaded_are_not_saved(tmp_path: Path) -> None:
-    generator = Generator({"architecture": "dcgan", "arguments": {"size": 32, "width": 4}})
+    generator = Generator(
+        {"architecture": "dcgan", "arguments": {"size": 32, "latent_dim": 100, "width": 8}}
+    )
     for value in (float("nan"), 1e6):  # fp16 ends at 65504
         with torch.no_grad():
             next(generator.parameters()).fill_(value)
