@@ -75,7 +75,7 @@ CLUES: dict[str, Callable[[ImageFacts], list[float]]] = {
     "chroma subsampling": lambda f: [_code(f.subsampling)],
     "EXIF presence": lambda f: [float(f.has_exif)],
     "colour mode": lambda f: [_code(f.mode)],
-    "bytes per pixel": lambda f: [f.bytes / (f.stored_width * f.stored_height)],
+    "bytes per pixel": lambda f: [f.main_bytes / (f.stored_width * f.stored_height)],
 }
 """Clue -> numbers read off a file's header. To add a clue, add a line; of equal clues the first is
 named first, so a cause comes before the change of size that it brings."""
@@ -180,7 +180,7 @@ def _aligned(
         mode="RGB",
         stored_width=crop.shape[1],
         stored_height=crop.shape[0],
-        bytes=len(encode_image(crop, "jpeg", ALIGNED_QUALITY)),
+        main_bytes=len(encode_image(crop, "jpeg", ALIGNED_QUALITY)),
         has_exif=False,
         quantization=(),
         subsampling="4:2:0",

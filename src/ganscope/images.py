@@ -1,63 +1,66 @@
 """Opening images: the one place where bytes from outside become pixels.
 
 Everything that ganscope looks at passes through `open_image`, be it a file, bytes, or what another
-program has decoded. It applies the EXIF orientation,
-brings every mode (16-bit, grey, palette, CMYK, alpha, float) to 8-bit RGB, takes the first frame of
-animated files, refuses decompression bombs before decoding, and turns every failure into an
-`ImageError`.
+program has decoded. `containers` finds the main picture in what is read, refusing decompression
+bombs before decoding; `colour` brings every mode and profile to 8-bit sRGB; here the EXIF
+orientation is applied, and every failure becomes an `ImageError`.
 """
 
-import functools
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ganscope.colour import to_rgb
+from ganscope.containers import (
+    HEAD,
+    IMAGE_SUFFIXES,
+    bytes_of_main,
+    container_of,
+    looks_like_image,
+    open_main,
+    read_deep,
+    without_chunks,
+)
 from ganscope.errors import ImageError
 
-CONTAINERS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "HEIF")
-"""What is opened, as Pillow names it; nothing else, for Pillow would hand PostScript to a
-program.
-"""
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageFacts",
+    "ImageSource",
+    "NamedImage",
+    "OpenedImage",
+    "container_of",
+    "looks_like_image",
+    "open_image",
+    "read_facts",
+]
 
 MAX_PIXELS = 250_000_000
 """Images with more pixels than this are refused unopened (a phone makes 200 million at most)."""
-
 MAX_BYTES = 2**31
 """Files with more bytes than this are refused unread: 250 million pixels of 16-bit colour have
 fewer."""
 _BLOCK = 1 << 22
 """Bytes read at a time: more than most pictures have."""
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".mpo",
-        ".ppm",
-        ".pgm",
-        ".heic",
-        ".heif",
-    ]
-)
-"""File name endings, in lower case, by which a folder's images are recognised."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright."""
 
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked in its place, before decoding
-
 
 Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
 """What an image can come as: a path, the bytes of a file, a file open for reading bytes, a Pillow
@@ -86,7 +89,8 @@ class ImageFacts:
     """Its name: a path as given, `NamedImage.name`, an open file's own name; "<bytes>", "<file>",
     "<image>" or "<pixels>" where there is none."""
     format: str
-    """Container as Pillow names it: "JPEG", "PNG", "WEBP", ...; "" for pixels."""
+    """Container as Pillow names it: "JPEG" (also with further pictures behind it, an MPO), "PNG",
+    "WEBP", "HEIF", "JXL", ...; "RAW" for a camera's raw file; "" for pixels."""
     mode: str
     """Pillow mode before conversion: "RGB", "L", "CMYK", "I;16", ..."""
     stored_width: int
@@ -94,6 +98,9 @@ class ImageFacts:
     """Size as stored, before the EXIF orientation is applied."""
     bytes: int
     """Size of the file in bytes; 0 for Pillow images and pixels."""
+    main_bytes: int
+    """Those of its main picture: of a JPEG without the previews, gain maps and films that cameras
+    append, of JPEG and PNG without metadata. As `bytes` for other containers."""
     frames: int
     has_exif: bool
     quantization: tuple[tuple[int, ...], ...]
@@ -122,6 +129,9 @@ class OpenedImage(ImageFacts):
         return self.pixels.shape[0]
 
 
+Facts = TypeVar("Facts", bound=ImageFacts)
+
+
 def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> OpenedImage:
     """Open one image as upright 8-bit RGB pixels.
 
@@ -133,12 +143,13 @@ def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> OpenedImage
     name, what = _named(source)
     with _errors(name):
         if isinstance(what, Image.Image):
-            return _opened(what, name, None, max_pixels)
+            if what.width * what.height > max_pixels:
+                raise ImageError(name, f"more than the limit of {max_pixels:,} pixels")
+            return _opened(what, name, what.format or "", None, [])
         content = what if isinstance(what, bytes) else _read(what, name)
-        if not content:
-            raise ImageError(name, "the file is empty")
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            return _opened(image, name, content, max_pixels)
+        return _first_readable(
+            content, lambda file, said: _decoded(file, content, name, max_pixels, said)
+        )
 
 
 def read_facts(source: ImageSource) -> ImageFacts:
@@ -146,18 +157,51 @@ def read_facts(source: ImageSource) -> ImageFacts:
     name, what = _named(source)
     with _errors(name):
         if isinstance(what, Image.Image):
-            return _facts(what, name, 0)
+            return _facts(what, name, what.format or "", None)
         if isinstance(what, str) and os.path.isfile(what):
-            size = os.path.getsize(what)
-            if not size:
-                raise ImageError(name, "the file is empty")
-            with Image.open(what, formats=_formats()) as image:
-                return _facts(image, name, size)
+            with open(what, "rb") as file:
+                return _read_facts(file, name)
         content = what if isinstance(what, bytes) else _read(what, name)
-        if not content:
-            raise ImageError(name, "the file is empty")
-        with Image.open(io.BytesIO(content), formats=_formats()) as image:
-            return _facts(image, name, len(content))
+        return _read_facts(io.BytesIO(content), name)
+
+
+def _read_facts(file: BinaryIO, name: str) -> ImageFacts:
+    def read(readable: BinaryIO, _: list[str]) -> ImageFacts:
+        image, container, _ = open_main(readable, name, MAX_PIXELS, decode=False)
+        with image:
+            return _facts(image, name, container, file)
+
+    try:
+        return read(file, [])
+    except ImageError:
+        raise
+    except Exception:  # perhaps it is only its texts
+        file.seek(0)
+        return _first_readable(file.read(), read)
+
+
+def _first_readable(content: bytes, read: Callable[[BinaryIO, list[str]], Facts]) -> Facts:
+    """What `read` makes of a file, if need be without a PNG's texts or its colour profile: Pillow
+    stops at those that are damaged or of more than a megabyte, though they say nothing of the
+    pixels.
+    """
+    texts = (b"tEXt", b"zTXt", b"iTXt")
+    first = None
+    for left_out in ((), texts, (*texts, b"iCCP")):
+        readable = without_chunks(content, left_out) if left_out else content
+        if left_out and len(readable) == len(content):
+            continue
+        said = ["its colour profile is too large or damaged and was passed over"]
+        try:
+            return read(io.BytesIO(readable), said if b"iCCP" in left_out else [])
+        except ImageError:
+            raise
+        except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+            first = first or error
+            if content[:4] != b"\x89PNG":
+                break
+    assert first
+    raise first
 
 
 def _named(source: ImageSource) -> tuple[str, str | bytes | BinaryIO | Image.Image]:
@@ -206,43 +250,60 @@ def _read(what: str | BinaryIO, name: str) -> bytes:
             raise ImageError(name, "gives text; open it in binary mode")
         blocks.append(block)
         size += len(block)
+        if size == len(block) >= HEAD and not looks_like_image(block[:HEAD]):
+            break  # it is refused by its beginning, however long it is
         if size > MAX_BYTES:
             raise ImageError(name, f"more than the limit of {MAX_BYTES:,} bytes; shrink it first")
     return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
 
-def _opened(image: Image.Image, name: str, content: bytes | None, max_pixels: int) -> OpenedImage:
-    """`open_image` of a Pillow image, which is not decoded yet if it comes from `content`."""
-    if image.width * image.height > max_pixels:
-        raise ImageError(
-            name,
-            f"{image.width}x{image.height} pixels, more than the limit of {max_pixels:,}; "
-            "shrink it first",
-        )
+def _decoded(
+    file: BinaryIO, content: bytes, name: str, max_pixels: int, said: list[str]
+) -> OpenedImage:
+    """`open_image` of a file; content: all of its bytes, of which it may give less."""
+    image, container, notes = open_main(file, name, max_pixels, decode=True)
+    with image:
+        return _opened(image, name, container, content, [*said, *notes])
+
+
+def _opened(
+    image: Image.Image,
+    name: str,
+    container: str,
+    content: bytes | None,
+    said: list[str],
+) -> OpenedImage:
+    """Decode a Pillow image; content: the bytes that it comes from, if it does from a file."""
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()  # a PNG's EXIF may come behind its pixels
-    facts, said = _facts(image, name, len(content or b"")), []
-    if facts.frames > 1 and facts.format != "MPO":  # an MPO's others are the camera's previews
-        said.append(f"animated or multi-page: first of {facts.frames} frames")
-    transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-    if content is None:  # somebody else's
-        image = ImageOps.exif_transpose(image)
-    else:
-        ImageOps.exif_transpose(image, in_place=True)
-    rgb, lost = _to_rgb(image, transparent)
-    pixels = np.asarray(rgb, dtype=np.uint8)
+    facts = _facts(image, name, container, None if content is None else io.BytesIO(content))
+    rgb, lost = to_rgb(image, (lambda: read_deep(content)) if deep and content else None)
+    turn = _TURNS.get(_orientation(image, container))
+    if turn is not None:
+        rgb = rgb.transpose(turn)
     return OpenedImage(
         **vars(facts),
-        pixels=pixels,
-        warnings=tuple([*said, lost] if lost else said),
+        pixels=np.asarray(rgb, dtype=np.uint8),
+        warnings=(*said, *lost),
         content=content,
     )
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of `CONTAINERS` that this Pillow can read (HEIF needs a plug-in)."""
-    Image.init()
-    return tuple(name for name in CONTAINERS if name in Image.OPEN)
+def _orientation(image: Image.Image, container: str) -> int:
+    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already, or EXIF is damaged."""
+    if container == "JXL" and not getattr(image, "jpeg", False):
+        return 1
+    with suppress(Exception):  # Pillow raises nearly anything, and the picture is whole
+        return image.getexif().get(0x0112, 1)
+    return 1
+
+
+def _has_exif(image: Image.Image) -> bool:
+    try:
+        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
+        return len(Image.Image.getexif(image)) > 0
+    except Exception:
+        return True
 
 
 @contextmanager
@@ -259,55 +320,38 @@ def _errors(name: str) -> Iterator[None]:
     except PermissionError:
         raise ImageError(name, "no permission to read it") from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not an image, or of a kind that Pillow cannot read") from None
+        raise ImageError(name, "not an image, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise ImageError(name, "refused: it unpacks to far more than it weighs") from None
     except MemoryError:
         raise ImageError(name, "too large for the memory of this machine") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        reason = str(error).strip() or type(error).__name__
+        reason = _printable(str(error)) or type(error).__name__
         raise ImageError(name, f"truncated or damaged ({reason})") from None
 
 
-def _facts(image: Image.Image, name: str, size: int) -> ImageFacts:
+def _printable(text: str) -> str:
+    """The words of a message on one line, without what a damaged file may put into it."""
+    words = " ".join(text.split())[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None) -> ImageFacts:
     tables = getattr(image, "quantization", None) or {}
+    size, main = (0, 0) if file is None else bytes_of_main(image, file)
     return ImageFacts(
         path=name,
-        format=image.format or "",
+        format="JPEG" if container == "MPO" else container,
         mode=image.mode,
         stored_width=image.width,
         stored_height=image.height,
         bytes=size,
+        main_bytes=main,
         frames=int(getattr(image, "n_frames", 1)),
-        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
-        has_exif=len(Image.Image.getexif(image)) > 0,
+        has_exif=_has_exif(image),
         quantization=tuple(tuple(int(v) for v in tables[key]) for key in sorted(tables)),
         subsampling=_subsampling(image),
     )
-
-
-def _to_rgb(image: Image.Image, transparent: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """Bring any Pillow mode to 8-bit RGB; also say what was lost, or ""."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image).astype(np.float32)  # worked on in place: it may be huge
-        np.nan_to_num(grey, copy=False, nan=0.0, posinf=np.inf, neginf=0.0)
-        if image.mode.startswith("I;16") or (image.mode == "I" and grey.max(initial=0) > 255):
-            note = "16-bit brought to 8-bit"
-            grey /= 257
-        elif image.mode == "F" and grey.max(initial=0, where=np.isfinite(grey)) <= 1.0:
-            note = "floating point brought to 8-bit"
-            grey *= 255
-        else:
-            note = ""
-        np.clip(np.rint(grey, out=grey), 0, 255, out=grey)
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, -1), note
-    if transparent:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() == (255, 255):
-            return rgba.convert("RGB"), ""
-        page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, rgba).convert("RGB"), "transparency laid on white"
-    return image if image.mode == "RGB" else image.convert("RGB"), ""
 
 
 def _subsampling(image: Image.Image) -> str:

@@ -25,10 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from PIL import Image
-
 from ganscope.errors import GanscopeError, ImageError, reason_of
-from ganscope.images import CONTAINERS, IMAGE_SUFFIXES, NamedImage
+from ganscope.images import IMAGE_SUFFIXES, NamedImage, looks_like_image
 
 STANDARD_INPUT = "-"
 LISTS = (".txt", ".list", ".lst")
@@ -56,8 +54,6 @@ VIDEO_SUFFIXES = frozenset(
 )
 HEAD = 1024
 """Bytes at a file's beginning by which its kind is told."""
-STILLS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"crx "}
-"""Brands of ISO files that hold pictures; the other ones are videos."""
 FETCHERS, AHEAD = 4, 8
 """Addresses that are asked at a time, and that may be fetched and waiting."""
 SWOLLEN, LARGE = 100, 2**26
@@ -264,23 +260,11 @@ def _is_picture(file: str, head: Callable[[], bytes]) -> bool:
     if suffix in IMAGE_SUFFIXES:
         return True
     odd = not re.fullmatch(r"\.[a-z][a-z0-9]{0,4}", suffix)
-    return odd and looks_like_picture(head())
+    return odd and looks_like_image(head())
 
 
 def _what_it_is(file: str) -> str:
     return os.path.splitext(file)[1].lower()[:12] or "without an ending"
-
-
-def looks_like_picture(head: bytes) -> bool:
-    """Whether a file's first bytes are those of a picture that `open_image` knows."""
-    Image.init()
-    for name in CONTAINERS:
-        accept = Image.OPEN[name][1] if name in Image.OPEN else None
-        if accept is not None and accept(head[:16]) is True:
-            return True
-    if head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")):
-        return ".jxl" in IMAGE_SUFFIXES
-    return head[4:8] == b"ftyp" and head[8:12] in STILLS
 
 
 def kind_of(head: bytes, name: str = "") -> str:
@@ -290,7 +274,7 @@ def kind_of(head: bytes, name: str = "") -> str:
     suffix = Path(name).suffix.lower()
     if suffix in LISTS:
         return "list"
-    if looks_like_picture(head):
+    if looks_like_image(head):
         return "picture"
     if head[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
         return "zip"
