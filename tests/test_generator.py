@@ -413,11 +413,21 @@ def test_a_collapse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         train_generator(tiny(tmp_path / "run", learning_rate=1e-9))
 
 
-def test_a_diverged_training_is_not_called_trained(tmp_path: Path) -> None:
-    """Its last losses were finite, its weights were not; it ended with status 0."""
+def test_a_diverged_training_is_not_called_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses before its last update were finite, its weights were not: status 0, "trained"."""
+    average_into = training.average_into
+
+    def diverge(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+        with torch.no_grad():
+            next(net.parameters()).fill_(float("nan"))
+        average_into(average, net, decay)
+
+    monkeypatch.setattr(training, "average_into", diverge)
     run = tmp_path / "run"
     with pytest.raises(GanscopeError, match=r"left the finite numbers .*lower --learning-rate"):
-        train_generator(tiny(run, steps=1, learning_rate=1e6))
+        train_generator(tiny(run, steps=1))
     assert not (run / "model.safetensors").exists()
     assert not (run / "checkpoint.pt").exists()
 
@@ -434,14 +444,19 @@ def test_weights_that_cannot_be_loaded_are_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "g").exists()
 
 
-def test_a_full_disk_while_samples_are_drawn_is_a_line(tmp_path: Path) -> None:
+def test_a_full_disk_while_samples_are_drawn_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, before[1]))
-    try:
-        with pytest.raises(GanscopeError, match=r"\.png: cannot be written .*free some space"):
-            train_generator(tiny(tmp_path / "run"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "sample_grid", lambda *_, **__: noise)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+        try:
+            with pytest.raises(GanscopeError, match=r"\.png: cannot be written .*free some space"):
+                train_generator(tiny(tmp_path / "run"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "run" / "settings.json").exists()
     assert not list((tmp_path / "run" / "samples").iterdir())
     train_generator(tiny(tmp_path / "run"))
