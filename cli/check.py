@@ -12,6 +12,7 @@ from rich.text import Text
 from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
+from ganscope.errors import escaped
 from ganscope.inputs import count_inputs
 
 if TYPE_CHECKING:
@@ -207,9 +208,11 @@ def _table(checks: list["Check"]) -> Table:
     for one in checks:
         size = f"{one.width}x{one.height}" if one.width else ""
         # Text, not markup: a file's name may hold square brackets, and bytes that are no UTF-8.
-        path = Text(one.path.encode("utf-8", "replace").decode("utf-8"))
+        path = Text(escaped(one.path))
         if one.error:
-            table.add_row(Text("error", style="magenta"), "", "", size, path, Text(one.error))
+            table.add_row(
+                Text("error", style="magenta"), "", "", size, path, Text(escaped(one.error))
+            )
             continue
         verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
         table.add_row(
