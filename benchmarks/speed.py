@@ -30,7 +30,8 @@ from ganscope.detector.training.views import Key, Loader, Views
 from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import Generator, latent, load_generator
 from ganscope.generator.sampling import generate_corpus
-from ganscope.images import find_images, open_image
+from ganscope.images import open_image
+from ganscope.inputs import find_images
 from ganscope.memory import keep_freed_memory
 
 

@@ -31,7 +31,8 @@ from ganscope.cli import (
     trust,
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
-from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.errors import GanscopeError, GanscopeWarning, escaped
+from ganscope.files import FULL, full
 from ganscope.launched import place
 from ganscope.memory import keep_freed_memory
 
@@ -105,7 +106,7 @@ def _say_warning(
     if place()[0] and sys.argv[1:2] != ["generate"]:
         return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
-        print(f"ganscope: {message}", file=sys.stderr)
+        print(f"ganscope: {escaped(str(message))}", file=sys.stderr)
 
 
 GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark")
@@ -115,6 +116,8 @@ GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmar
 def _what_now(words: "builtins.list[str]") -> str:
     """What becomes of a command that was stopped."""
     name = next((word for word in words if not word.startswith("-")), "")
+    if name == "check" and any(word.startswith("--csv") for word in words):
+        return "the same command given again goes on"
     if name in GO_ON and ("--no-cache" not in words or "--train" in words):
         return "the same command given again goes on"
     if name == "demo":
@@ -138,7 +141,12 @@ def main() -> None:
     except GanscopeError as error:
         if place()[0]:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others
-        print(f"ganscope: {error}", file=sys.stderr)
+        print(f"ganscope: {escaped(str(error))}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"ganscope: {escaped(str(full(error.filename or 'a file', error)))}", file=sys.stderr)
         sys.exit(2)
     except ReaderGone:
         sys.exit(141)  # as a shell says it

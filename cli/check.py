@@ -3,7 +3,7 @@
 import json as json_library
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -12,7 +12,8 @@ from rich.text import Text
 from ganscope.cli.console import VERDICT_STYLES, Device, TrustAnchors, err, out, progress
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
-from ganscope.images import count_images
+from ganscope.errors import escaped
+from ganscope.inputs import count_inputs
 
 if TYPE_CHECKING:
     from ganscope.detector.judging.checking import Check
@@ -22,7 +23,14 @@ SHOWN = 50
 
 
 def check(
-    paths: Annotated[list[str], typer.Argument(help="Image files and folders.", metavar="PATH...")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, videos, lists (.txt), archives (.zip, .tar), PDFs, web "
+            "addresses; - is standard input.",
+            metavar="PATH...",
+        ),
+    ],
     detector: Annotated[
         str, typer.Option(help="A shipped detector, a run folder, or a hub id.")
     ] = "default",
@@ -42,6 +50,19 @@ def check(
         ),
     ] = False,
     trust_anchors: TrustAnchors = None,
+    frames: Annotated[
+        int, typer.Option(help="Frames of a video looked at, at most, spread over its scenes.")
+    ] = 16,
+    timeline: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for pictures of videos' timelines. [default: that of the heatmaps]"
+        ),
+    ] = None,
+    allow_private: Annotated[
+        bool,
+        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
+    ] = False,
     fail_on: Annotated[
         str | None,
         typer.Option(
@@ -70,6 +91,12 @@ def check(
       ganscope check inbox/ --csv verdicts.csv --heatmap heatmaps/
 
       ganscope check *.jpg --json --fail-on fake
+
+      ganscope check https://example.org/photo.jpg photos.zip report.pdf
+
+      ganscope check clip.mp4 --frames 32 --timeline timelines/
+
+      curl -s https://example.org/photo.jpg | ganscope check -
     """
     settings = CheckSettings(
         paths=tuple(paths),
@@ -81,11 +108,14 @@ def check(
         reencode=reencode,
         pixels_only=pixels_only,
         trust_anchors=trust_anchors,
+        frames=frames,
+        timeline=timeline,
+        allow_private=allow_private,
         fail_on=fail_on,
         batch_size=batch_size,
         device=device,
     )
-    total = count_images(settings.paths)  # a mistyped path is told before the detector is loaded
+    total = count_inputs(settings.paths)  # a mistyped path is told before the detector is loaded
     from ganscope.detector.judging.checking import check_images
 
     counts: Counter[str] = Counter()
@@ -128,6 +158,9 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     rows = checks if total <= SHOWN else _most_suspect(checks)
     out.print(_table(rows))
     judged = [one for one in rows if one.meaning]
+    film = getattr(judged[0], "frames", None) if total == 1 and judged else None
+    if film:
+        out.print(_frames_table(film))
     if total == 1 and judged:
         meaning = judged[0].meaning or ""
         out.print(f"{meaning[:1].upper()}{meaning[1:]}.")
@@ -157,6 +190,23 @@ def _percent(probability: float | None) -> str:
     return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"
 
 
+def _frames_table(frames: Any) -> Table:
+    """A video's frames, one below the other."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("seconds", "verdict", "score", "probability"):
+        table.add_column(name, justify="left" if name == "verdict" else "right")
+    table.add_column("remarks", overflow="fold")
+    for one in frames:
+        table.add_row(
+            f"{one.time:.2f}",
+            Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", "")),
+            "-" if one.score is None else f"{one.score:.3f}",
+            _percent(None if one.verdict == "unsure" else one.probability),
+            Text("; ".join(one.warnings)),
+        )
+    return table
+
+
 def _table(checks: list["Check"]) -> Table:
     table = Table(box=None, pad_edge=False)
     table.add_column("verdict")
@@ -171,22 +221,20 @@ def _table(checks: list["Check"]) -> Table:
     for one in checks:
         size = f"{one.width}x{one.height}" if one.width else ""
         # Text, not markup: a file's name may hold square brackets, and bytes that are no UTF-8.
-        path = Text(one.path.encode("utf-8", "replace").decode("utf-8"))
+        path = Text(escaped(one.path))
         if one.error:
-            nothing = [""] if declares else []
-            table.add_row(
-                Text("error", style="magenta"), "", "", *nothing, size, path, Text(one.error)
-            )
+            nothing, why = [""] if declares else [], Text(escaped(one.error))
+            table.add_row(Text("error", style="magenta"), "", "", *nothing, size, path, why)
             continue
         says = one.declared if one.declared != "nothing said" else ""
         says += f" ({one.declared_by})" if one.declared_by else ""
         verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
         table.add_row(
             verdict,
-            f"{one.score:.3f}",
+            "-" if one.score is None else f"{one.score:.3f}",
             # Beside "unsure" a number would be read as the verdict that there is none of.
             _percent(None if one.verdict == "unsure" else one.probability),
-            *([Text(says)] if declares else []),
+            *([Text(escaped(says))] if declares else []),
             size,
             path,
             Text("; ".join(one.warnings)),

@@ -2,11 +2,13 @@
 everywhere.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,18 +18,46 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
+from rich.text import Text
 
+from ganscope.errors import escaped
 from ganscope.launched import place
 
 _worker = place()[0] > 0  # one of several processes, and not the first
 
-out = Console(quiet=_worker)
-"""Results: what a person reads or a program parses; neither is wrapped where no person looks."""
-err = Console(stderr=True, quiet=_worker)
+WIDEST = 200
+"""Columns of tables and rules where there is no terminal; what is read line by line is JSON or CSV,
+and lines of text are not wrapped there."""
+
+
+class _Console(Console):
+    """A console to which no file's name says anything but its letters: control characters, which
+    colour a terminal, move its cursor or retitle it, are shown escaped.
+    """
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(escaped(segment.text), segment.style)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if not self.is_terminal and all(isinstance(one, str | Text) for one in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
+
+
+out = _Console(quiet=_worker)
+"""Results: what a person reads or a program parses."""
+err = _Console(stderr=True, quiet=_worker)
 """Progress and remarks."""
 for _console in (out, err):
-    if not _console.is_terminal:
-        _console.width = 1000
+    if not _console.is_terminal and "COLUMNS" not in os.environ:
+        _console.width = WIDEST
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")

@@ -11,6 +11,7 @@ from rich.text import Text
 from ganscope.cli.console import TrustAnchors, err, out
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import InspectSettings
+from ganscope.errors import escaped
 
 if TYPE_CHECKING:
     from ganscope.detector.evidence.inspection import Inspection
@@ -19,7 +20,13 @@ STYLES = {"generated": "bold red", "edited with AI": "yellow", "captured by a ca
 
 
 def inspect(
-    paths: Annotated[list[str], typer.Argument(help="Image files and folders.", metavar="PATH...")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="Image files, folders, http(s) addresses, archives, lists; - for standard input.",
+            metavar="PATH...",
+        ),
+    ],
     watermarks: Annotated[
         bool,
         typer.Option(
@@ -28,6 +35,10 @@ def inspect(
         ),
     ] = False,
     trust_anchors: TrustAnchors = None,
+    allow_private: Annotated[
+        bool,
+        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
 ) -> None:
     """Show what files say of their own making: signed C2PA manifests, XMP, IPTC, EXIF, the settings
@@ -45,7 +56,11 @@ def inspect(
       ganscope inspect inbox/ --json | jq .declared
     """
     settings = InspectSettings(
-        paths=tuple(paths), watermarks=watermarks, trust_anchors=trust_anchors, json=json
+        paths=tuple(paths),
+        watermarks=watermarks,
+        trust_anchors=trust_anchors,
+        allow_private=allow_private,
+        json=json,
     )
     from ganscope.detector.evidence.inspection import inspect_images
 
@@ -72,14 +87,16 @@ def inspect(
 
 def _show_in_full(one: "Inspection") -> None:
     if one.error:
-        out.print(Text.assemble(("error", "magenta"), f"  {_safe(one.path)}: {one.error}"))
+        out.print(
+            Text.assemble(("error", "magenta"), f"  {escaped(one.path)}: {escaped(one.error)}")
+        )
         return
     evidence = one.evidence
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
     rows = {
-        "file": _safe(one.path),
+        "file": escaped(one.path),
         "declared": Text(evidence.declared, style=STYLES.get(evidence.declared, "")),
         "by": evidence.by,
         "model": evidence.model,
@@ -114,9 +131,9 @@ def _table(inspections: list["Inspection"]) -> Table:
     for column in ("declared", "by", "model", "trust", "path"):
         table.add_column(column, overflow="fold")
     for one in inspections:
-        path = Text(_safe(one.path))
+        path = Text(escaped(one.path))
         if one.error:
-            table.add_row(Text("error", style="magenta"), "", "", Text(one.error), path)
+            table.add_row(Text("error", style="magenta"), "", "", Text(escaped(one.error)), path)
             continue
         found = one.evidence
         table.add_row(
@@ -127,8 +144,3 @@ def _table(inspections: list["Inspection"]) -> Table:
             path,
         )
     return table
-
-
-def _safe(path: str) -> str:
-    """A name that need not be UTF-8, for the screen."""
-    return path.encode("utf-8", "replace").decode("utf-8")

@@ -121,6 +121,7 @@ def audit_table(
 ) -> Audit:
     """`audit_corpus` of some images of a corpus' table; name: for messages."""
     facts = [_facts(path) for path in table["path"]]
+    first = next((p for p, f in zip(table["path"], facts, strict=True) if f is None), None)
     if aligned:
         qualities = [estimate_quality(f.quantization) for f in facts if f and f.quantization]
         rng = np.random.default_rng(seed)
@@ -133,7 +134,7 @@ def audit_table(
     if min(n_real, n_fake) < FEWEST:
         raise GanscopeError(
             f"{name}: {n_real} reals and {n_fake} fakes can be read; "
-            f"an audit needs at least {FEWEST} of each"
+            f"an audit needs at least {FEWEST} of each" + (_example(first) if first else "")
         )
     groups = table["group"].where(table["group"] != "", table["file_name"]).to_numpy()
     folds = list(_folds(labels, groups, seed))
@@ -164,6 +165,15 @@ def _facts(path: str) -> ImageFacts | None:
         return read_facts(path)
     except ImageError:
         return None
+
+
+def _example(path: str) -> str:
+    """Why one of the unreadable images cannot be read."""
+    try:
+        read_facts(path)
+    except ImageError as error:
+        return f"; one that cannot: {error}"
+    return ""
 
 
 def _aligned(

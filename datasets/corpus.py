@@ -150,7 +150,8 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(root: Path, values: pd.Series) -> pd.Series:
-    words = {"0": 0, "real": 0, "nature": 0, "0.0": 0, "1": 1, "fake": 1, "ai": 1, "1.0": 1}
+    words = dict.fromkeys(("0", "0.0", "real", "nature", "false"), 0)
+    words |= dict.fromkeys(("1", "1.0", "fake", "ai", "generated", "true"), 1)
     labels = values.astype(str).str.strip().str.lower().map(words)
     if labels.isna().any():
         bad = values[labels.isna()].iloc[0]

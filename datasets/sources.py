@@ -22,9 +22,10 @@ import cv2
 import numpy as np
 
 from ganscope.datasets.corpus import is_unfinished, open_corpus
-from ganscope.datasets.layouts import MANIFEST
+from ganscope.datasets.layouts import MANIFEST, holds_both
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError, reason_of
-from ganscope.images import find_images, open_image
+from ganscope.images import open_image
+from ganscope.inputs import find_images
 from ganscope.registry import Registry, unknown
 
 NAMED = 3
@@ -286,13 +287,7 @@ def _is_corpus(root: Path) -> bool:
     if (root / MANIFEST).is_file():  # others name a table so, too
         with open(root / MANIFEST, encoding="utf-8", errors="replace") as file:
             return {"file_name", "label"} <= set(file.readline().strip().split(","))
-    pairs = (("0_real", "1_fake"), ("real", "fake"), ("nature", "ai"))
-    return any(
-        fake.is_dir() and fake.with_name(real_name).is_dir()
-        for real_name, fake_name in pairs
-        for depth in ("", "*/", "*/*/")
-        for fake in root.glob(depth + fake_name)
-    )
+    return holds_both(root)
 
 
 def data_folder() -> Path:

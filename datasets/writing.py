@@ -24,7 +24,7 @@ from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import REQUEST, ROWS, UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import take_place
+from ganscope.files import guard_cell, take_place
 from ganscope.locks import PATIENCE, holding
 
 COLUMNS = [
@@ -196,7 +196,7 @@ class CorpusWriter:
         text = io.StringIO()
         table = csv.DictWriter(text, self.columns, lineterminator="\n")
         for row in rows:
-            table.writerow(row)
+            table.writerow({name: guard_cell(value) for name, value in row.items()})
             self.next = row["index"] + 1
         with disk_errors(self.root), open(self._part, "ab") as file:
             file.write(text.getvalue().encode())

@@ -36,7 +36,7 @@ from ganscope.devices import one_thread, pick_device
 from ganscope.errors import GanscopeError
 from ganscope.files import damaged
 from ganscope.generator.model import Generator, latent, load_generator
-from ganscope.images import find_images
+from ganscope.inputs import find_images
 from ganscope.locks import PATIENCE, holding_file
 
 ALPHAS = (-3, -2, -1, 0, 1, 2, 3)

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -45,7 +44,7 @@ from ganscope.devices import (
     remembered,
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import damaged
+from ganscope.files import damaged, write_picture
 from ganscope.folders import (
     CHECKPOINT,
     CONFIG,
@@ -224,13 +223,13 @@ def _train(
         }
         if not np.isfinite(values).all():
             worst = ", ".join(f"{k} {row[k]:g}" for k in scalars if not np.isfinite(row[k]))
-            raise GanscopeError(
-                f"the training left the finite numbers at step {play.step} ({worst}); "
-                f"lower --learning-rate (now {rate:g})"
-            )
+            raise _diverged(play.step, worst, rate)
         log.append(row)
         if report and watch:
             report({**row, "steps": settings.steps, "run": run})
+        if play.step % settings.sample_every == 0 or play.step == settings.steps:
+            for name, part in parts.items():  # its losses were finite before its last update
+                _refuse_infinite(name, part, play.step, rate)
         if watch and (play.step % settings.sample_every == 0 or play.step == settings.steps):
             _save_samples(average, first, run, play.step)
             _watch_diversity(average, first, play.step)
@@ -250,6 +249,25 @@ def _train(
 
     by_main_process(finish)
     return run
+
+
+def _diverged(step: int, what: str, rate: float) -> GanscopeError:
+    return GanscopeError(
+        f"the training left the finite numbers at step {step} ({what}); lower --learning-rate (now "
+        f"{rate:g}) and name another --out"
+    )
+
+
+def _refuse_infinite(name: str, part: Any, step: int, rate: float) -> None:
+    """Raise `GanscopeError` for a network with a number that cannot be saved: NaN, infinity, or one
+    beyond fp16, in which weights are kept.
+    """
+    if not isinstance(part, torch.nn.Module):
+        return
+    for key, value in part.state_dict().items():
+        kept = value.half() if name == "average" else value
+        if value.is_floating_point() and not torch.isfinite(kept).all():
+            raise _diverged(step, f"{name}: {key}", rate)
 
 
 def check_settings(settings: TrainGeneratorSettings) -> None:
@@ -512,7 +530,7 @@ def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> N
     """Draw fakes, and beside them what a batch's photographs turn into if that is what it does."""
     if not generator.from_photos:
         rows = min(len(generator.classes), MOST_ROWS) or GRID
-        _save_picture(run / SAMPLES / f"{step:06d}.png", sample_grid(generator, rows=rows))
+        write_picture(run / SAMPLES / f"{step:06d}.png", sample_grid(generator, rows=rows))
     shown = generator.architecture.shown(generator.net, batch)
     if shown:
         # Two groups of columns, so that the picture is no tower.
@@ -521,7 +539,7 @@ def _save_samples(generator: Generator, batch: Batch, run: Path, step: int) -> N
             : 16 * len(shown)
         ]
         name = f"{step:06d}.png" if generator.from_photos else f"{step:06d}-reconstructions.png"
-        _save_picture(
+        write_picture(
             run / SAMPLES / name, tile_images(to_pixels((images + 1) / 2), 2 * len(shown))
         )
 
@@ -534,11 +552,6 @@ def _watch_diversity(generator: Generator, batch: Batch, step: int) -> None:
     warning = diversity_warning(fakes, to_pixels((batch.images + 1) / 2))
     if warning:
         warnings.warn(f"step {step}: {warning}", GanscopeWarning, stacklevel=2)
-
-
-def _save_picture(path: Path, pixels: np.ndarray) -> None:
-    with replacing(path) as part:
-        cv2.imwrite(str(part), pixels[..., ::-1])
 
 
 def _finish(

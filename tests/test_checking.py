@@ -1,10 +1,15 @@
 """Checking: the CSV on a hostile disk, odd file names, and what counts as nothing to see."""
 
+import csv
 import json
 import os
 import resource
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,12 @@ import torch
 from ganscope.config import BenchmarkSettings, CheckSettings, TrainDetectorSettings
 from ganscope.detector.benchmark.contestants import NetworkScorer
 from ganscope.detector.benchmark.met import guess, without_record
+from ganscope.detector.judging import checking
 from ganscope.detector.judging.checking import Check, check_image, check_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.recipes import _may_have_learned
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import guard_cell, plain_cell
 
 
 @pytest.fixture
@@ -131,6 +138,9 @@ def test_what_was_judged_is_kept_when_it_is_stopped(
     kept = (tmp_path / "v.part.csv").read_text().splitlines()
     assert len(kept) == 2
     assert kept[1].startswith(str(photo))
+    assert [p.name for p in tmp_path.glob(".*")] == [".v.csv.journal"]
+    assert len(list(check_images(plan))) == 3
+    assert len(table.read_text().splitlines()) == 4
     assert not list(tmp_path.glob(".*"))
 
 
@@ -159,6 +169,150 @@ def test_false_alarms_of_left_out_sources_are_told_as_such(sure: str, photo: Pat
     meaning = check_image(photo, detector, device="cpu", reencode=False).meaning or ""
     assert "trainings like it called 44 of 4,342 real pictures fake" in meaning
     assert "at most 1.3% of such" in meaning
+
+
+KILLED = """
+import os, sys
+from ganscope.config import CheckSettings
+from ganscope.detector.judging import checking
+from pathlib import Path
+
+folder, sure, stop = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+write = checking.write_overlay
+
+def overlay(path, *rest):
+    write(path, *rest)
+    if stop == "picture" and path.name == "photo-2.png":
+        os._exit(9)  # between a heatmap and its row
+
+checking.write_overlay = overlay
+plan = CheckSettings(paths=("in",), detector=sure, csv=Path("v.csv"), heatmap=Path("maps"),
+                     device="cpu")
+for number, one in enumerate(checking.check_images(plan)):
+    if stop == "row" and number == 1:
+        os._exit(9)
+"""
+
+
+def rounded(one: Check | dict[str, Any]) -> dict[str, Any]:
+    row = one.as_dict() if isinstance(one, Check) else one
+    return row | {n: row[n] and round(float(row[n]), 6) for n in ("score", "probability")}
+
+
+@pytest.mark.parametrize("stop", ["row", "picture"])
+def test_a_check_that_was_killed_goes_on_where_it_was(
+    photo: Path, sure: str, tmp_path: Path, stop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began anew, and wrote each heatmap a second time."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a/photo.jpg", "in/b/photo.jpg", "in/c/photo.jpg", "in/d.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(photo.read_bytes())
+    Path("in/e.png").write_bytes(b"")
+    plan = CheckSettings(
+        paths=("in",), detector=sure, csv=Path("v.csv"), heatmap=Path("maps"), device="cpu"
+    )
+    whole = [rounded(one) for one in check_images(plan)]
+    with open("v.csv", newline="") as file:
+        table = [rounded(row) for row in csv.DictReader(file)]
+    pictures = sorted(os.listdir("maps"))
+    for path in (Path("v.csv"), *Path("maps").iterdir()):
+        path.unlink()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), sure, stop])
+    assert done.returncode == 9
+    assert not Path("v.csv").exists()
+    judged: list[str] = []
+    judge = checking._judge
+    monkeypatch.setattr(
+        checking, "_judge", lambda d, s, *rest: judged.append(s.path) or judge(d, s, *rest)
+    )
+    # Other pictures shared their batches: the last of sixteen digits may be another one.
+    assert [rounded(one) for one in check_images(plan)] == whole
+    with open("v.csv", newline="") as file:
+        assert [rounded(row) for row in csv.DictReader(file)] == table
+    assert sorted(os.listdir("maps")) == pictures
+    assert len(judged) == {"row": 3, "picture": 2}[stop]  # the others are in the journal
+    assert not list(tmp_path.glob(".v*"))
+
+
+def test_what_changed_since_is_judged_anew(
+    photo: Path, sure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.jpg").write_bytes(photo.read_bytes())
+    plan = CheckSettings(
+        paths=(str(photo), str(tmp_path / "other.jpg")),
+        detector=sure,
+        csv=tmp_path / "v.csv",
+        device="cpu",
+    )
+    stream: Any = check_images(plan)
+    next(stream)
+    with pytest.warns(GanscopeWarning, match="goes on from there"):
+        stream.close()
+    photo.write_bytes(b"")
+    first, second = check_images(plan)
+    assert first.error
+    assert second.score is not None
+    stream = check_images(plan)
+    next(stream)
+    with pytest.warns(GanscopeWarning, match="goes on from there"):
+        stream.close()
+    with pytest.warns(GanscopeWarning, match="other options; begun anew"):
+        list(check_images(replace(plan, reencode=False)))
+
+
+def test_a_name_of_240_bytes_gets_its_heatmap(photo: Path, sure: str, tmp_path: Path) -> None:
+    """It ended the whole run."""
+    long = tmp_path / ("ü" * 118 + ".jpg")
+    photo.rename(long)
+    plan = CheckSettings(
+        paths=(str(long), str(long)), detector=sure, heatmap=tmp_path / "maps", device="cpu"
+    )
+    one, two = check_images(plan)
+    assert one.heatmap != two.heatmap
+    assert all(Path(check.heatmap or "").is_file() for check in (one, two))
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_guarded(
+    photo: Path, sure: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.jpg", "+a.jpg", "-b.jpg", "@c.jpg", "'=d.jpg", "'plain.jpg"]
+    for name in names:
+        Path(name).write_bytes(photo.read_bytes())
+    plan = CheckSettings(paths=tuple(names), detector=sure, csv=Path("v.csv"), device="cpu")
+    list(check_images(plan))
+    with open("v.csv", newline="") as file:
+        found = [row["path"] for row in csv.DictReader(file)]
+    assert found == ["'=1+1.jpg", "'+a.jpg", "'-b.jpg", "'@c.jpg", "''=d.jpg", "'plain.jpg"]
+    assert [plain_cell(cell) for cell in found] == names
+    assert [plain_cell(guard_cell(x)) for x in ("", "'", "''=", -1.5)] == ["", "'", "''=", -1.5]
+
+
+def test_what_an_archive_holds_is_judged_like_files(photo: Path, sure: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("in/a.jpg", photo.read_bytes())
+        archive.writestr("in/b.jpg", b"broken")
+    plan = CheckSettings(
+        paths=(str(photo), str(tmp_path / "photos.zip"), str(tmp_path / "photo.jpg")),
+        detector=sure,
+        heatmap=tmp_path / "maps",
+        device="cpu",
+    )
+    own, inside, broken, again = check_images(plan)
+    assert inside.path == f"{tmp_path}/photos.zip/in/a.jpg"
+    assert inside.score == own.score == again.score
+    assert inside.heatmap == str(tmp_path / "maps" / "a.png")
+    assert broken.error
+
+
+def test_what_is_passed_over_is_said(photo: Path, sure: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    photo.rename(tmp_path / "in" / "photo.jpg")
+    (tmp_path / "in" / "clip.mp4").write_bytes(b"")
+    plan = CheckSettings(paths=(str(tmp_path / "in"),), detector=sure, device="cpu")
+    with pytest.warns(GanscopeWarning, match=r"passed over: 1 .*\.mp4.*clip\.mp4"):
+        assert len(list(check_images(plan))) == 1
 
 
 def night_mode(day: np.ndarray, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The command line: a mirror of the settings, one clear line for mistakes, the exit statuses."""
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -12,9 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+from rich.table import Table
+from rich.text import Text
 
 from ganscope import config
-from ganscope.cli import app
+from ganscope.cli import app, console
 
 COMMANDS = {
     "generate": config.GenerateSettings,
@@ -45,6 +48,47 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "ganscope", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    """They colour it, move its cursor, and retitle it."""
+    evil = "\x1b[31m\x1b]0;title\x07\r\x9bA\u202egpj.exe"
+    screen = console._Console(file=io.StringIO(), force_terminal=True, width=150)
+    table = Table()
+    table.add_column("path", overflow="fold")
+    table.add_row(Text(evil, style="red"))
+    screen.print(table)
+    screen.print(Text(evil, style="red"))
+    printed = screen.file.getvalue()  # type: ignore[attr-defined]
+    # Bells and returns rich itself takes out.
+    assert r"\x1b[31m\x1b]0;title\x9bA\u202egpj.exe" in printed
+    assert printed.count(r"\x1b[31m\x1b]0;title") == 2
+    assert "\x1b[31m\\x1b" in printed  # the style is ours
+    assert not set("\x07\r\x9b\u202e") & set(printed)
+    shown = r"\x1b[31m\x1b]0;title\x07\r\x9bA\u202egpj.exe"
+    done = run("check", evil, cwd=tmp_path)
+    assert shown in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+def test_logs_are_not_a_thousand_columns_wide() -> None:
+    code = """
+from rich.table import Table
+from ganscope.cli.console import err
+err.rule("title")
+table = Table(expand=True)
+table.add_column("x")
+table.add_row("y " * 900)
+err.print(table)
+err.print("word " * 100)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    *drawn, text = done.stderr.rstrip("\n").split("\n")
+    assert max(map(len, drawn)) == console.WIDEST
+    assert len(text.strip()) == 499  # what is no table is not wrapped
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

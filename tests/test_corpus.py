@@ -13,6 +13,7 @@ import pytest
 from ganscope.config import GenerateSettings
 from ganscope.datasets.corpus import COLUMNS, newest_corpus, open_corpora, open_corpus
 from ganscope.datasets.layouts import layouts
+from ganscope.datasets.sources import open_source
 from ganscope.datasets.splits import assign_splits, split_corpus
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.generator.sampling import generate_corpus
@@ -77,6 +78,102 @@ def test_layout_real_fake_pairs_names(tmp_path: Path) -> None:
     assert table["generator"]["sd/fake/x.png"] == "sd"
     tree(tmp_path / "flat", "real/a.png", "fake/b.png")
     assert read(tmp_path / "flat") == [("fake/b.png", 1, "fake"), ("real/a.png", 0, "real")]
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "{split}/{label}/{name}.png",
+        "{split}/{gen}/{label}/{name}.png",
+        "{gen}/{split}/{label}/{name}.png",
+        "{split}/{gen}/cat/{numbered}/{name}.png",
+        "{split}/{numbered}/{name}.png",
+        "{split}/{nature}/{name}.png",
+    ],
+)
+@pytest.mark.parametrize("words", [("train", "val", "test"), ("Train", "validation", "TEST")])
+def test_folders_of_splits_are_splits_and_no_generators(
+    tmp_path: Path, layout: str, words: tuple[str, ...]
+) -> None:
+    """They were taken for generators, and the fakes of val were trained on."""
+    for split in words:
+        for number in range(4):
+            for label in (0, 1):
+                name = layout.format(
+                    split=split,
+                    gen="sd",
+                    label=("real", "fake")[label],
+                    numbered=("0_real", "1_fake")[label],
+                    nature=("nature", "ai")[label],
+                    name=number,  # the same names in each: no twins
+                )
+                tree(tmp_path / "mine", name)
+    found = open_corpus(tmp_path / "mine").table
+    assert found["split"].value_counts().to_dict() == {"train": 8, "val": 8, "test": 8}
+    generators = set(found["generator"]) - {"real"}
+    assert generators == {"sd" if "{gen}" in layout else "mine" if "nature" in layout else "fake"}
+    split = split_corpus(found)
+    assert len(split) == 24
+    assert (split["split"] == found["split"]).all()
+    assert (split["file_name"] == found["file_name"]).all()
+
+
+def test_cifake_is_read(tmp_path: Path) -> None:
+    """REAL and FAKE were no layout."""
+    names = [
+        f"{s}/{c}/000{i}.jpg" for s in ("train", "test") for c in ("REAL", "FAKE") for i in "12"
+    ]
+    tree(tmp_path, *names)
+    table = open_corpus(tmp_path).table.set_index("file_name")
+    assert table["label"].to_dict() == {n: int("FAKE" in n) for n in names}
+    assert table["split"].to_dict() == {n: n.split("/")[0] for n in names}
+    tree(tmp_path / "flat", "Real/a.png", "Fake/b.png")
+    assert read(tmp_path / "flat") == [("Fake/b.png", 1, "fake"), ("Real/a.png", 0, "real")]
+    assert len(open_source(str(tmp_path / "flat"))) == 1  # only the real one is a photograph
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_spreadsheets_write_them(tmp_path: Path, separator: str, encoding: str) -> None:
+    rows = [("File Name", "LABEL", "Note"), ("ä.png", "True", "x"), ("b.png", "False", "1,5")]
+    text = "\r\n".join(separator.join(f'"{c}"' if "," in c else c for c in r) for r in rows)
+    (tmp_path / "list.csv").write_text(text, encoding=encoding)
+    table = open_corpus(tmp_path / "list.csv").table
+    assert table["file_name"].tolist() == ["ä.png", "b.png"]
+    assert table["label"].tolist() == [1, 0]
+    assert table["note"].tolist() == ["x", "1,5"]
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "labels"),
+    [
+        ("label", ("real", "FAKE"), [0, 1]),
+        ("is_fake", ("True", "false"), [1, 0]),
+        ("Is Real", ("True", "false"), [0, 1]),
+        ("fake", ("1", "0"), [1, 0]),
+        ("label", ("TRUE", "FALSE"), [1, 0]),
+    ],
+)
+def test_columns_of_truth_are_labels(
+    tmp_path: Path, column: str, words: tuple[str, ...], labels: list[int]
+) -> None:
+    (tmp_path / "list.csv").write_text(f"path,{column}\na.png,{words[0]}\nb.png,{words[1]}\n")
+    assert open_corpus(tmp_path / "list.csv").table["label"].tolist() == labels
+
+
+def test_a_table_without_the_columns_says_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("bild;klasse\na.png;1\n")
+    with pytest.raises(GanscopeError, match=r"no column 'file_name'.*it has 'bild;klasse'"):
+        open_corpus(tmp_path / "list.csv")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there they are the system's own")
+def test_names_that_windows_wrote_are_found(tmp_path: Path) -> None:
+    tree(tmp_path, "sub/a.png", "sub/b\\c.png")
+    (tmp_path / "list.csv").write_text("path,label\nsub\\a.png,0\nsub/b\\c.png,1\n")
+    table = open_corpus(tmp_path / "list.csv").table
+    assert table["file_name"].tolist() == ["sub/a.png", "sub/b\\c.png"]
+    assert all(Path(p).is_file() for p in table["path"])
 
 
 def test_layout_table_and_manifest(tmp_path: Path) -> None:

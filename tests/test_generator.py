@@ -4,6 +4,7 @@ again.
 
 import copy
 import itertools
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -410,6 +411,55 @@ def test_a_collapse_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(training, "WARM_UP", 2)
     with pytest.warns(GanscopeWarning, match=r"step 4: the fakes are only \d+% as far apart"):
         train_generator(tiny(tmp_path / "run", learning_rate=1e-9))
+
+
+def test_a_diverged_training_is_not_called_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses before its last update were finite, its weights were not: status 0, "trained"."""
+    average_into = training.average_into
+
+    def diverge(average: torch.nn.Module, net: torch.nn.Module, decay: float) -> None:
+        with torch.no_grad():
+            next(net.parameters()).fill_(float("nan"))
+        average_into(average, net, decay)
+
+    monkeypatch.setattr(training, "average_into", diverge)
+    run = tmp_path / "run"
+    with pytest.raises(GanscopeError, match=r"left the finite numbers .*lower --learning-rate"):
+        train_generator(tiny(run, steps=1))
+    assert not (run / "model.safetensors").exists()
+    assert not (run / "checkpoint.pt").exists()
+
+
+def test_weights_that_cannot_be_loaded_are_not_saved(tmp_path: Path) -> None:
+    generator = Generator(
+        {"architecture": "dcgan", "arguments": {"size": 32, "latent_dim": 100, "width": 8}}
+    )
+    for value in (float("nan"), 1e6):  # fp16 ends at 65504
+        with torch.no_grad():
+            next(generator.parameters()).fill_(value)
+        with pytest.raises(GanscopeError, match="NaN or infinity"):
+            generator.save(tmp_path / "g")
+    assert not (tmp_path / "g").exists()
+
+
+def test_a_full_disk_while_samples_are_drawn_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3)).astype(np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "sample_grid", lambda *_, **__: noise)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, before[1]))
+        try:
+            with pytest.raises(GanscopeError, match=r"\.png: cannot be written .*free some space"):
+                train_generator(tiny(tmp_path / "run"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "run" / "settings.json").exists()
+    assert not list((tmp_path / "run" / "samples").iterdir())
+    train_generator(tiny(tmp_path / "run"))
 
 
 def test_folders_that_are_taken_are_left_alone(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image, PngImagePlugin, features
 
 from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import IMAGE_SUFFIXES, NamedImage, find_images, open_image, read_facts
+from ganscope.images import IMAGE_SUFFIXES, NamedImage, open_image, read_facts
+from ganscope.inputs import find_images
 
 RAMP = np.linspace(0, 255, 64, dtype=np.uint8).reshape(8, 8)
 

@@ -507,6 +507,17 @@ def test_a_damaged_cache_is_done_without(damage: str, photo: Path, tmp_path: Pat
     assert damage == "empty" or any("elete it" in str(one.message) for one in said)
 
 
+def test_values_that_a_cache_lost_are_no_values(tmp_path: Path) -> None:
+    """Zeros in the place of a row's bytes read as NULL."""
+    path = tmp_path / "cache.sqlite"
+    cache = Cache(path)
+    cache.keep("d", [("c", str(i), 0.5) for i in range(3)])
+    cache.base.execute("UPDATE looks SET value = NULL WHERE image = '1'")
+    cache.base.commit()
+    with pytest.warns(GanscopeWarning, match="rows without values.*Delete it"):
+        assert cache.values("d", "c") == {}
+
+
 def test_a_file_is_on_the_disk_before_it_takes_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,8 +132,9 @@ def test_a_folder_of_a_sources_name_is_told_of(
 def test_a_stopped_command_says_what_becomes_of_it() -> None:
     assert "goes on" in _what_now(["train-detector", "c", "--epochs", "3"])
     assert "goes on" in _what_now(["benchmark", "c"])
+    assert "goes on" in _what_now(["check", "x.jpg", "--csv", "v.csv"])
     for words in (
-        ["check", "x.jpg", "--csv", "v.csv"],
+        ["check", "x.jpg"],
         ["benchmark", "c", "--no-cache"],
         ["audit"],
     ):

@@ -144,7 +144,10 @@ class Cache:
     def _read(self, command: str, values: tuple = ()) -> list[tuple]:
         """Rows; of a file that turns out to be damaged none, and it is done without."""
         try:
-            return list(self.base.execute(command, values))
+            rows = list(self.base.execute(command, values))
+            if any(None in row for row in rows):  # nothing is ever kept as that
+                raise sqlite3.DatabaseError("rows without values")
+            return rows
         except (sqlite3.Error, UnicodeDecodeError) as error:
             warnings.warn(
                 f"{self.path}: is damaged ({error}); all is computed anew and not kept. Delete it",

@@ -1,5 +1,6 @@
 """What `ganscope inspect` does, as a function: files as a stream, each with its evidence."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,8 +10,9 @@ from ganscope.detector.evidence.evidence import evidence_of, read_evidence
 from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.evidence.watermarks import watermarks_installed
-from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import find_images, open_image, read_content
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
+from ganscope.images import open_image, read_content
+from ganscope.inputs import Limits, Passed, Video, find_inputs, name_of, refuse_missing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,31 +31,36 @@ class Inspection:
 
 
 def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
-    """Inspect images as a stream, in order: files as named, folders' images in sorted order.
+    """Inspect images as a stream, in order: what is named (`find_inputs`), folders' images sorted.
 
     Raises `GanscopeError` if a path does not exist, a folder holds no images, the trust anchors
     hold no certificates, or watermarks are asked for and cannot be read.
     """
-    for path in settings.paths:
-        if next(find_images(path), None) is None:
-            raise GanscopeError(f"{path}: no images in this folder")
+    refuse_missing(settings.paths)
     if settings.watermarks and not watermarks_installed():
         raise GanscopeError("--watermarks needs: pip install 'ganscope[watermark]'")
     anchors = find_anchors(settings.trust_anchors)
     remarks = [] if anchors else ["no issuer was checked: ganscope trust update fetches the list"]
     if watermarks_installed() and not settings.watermarks:
         remarks.append("invisible watermarks were not looked for; --watermarks does")
-    for path in settings.paths:
-        for name in find_images(path):
-            try:
-                if settings.watermarks:
-                    found = evidence_of(open_image(name), settings.trust_anchors)
-                else:
-                    found = read_evidence(read_content(name), name, settings.trust_anchors)
-            except ImageError as error:
-                yield Inspection(path=name, error=error.reason)
-                continue
-            signed = any(f.where == "C2PA manifest" for f in found.findings)
-            yield Inspection(
-                path=name, evidence=found, remarks=tuple(remarks[0 if signed or anchors else 1 :])
-            )
+    passed = Passed()
+    for one in find_inputs(settings.paths, Limits(allow_private=settings.allow_private), passed):
+        name = name_of(one)
+        try:
+            if isinstance(one, ImageError):
+                raise one
+            if isinstance(one, Video):
+                raise ImageError(name, "a video; only pictures are inspected")
+            if settings.watermarks:
+                found = evidence_of(open_image(one), settings.trust_anchors)
+            else:
+                found = read_evidence(read_content(one), name, settings.trust_anchors)
+        except ImageError as error:
+            yield Inspection(path=name, error=error.reason)
+            continue
+        signed = any(f.where == "C2PA manifest" for f in found.findings)
+        yield Inspection(
+            path=name, evidence=found, remarks=tuple(remarks[0 if signed or anchors else 1 :])
+        )
+    if str(passed):
+        warnings.warn(str(passed), GanscopeWarning, stacklevel=2)

@@ -2,28 +2,33 @@
 verdict.
 """
 
-import csv
-import itertools
-import json
+import os
 import warnings
+from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ganscope.config import CheckSettings
+import numpy as np
+
+from ganscope.config import CheckSettings, plain
 from ganscope.datasets.degradations import WORST_QUALITY
 from ganscope.detector.evidence.record import EDITED, GENERATED, NOTHING, Evidence
 from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
+from ganscope.detector.judging.table import Table
+from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
-from ganscope.files import take_place
-from ganscope.images import IMAGE_SUFFIXES, ImageSource, find_images, open_image
+from ganscope.errors import GanscopeWarning, ImageError
+from ganscope.files import free_name
+from ganscope.images import ImageSource, open_image
+from ganscope.inputs import Limits, Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
 from ganscope.locks import PATIENCE, holding, holding_file
+from ganscope.videos import Film, Frame, open_film, read_frames
 
 FIELDS = (
     "path",
@@ -106,6 +111,45 @@ class Check:
         """For JSON: the fields of `FIELDS`, in that order."""
         return {name: getattr(self, name) for name in FIELDS} | {"warnings": list(self.warnings)}
 
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Check":
+        """The opposite of `as_dict`; a `VideoCheck` for the record of one."""
+        made: dict[str, Any] = {**record, "warnings": tuple(record["warnings"])}
+        if "frames" not in record:
+            return Check(**made)
+        frames = [FrameCheck(**{**f, "warnings": tuple(f["warnings"])}) for f in record["frames"]]
+        interval = record["interval"] and tuple(record["interval"])
+        return VideoCheck(**{**made, "frames": tuple(frames), "interval": interval})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoCheck(Check):
+    """The judgement of a video: `score` is the mean of its frames' over time, and no probability
+    belongs to it.
+    """
+
+    duration: float
+    """In seconds."""
+    scenes: int
+    interval: tuple[float, float] | None
+    """95 % bootstrap interval of the score; None for a single frame."""
+    seconds: dict[str, float]
+    """Verdict -> seconds that the frames with it stand for."""
+    frames: tuple[FrameCheck, ...]
+    timeline: str | None = None
+    """Its picture, where one was drawn."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: as an image's, and the video's own."""
+        return super().as_dict() | {
+            "duration": self.duration,
+            "scenes": self.scenes,
+            "interval": self.interval and list(self.interval),
+            "seconds": self.seconds,
+            "timeline": self.timeline,
+            "frames": [frame.as_dict() for frame in self.frames],
+        }
+
 
 def check_image(
     source: ImageSource,
@@ -133,44 +177,215 @@ def check_image(
 
 
 def check_images(settings: CheckSettings) -> Iterator[Check]:
-    """Judge images as a stream, in order: files as named, folders' images in sorted order.
+    """Judge images as a stream, in order: what is named, folders' images in sorted order.
 
     Heatmaps are written as the stream goes on, none where nothing can be said, each under a name
-    that no file has yet; the CSV takes its name when it is complete. Raises `GanscopeError` if a
-    path does not exist, a folder holds no images, the trust anchors hold no certificates, or the
-    detector cannot be had.
+    that no file has yet; the CSV takes its name when it is complete, and what was judged before a
+    stop is not judged again (`table`). Raises `GanscopeError` if a path does not exist, a folder
+    holds no images, the trust anchors hold no certificates, or the detector cannot be had.
     """
     find_anchors(settings.trust_anchors)
-    for path in settings.paths:
-        if next(find_images(path), None) is None:
-            raise GanscopeError(f"{path}: no images in this folder")
+    refuse_missing(settings.paths)
     detector = load_detector(settings.detector)
-    paths = (image for path in settings.paths for image in find_images(path))
+    passed = Passed()
     with ExitStack() as stack:
-        table = _Table(settings.csv)
+        table = Table(settings.csv, FIELDS, _plan(settings, detector))
         if table.path:
             stack.enter_context(holding_file(table.path))
         stack.enter_context(table)
-        for scored in score_images(
-            detector,
-            paths,
-            settings.batch_size,
-            settings.device,
-            reencode=settings.reencode,
-            describe=True,
-            trust_anchors=settings.trust_anchors,
-        ):
-            check = _judge(detector, scored, settings.pixels_only)
-            if settings.heatmap and check.probability is not None:
-                pixels = open_image(check.path).pixels
+        for place in _in_order(settings, detector, table, passed):
+            check = place.check
+            assert check is not None
+            if place.known:
+                table.drawing(check.path)
+            elif settings.heatmap and check.probability is not None and place.source is not None:
+                pixels = open_image(place.source).pixels
                 detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
-                with holding(settings.heatmap, "-names", PATIENCE):  # another check may draw, too
-                    drawn = _free_name(settings.heatmap, check.path)
+                with _name_for(settings.heatmap, check.path, table) as drawn:
                     write_overlay(drawn, pixels, heat, _caption(check))
                 check = replace(check, heatmap=str(drawn))
-            table.add(check)
+            elif place.film and isinstance(check, VideoCheck):
+                check = _with_timeline(check, place.film, settings, table)
+            table.add(check.as_dict(), place.stamp, place.known)
             yield check
+    if str(passed):
+        warnings.warn(str(passed), GanscopeWarning, stacklevel=2)
+
+
+@dataclass(kw_only=True)
+class _Place:
+    """One input's place in the stream; it waits for its score, or has its `check` already."""
+
+    stamp: str
+    source: ImageSource | None = None
+    check: Check | None = None
+    known: bool = False
+    """Whether a check that was stopped had judged it."""
+    film: "_Film | None" = None
+    """Of a video: its frames come one after the other, then the place of the whole."""
+    frame: Frame | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is given a score."""
+        return self.check is None and (self.source is not None or self.frame is not None)
+
+
+@dataclass
+class _Film:
+    """A video that is being judged."""
+
+    film: Film
+    frames: list[FrameCheck] = field(default_factory=list)
+    shown: list[np.ndarray] = field(default_factory=list)
+    """The frames, small."""
+
+
+def _in_order(
+    settings: CheckSettings, detector: Detector, table: Table, passed: Passed
+) -> Iterator[_Place]:
+    """Judge what is not judged yet; places in order, each with its check."""
+    line: deque[_Place] = deque()
+
+    def sources() -> Iterator[ImageSource]:
+        limits = Limits(allow_private=settings.allow_private)
+        for one in find_inputs(settings.paths, limits, passed):
+            place = _Place(stamp=stamp_of(one) if table.path else "")
+            line.append(place)
+            known = table.earlier(name_of(one), place.stamp)
+            drawn = known and (known["heatmap"] or known.get("timeline"))
+            if known and (not drawn or Path(drawn).exists()):
+                place.check, place.known = Check.from_dict(known), True
+            elif isinstance(one, Video):
+                line.pop()
+                yield from frames_of(one, place)
+            elif isinstance(one, ImageError):
+                place.check = _unreadable(detector, one)
+            else:
+                place.source = one
+                yield one
+
+    def frames_of(video: Video, place: _Place) -> Iterator[np.ndarray]:
+        try:
+            place.film = _Film(open_film(video, settings.frames))
+            for frame in read_frames(place.film.film):
+                small = replace(frame, pixels=shrink(frame.pixels))
+                line.append(_Place(stamp="", film=place.film, frame=small))
+                yield frame.pixels
+        except ImageError as error:
+            place.check = _unreadable(detector, error)
+        line.append(place)
+
+    def settled() -> Iterator[_Place]:
+        """What is at the front and needs no score."""
+        while line and not line[0].waits:
+            place = line.popleft()
+            if place.check is None and place.film:
+                place.check = _judge_film(detector, place.film)
+            yield place
+
+    scores = score_images(
+        detector,
+        sources(),
+        settings.batch_size,
+        settings.device,
+        reencode=settings.reencode,
+        describe=True,
+        trust_anchors=settings.trust_anchors,
+    )
+    for scored in scores:
+        yield from settled()
+        place = line.popleft()
+        check = _judge(detector, scored, settings.pixels_only)
+        if place.film and place.frame:
+            place.film.frames.append(_of_frame(place.frame, check))
+            place.film.shown.append(place.frame.pixels)
+        else:
+            place.check = check
+            yield place
+    yield from settled()
+
+
+def _plan(settings: CheckSettings, detector: Detector) -> dict[str, Any]:
+    """What a check of the same files must have in common with another to have its result."""
+    free = ("paths", "csv", "json", "fail_on", "batch_size", "device", "allow_private")
+    return {
+        **{name: value for name, value in plain(settings).items() if name not in free},
+        "detector": [detector.name, detector.weights, detector.config],
+        "folder": os.getcwd(),
+        "fields": FIELDS,
+    }
+
+
+def _unreadable(detector: Detector, error: ImageError) -> Check:
+    return _judge(detector, Scored(error.path, error=error.reason))
+
+
+def _of_frame(frame: Frame, check: Check) -> FrameCheck:
+    return FrameCheck(
+        time=frame.time,
+        since=frame.since,
+        until=frame.until,
+        scene=frame.scene,
+        score=check.score,
+        verdict=check.verdict,
+        probability=check.probability,
+        warnings=check.warnings,
+    )
+
+
+def _judge_film(detector: Detector, judged: _Film) -> Check:
+    film, summary = judged.film, summarise(judged.frames, detector)
+    if not judged.frames:
+        said = ImageError(film.video.name, "no frame of this video can be decoded")
+        return _unreadable(detector, said)
+    return VideoCheck(
+        path=film.video.name,
+        score=summary.score,
+        verdict=summary.verdict,
+        probability=None,
+        meaning=summary.meaning,
+        thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
+        detector=detector.name,
+        width=film.width,
+        height=film.height,
+        warnings=(
+            f"video of {film.duration:.1f} s, {len(judged.frames)} frames of {film.scenes:,} "
+            f"{'scene' if film.scenes == 1 else 'scenes'} looked at",
+            *film.warnings,
+        ),
+        error=None,
+        duration=film.duration,
+        scenes=film.scenes,
+        interval=summary.interval,
+        seconds=summary.seconds,
+        frames=tuple(judged.frames),
+    )
+
+
+def _with_timeline(
+    check: VideoCheck, judged: _Film, settings: CheckSettings, table: Table
+) -> VideoCheck:
+    folder = settings.timeline or settings.heatmap
+    if folder is None:
+        return check
+    with _name_for(folder, check.path, table) as drawn:
+        draw_timeline(drawn, check, judged.shown)
+    return replace(check, timeline=str(drawn))
+
+
+@contextmanager
+def _name_for(folder: Path, image: str, table: Table) -> Iterator[Path]:
+    """A PNG's name after an image's, that no file in the folder has, or the one that a check which
+    was stopped had given it.
+    """
+    with holding(folder, "-names", PATIENCE):  # another check may draw, too
+        before = table.drawing(image)
+        found = Path(before) if before else free_name(folder, image, ".png")
+        if not before:
+            table.draw(image, str(found))
+        yield found
 
 
 def explain_probability(probability: float) -> str:
@@ -296,81 +511,3 @@ def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
     lost = [name for name, score in scored.reencoded.items() if detector.verdict(score) != verdict]
     words = [_REENCODED.get(name, name) for name in lost]
     return f"judged otherwise after {' and after '.join(words)}" if lost else ""
-
-
-def _free_name(folder: Path, image: str) -> Path:
-    """A PNG's name after an image's, that no file in the folder has."""
-    stem = Path(image).stem
-    numbers = itertools.count(2)
-    found = folder / f"{stem}.png"
-    while found.exists():
-        found = folder / f"{stem}-{next(numbers)}.png"
-    return found
-
-
-class _Table:
-    """A CSV that grows under a temporary name and takes its own when all rows are in it; where it
-    is stopped, NAME.part.csv has those so far.
-
-    Only a file is ever replaced: never a folder, and never a device such as /dev/stdout.
-    """
-
-    def __init__(self, path: Path | None):
-        if path and path.suffix.lower() in IMAGE_SUFFIXES:
-            raise GanscopeError(f"--csv {path}: this is the name of an image; name a .csv file")
-        if path and path.exists() and not path.is_file():
-            raise GanscopeError(f"--csv {path}: is there already and no file; name another")
-        self.path = path.resolve() if path else None  # what a link leads to, not the link
-        self.part = self.path.with_name(f".{self.path.name}.part") if self.path else None
-        self.count = 0
-
-    def __enter__(self) -> "_Table":
-        if self.part:
-            try:
-                self.part.parent.mkdir(parents=True, exist_ok=True)
-                # A file's name need not be UTF-8: its bytes are kept as they are.
-                self.file = open(
-                    self.part, "w", newline="", encoding="utf-8", errors="surrogateescape"
-                )
-            except OSError as error:
-                raise self._unwritable(error) from None
-            self.rows = csv.DictWriter(self.file, FIELDS)
-            self.rows.writeheader()
-        return self
-
-    def add(self, check: Check) -> None:
-        if self.part:
-            row = check.as_dict()
-            row |= {
-                "thresholds": json.dumps(row["thresholds"]),
-                "warnings": "; ".join(check.warnings),
-            }
-            try:
-                self.rows.writerow(row)
-                self.count += 1
-            except OSError as error:
-                raise self._unwritable(error) from None
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if not self.part or not self.path:
-            return
-        try:
-            self.file.close()  # writes what is still in memory
-            if kind is None:
-                take_place(self.part, self.path)
-            elif kind in (KeyboardInterrupt, GeneratorExit) and self.count:
-                kept = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
-                take_place(self.part, kept)
-                warnings.warn(
-                    f"the rows of the {self.count:,} images that were judged are in {kept}",
-                    GanscopeWarning,
-                    stacklevel=2,
-                )
-        except OSError as error:
-            if kind is None:  # else the first error is the one to tell
-                raise self._unwritable(error) from None
-        finally:
-            self.part.unlink(missing_ok=True)
-
-    def _unwritable(self, error: OSError) -> GanscopeError:
-        return GanscopeError(f"--csv {self.path}: cannot be written ({error.strerror})")

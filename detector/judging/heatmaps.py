@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganscope.config import replacing
 from ganscope.detector.judging.scoring import tile_positions
 from ganscope.detector.model import Detector, sigmoid
 from ganscope.errors import GanscopeError
+from ganscope.files import write_picture
 from ganscope.registry import Registry
 
 MAX_TILES, MAX_VIEWS = 400, 40
@@ -288,8 +288,6 @@ def write_overlay(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        done, data = cv2.imencode(".png", overlay(pixels, heat, caption=caption)[..., ::-1])
-        with replacing(path) as part:
-            part.write_bytes(data.tobytes() if done else b"")
+        write_picture(path, overlay(pixels, heat, caption=caption))
     except OSError as error:
         raise GanscopeError(f"{path}: the heatmap cannot be written ({error.strerror})") from None

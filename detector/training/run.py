@@ -43,7 +43,7 @@ from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
 from ganscope.devices import by_main_process
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import damaged
+from ganscope.files import damaged, guard_table, plain_cell
 from ganscope.folders import CONFIG, load_checkpoint
 from ganscope.locks import is_empty
 
@@ -152,7 +152,7 @@ def leave_out_unreadable(
         if (folder / UNREADABLE).is_file() and (folder / SETTINGS).is_file():
             with damaged(folder / UNREADABLE, f"delete {folder}, and begin anew"):
                 named = pd.read_csv(folder / UNREADABLE, dtype=str, keep_default_na=False)
-                before = set(named["file_name"])
+                before = set(named["file_name"].map(plain_cell))
             again = readable["file_name"].isin(before)
             mended = readable[again].assign(reason="could not be read when the run began")
             readable, bad = readable[~again], pd.concat([bad, mended])
@@ -163,7 +163,7 @@ def keep_unreadable(run: Path, bad: pd.DataFrame) -> None:
     """Write into a folder which images are left out, if any are, for when it is gone on with."""
     if len(bad):
         columns = ["file_name", "label", "generator", "source", "group", "split", "reason"]
-        write_text(run / UNREADABLE, bad[columns].to_csv(index=False))
+        write_text(run / UNREADABLE, guard_table(bad[columns]).to_csv(index=False))
 
 
 def name_unreadable(bad: pd.DataFrame) -> str:

@@ -30,7 +30,8 @@ from ganscope.generator.kinds.architecture import (
 from ganscope.generator.kinds.losses import bce_discriminator, bce_generator
 from ganscope.generator.kinds.networks import init_weights
 from ganscope.generator.pixels import LARGE, in_tiles
-from ganscope.images import find_images, open_image, read_facts
+from ganscope.images import open_image, read_facts
+from ganscope.inputs import find_images
 from ganscope.registry import Registry
 
 BACKWARD, BACKWARD_DISCRIMINATOR = "backward", "backward_discriminator"

@@ -5,6 +5,7 @@ a `GanscopeError`; the command line prints it as one line and exits with status 
 a defect of ours and keeps its traceback.
 """
 
+import re
 from pathlib import Path
 
 
@@ -29,6 +30,16 @@ class ImageError(GanscopeError):
 
     def __reduce__(self) -> tuple:
         return type(self), (self.path, self.reason)
+
+
+_CONTROL = re.compile(
+    r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def escaped(text: str) -> str:
+    """Text for a terminal: characters that steer it, or turn the direction of writing, as \\x1b."""
+    return _CONTROL.sub(lambda c: c[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def refuse_bytes(name: str) -> None:

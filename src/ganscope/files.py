@@ -1,15 +1,21 @@
 """Files that are written whole or not at all, those that are damaged, JSON, and free names."""
 
 import errno
+import io
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganscope.errors import GanscopeError, reason_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -26,12 +32,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Several machines may write into a folder; in containers they share their process number, too.
-    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    end = f".{secrets.token_hex(4)}.part{path.suffix}"
+    part = path.with_name(f".{cut_name(path.stem, LONGEST - 1 - len(os.fsencode(end)))}{end}")
     try:
         yield part
         take_place(part, path)
+    except OSError as error:
+        if error.errno in FULL:
+            raise full(path, error) from None
+        raise
     finally:
         part.unlink(missing_ok=True)
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a disk answers that takes no more."""
+
+
+def full(path: str | Path, error: OSError) -> GanscopeError:
+    """The line about a disk that takes no more."""
+    return GanscopeError(
+        f"{path}: cannot be written ({error.strerror}); free some space and run the same command "
+        "again"
+    )
+
+
+def write_picture(path: str | Path, pixels: "np.ndarray") -> None:
+    """Write (H, W, 3) uint8 RGB as PNG, atomically; a full disk is a `GanscopeError`."""
+    from PIL import Image
+
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, "PNG", compress_level=3)
+    with replacing(path) as part:  # encoders of files are silent about a full disk
+        part.write_bytes(held.getbuffer())
 
 
 def take_place(part: Path, path: Path) -> None:
@@ -98,6 +131,58 @@ def next_free(folder: Path, is_finished: Any) -> Path:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
+
+
+LONGEST = 255
+"""Bytes that a file's name may have on nearly all disks."""
+_STRANGE = re.compile(r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\ud800-\udfff]")
+
+
+def free_name(folder: Path, image: str, suffix: str) -> Path:
+    """The path of a file named after an image, that no file in the folder has.
+
+    Characters that not every disk takes become "_"; a long name is cut, so that it can be numbered
+    and written under a temporary name first.
+    """
+    stem = _STRANGE.sub("_", Path(image).stem).rstrip(" .") or "image"
+    stem = cut_name(stem, LONGEST - 60)
+    found, number = folder / f"{stem}{suffix}", 1
+    while found.exists():
+        number += 1
+        found = folder / f"{stem}-{number}{suffix}"
+    return found
+
+
+def cut_name(name: str, most: int) -> str:
+    """The beginning of a name that has `most` bytes at most, characters whole."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore")
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def guard_cell(value: Any) -> Any:
+    """A cell as a table for people may hold it: text that a spreadsheet would run as a formula
+    (it begins with =, +, -, @, a tab or a line's end) gets an apostrophe in front.
+
+    `plain_cell` is the opposite. Text that begins so behind apostrophes of its own gets one, too,
+    so that what is read back is always what was there.
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+def guard_table(table: "pd.DataFrame") -> "pd.DataFrame":
+    """A table whose cells are all as `guard_cell` leaves them."""
+    guarded = table.copy()
+    for name in table.select_dtypes(exclude="number"):
+        guarded[name] = table[name].map(guard_cell)
+    return guarded
+
+
+def plain_cell(value: Any) -> Any:
+    """The opposite of `guard_cell`."""
+    guarded = isinstance(value, str) and value[:1] == "'" and _FORMULA.match(value)
+    return value[1:] if guarded else value
 
 
 def cache_folder() -> Path:

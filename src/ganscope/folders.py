@@ -217,13 +217,21 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
     def save(self, folder: str | Path) -> None:
         """Write config, weights (fp16, or as `storage` in the configuration says) and card into
         `folder`; each file atomically, config last.
+
+        Raises `GanscopeError` for weights that are not finite, or not in fp16: `load` refuses them.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         whole = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         state = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
         if self.config.get("storage") == "int8":
             state |= to_bytes(whole)
+        for key, value in state.items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise GanscopeError(
+                    f"{folder}: not saved, for the weights hold NaN or infinity in {key!r}: the "
+                    "training went astray; lower --learning-rate and name another --out"
+                )
+        folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / WEIGHTS) as part:
             part.write_bytes(save(state, metadata={"format": "pt"}))  # save_file makes it private
         write_text(folder / CARD, self.card)

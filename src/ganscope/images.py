@@ -8,10 +8,9 @@ orientation is applied, and every failure becomes an `ImageError`.
 
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,7 +27,7 @@ from ganscope.containers import (
     read_deep,
     without_chunks,
 )
-from ganscope.errors import GanscopeError, ImageError
+from ganscope.errors import ImageError
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -38,8 +37,6 @@ __all__ = [
     "NamedImage",
     "OpenedImage",
     "container_of",
-    "count_images",
-    "find_images",
     "looks_like_image",
     "open_image",
     "read_facts",
@@ -379,36 +376,3 @@ def _subsampling(image: Image.Image) -> str:
     known = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:1", (1, 2): "4:4:0"}
     ratio = (h // max(ch, 1), v // max(cv, 1))
     return known.get(ratio, f"{ratio[0]}x{ratio[1]}")
-
-
-def find_images(path: str | Path) -> Iterator[str]:
-    """Yield an image's own path, or the images below a folder in sorted order.
-
-    A folder's files are named by the folder's path as given, then the path below it; those without
-    an image's ending and hidden ones are passed over. Raises `GanscopeError` if `path` does not
-    exist.
-    """
-    name = os.fspath(path)
-    if not os.path.isdir(name):
-        if not os.path.exists(name):
-            raise GanscopeError(f"{name}: no such file or folder")
-        yield name
-        return
-    for folder, folders, files in os.walk(name):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
-                yield os.path.join(folder, file)
-
-
-def count_images(paths: Sequence[str | Path]) -> int:
-    """How many images `find_images` finds; raises `GanscopeError` for a path that does not exist
-    and for a folder without images.
-    """
-    total = 0
-    for path in paths:
-        found = sum(1 for _ in find_images(path))
-        if not found:
-            raise GanscopeError(f"{path}: no images in this folder")
-        total += found
-    return total

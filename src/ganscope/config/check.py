@@ -14,7 +14,8 @@ class CheckSettings:
     """Settings of `ganscope check`."""
 
     paths: tuple[str, ...]
-    """Image files and folders."""
+    """Image files, folders, videos, lists (.txt), archives, PDFs, web addresses; - is standard
+    input."""
     detector: str = "default"
     """A shipped detector's name, a run folder of `train-detector`, or a hub id owner/name."""
     heatmap: Path | None = None
@@ -32,6 +33,12 @@ class CheckSettings:
     trust_anchors: Path | None = None
     """Certificates (PEM) of the issuers whose C2PA signatures are trusted; None: those that
     `ganscope trust update` fetched."""
+    frames: int = 16
+    """Frames of a video that are looked at, at most, spread over its scenes."""
+    timeline: Path | None = None
+    """Folder for pictures of videos' timelines; None: that of the heatmaps, if there is one."""
+    allow_private: bool = False
+    """Fetch from private, loopback and link-local addresses, too."""
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
     batch_size: int = 32
@@ -40,8 +47,8 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "heatmap", "csv", "trust_anchors")
-        at_least(self, batch_size=1)
+        as_paths(self, "heatmap", "csv", "timeline", "trust_anchors")
+        at_least(self, batch_size=1, frames=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
         valid_device(self.device)
         if not self.paths:

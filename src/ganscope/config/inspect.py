@@ -12,12 +12,14 @@ class InspectSettings:
     """Settings of `ganscope inspect`."""
 
     paths: tuple[str, ...]
-    """Image files and folders."""
+    """Image files, folders, addresses and all else that `ganscope check` takes, but videos."""
     watermarks: bool = False
     """Look into the pixels for invisible watermarks, too; needs invisible-watermark."""
     trust_anchors: Path | None = None
     """Certificates (PEM) of the issuers whose C2PA signatures are trusted; None: those that
     `ganscope trust update` fetched."""
+    allow_private: bool = False
+    """Fetch from private, loopback and link-local addresses, too."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
 
