@@ -26,6 +26,7 @@ COMMANDS = {
     "audit": config.AuditSettings,
     "diversity": config.DiversitySettings,
     "spectra": config.SpectraSettings,
+    "export": config.ExportSettings,
     "latent walk": config.LatentWalkSettings,
     "latent arithmetic": config.LatentArithmeticSettings,
     "latent direction": config.LatentDirectionSettings,

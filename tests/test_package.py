@@ -19,6 +19,7 @@ ROOMS = {
     "ganscope.detector": ROOT / "detector",
     "ganscope.detector.benchmark": ROOT / "detector/benchmark",
     "ganscope.detector.benchmark.report": ROOT / "detector/benchmark/report",
+    "ganscope.detector.exported": ROOT / "detector/exported",
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
@@ -29,6 +30,7 @@ ROOMS = {
     "ganscope.together": ROOT / "src/ganscope/together",
 }
 DOORS = {
+    "ganscope.detector.judge": ROOT / "detector/judge.py",
     "ganscope.detector.model": ROOT / "detector/model.py",
     "ganscope.generator.model": ROOT / "generator/model.py",
     "ganscope.generator.pixels": ROOT / "generator/pixels.py",
@@ -54,10 +56,12 @@ MAY_IMPORT = {
         f"ganscope.detector{room}": below | {f"ganscope.detector.{one}" for one in inner}
         for room, below, inner in (
             (".networks", GROUND, ()),
-            (".model", GROUND, ("networks",)),
-            (".published", GROUND, ("networks", "model")),
-            (".judging", DATA, ("model",)),
-            (".training", DATA, ("networks", "model", "judging")),
+            (".judge", GROUND, ()),
+            (".model", GROUND, ("networks", "judge")),
+            (".published", GROUND, ("networks", "judge", "model")),
+            (".exported", GROUND, ("networks", "judge", "model")),
+            (".judging", DATA, ("judge", "model", "exported")),
+            (".training", DATA, ("networks", "judge", "model", "judging")),
             (".benchmark.report", DATA, ("judging",)),
             (
                 ".benchmark",

@@ -14,10 +14,10 @@ from typing import Any
 
 from ganscope.config import CheckSettings
 from ganscope.datasets.degradations import WORST_QUALITY
+from ganscope.detector.exported.loading import load_judge
+from ganscope.detector.judge import Judge
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
-from ganscope.detector.model import Detector, load_detector
-from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import take_place
 from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
@@ -83,14 +83,14 @@ class Check:
 
 def check_image(
     path: str | Path,
-    detector: str | Path | Detector = "default",
+    detector: str | Path | Judge = "default",
     device: str = "auto",
     reencode: bool = True,
 ) -> Check:
     """Judge one image file; reencode: as in `CheckSettings`. Raises `ImageError` if it cannot be
     read.
     """
-    loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
+    loaded = detector if isinstance(detector, Judge) else load_judge(str(detector), device=device)
     (scored,) = score_images(loaded, [path], device=device, reencode=reencode, describe=True)
     if scored.error is not None and scored.score is None:
         open_image(path)  # raises what was only noted
@@ -107,7 +107,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     for path in settings.paths:
         if next(find_images(path), None) is None:
             raise GanscopeError(f"{path}: no images in this folder")
-    detector = load_detector(settings.detector)
+    detector = load_judge(settings.detector, settings.runtime, settings.device)
     paths = (image for path in settings.paths for image in find_images(path))
     with ExitStack() as stack:
         table = _Table(settings.csv)
@@ -125,7 +125,6 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             check = _judge(detector, scored)
             if settings.heatmap and check.probability is not None:
                 pixels = open_image(check.path).pixels
-                detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
                 with holding(settings.heatmap, "-names", PATIENCE):  # another check may draw, too
                     drawn = _free_name(settings.heatmap, check.path)
@@ -142,7 +141,7 @@ def explain_probability(probability: float) -> str:
     return f"of 100 images with this score {number} are generated, if fakes are as common as photos"
 
 
-def _judge(detector: Detector, scored: Scored) -> Check:
+def _judge(detector: Judge, scored: Scored) -> Check:
     verdict, probability, meaning, said = None, None, None, list(scored.warnings)
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
@@ -178,7 +177,7 @@ def _judge(detector: Detector, scored: Scored) -> Check:
     )
 
 
-def _meaning(detector: Detector, probability: float, verdict: str) -> str:
+def _meaning(detector: Judge, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
     if verdict == "unsure":
         return f"no verdict, so this is no more than a hint: {said}"
@@ -198,7 +197,7 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     return said
 
 
-def _unlike_photographs(scored: Scored, detector: Detector) -> str:
+def _unlike_photographs(scored: Scored, detector: Judge) -> str:
     """Why the detector should not judge this image; "" if it looks like what it learned from."""
     if min(scored.width, scored.height) < detector.smallest:
         return f"too small to judge by: a side of less than {detector.smallest} pixels"
@@ -221,7 +220,7 @@ _REENCODED = {
 """What is said for the labels of `REENCODED`."""
 
 
-def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
+def _changed_by_reencoding(detector: Judge, scored: Scored) -> str:
     """What encodings change the verdict; "" for none."""
     if scored.score is None:
         return ""

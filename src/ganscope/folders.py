@@ -25,6 +25,7 @@ from ganscope.named import (
     CARD,
     CONFIG,
     FORMAT_VERSION,
+    SCALE,
     WEIGHTS,
     find_folder,
     hash_files,
@@ -37,9 +38,8 @@ __all__ = ["CARD", "CONFIG", "WEIGHTS", "find_folder", "hash_files", "shipped", 
 
 CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 """In the run folder of an unfinished training only."""
-SCALE, LARGE = ".scale", 2**16
-"""What follows a matrix' name in the name of its scales; numbers from which on a matrix is kept as
-bytes where that is asked for."""
+LARGE = 2**16
+"""Numbers from which on a matrix is kept as bytes where that is asked for."""
 
 
 def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,6 +15,8 @@ from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT_VERSION = 1
+SCALE = ".scale"
+"""What follows a matrix' name in the name of its scales, where it is kept as bytes."""
 
 
 def shipped(kind: str) -> dict[str, Path]:
