@@ -150,7 +150,9 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
         judge = _checked(path, name, kind)  # another command may have made it meanwhile
         if judge is None:
             with replacing(path) as part:
-                save_graph(graph_of(name, folder, config, part, int8), part)
+                save_graph(
+                    graph_of(name, folder, config, part, "int8" if int8 else "smallest"), part
+                )
                 told = {"folder": place, "made of": digest, "sha256": hash_files(part)}
                 write_json(path.with_suffix(".json"), told)
             _forget_older(path.parent, place, digest)
@@ -161,12 +163,22 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
 
 
 def graph_of(
-    name: str, folder: Path, config: dict[str, Any], part: Path, int8: bool
+    name: str,
+    folder: Path,
+    config: dict[str, Any],
+    part: Path,
+    form: str = "float",
+    portable: bool = False,
 ) -> "onnx.ModelProto":
-    """The graph of a detector, with what it needs to judge; part: a file for torch to write to."""
-    from ganscope.detector.exported.graph import plain_weights, transformer_graph
-    from ganscope.detector.exported.shrinking import to_bytes, to_smallest
+    """The graph of a detector, with what it needs to judge.
 
+    part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
+    or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. Raises
+    `GanscopeError` for a network that ONNX cannot express.
+    """
+    from ganscope.detector.exported import graph, shrinking
+
+    known = {}
     if config["architecture"] == "clip":
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -178,15 +190,24 @@ def graph_of(
             raise GanscopeError(
                 f"{name}: {WEIGHTS} is damaged ({error}); fetch or train it again"
             ) from None
-        model = transformer_graph(config, plain_weights(state, f"{name}: {WEIGHTS}"))
+        weights = graph.plain_weights(state, f"{name}: {WEIGHTS}")
+        model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
         kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
     else:
         from ganscope.detector.exported.tracing import traced_onnx
+        from ganscope.detector.model import load_detector
 
-        detector = _with_torch(name)
-        model = traced_onnx(detector, part)
-        kind = kind_of_map(detector)
-    model = to_bytes(model) if int8 else to_smallest(model)
+        detector = load_detector(name)
+        model, kind = traced_onnx(detector, part), kind_of_map(detector)
+    if form == "int8" and not portable:
+        model = shrinking.to_bytes(model, known)
+    elif form != "float":
+        forms = {
+            "half": shrinking.to_half,
+            "int8": shrinking.to_weight_bytes,
+            "smallest": shrinking.to_smallest,
+        }
+        model = forms[form](model)
     return described(model, about(config, name, kind))
 
 

@@ -106,12 +106,7 @@ class OpenVinoJudge(ExportedJudge):
 
     def __init__(self, folder: str | Path, said: str = ""):
         said, folder = said or str(folder), Path(folder)
-        try:
-            import openvino
-        except ImportError:
-            raise GanscopeError(
-                f"{said}: needs OpenVINO: pip install 'ganscope[openvino]'"
-            ) from None
+        openvino = import_openvino(said)
         try:
             about = json.loads((folder / FOLDER_FILES[2]).read_text(encoding="utf-8"))
             core = openvino.Core()
@@ -168,6 +163,15 @@ def import_onnxruntime() -> Any:
             "--runtime onnx needs onnxruntime: pip install 'ganscope[onnx]'"
         ) from None
     return onnxruntime
+
+
+def import_openvino(said: str) -> Any:
+    """The module openvino; raises `GanscopeError` where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        raise GanscopeError(f"{said} needs OpenVINO: pip install 'ganscope[openvino]'") from None
+    return openvino
 
 
 def open_exported(path: str | Path) -> ExportedJudge | None:

@@ -2,9 +2,9 @@
 
 A matrix that many vectors (the tokens of a transformer) are multiplied by is kept as bytes with a
 scale a column, and each vector is brought to bytes, too, with a scale of its own: one large token
-does not coarsen the others. Before, what a norm scales up is scaled down again, and the matrix up
-(after SmoothQuant, Xiao et al. 2022, arXiv:2211.10438, but by the norm's own weights, without
-data), which changes nothing but the rounding.
+does not coarsen the others. Where it is known how large each channel grows, the large ones are
+scaled down before, and their rows of the matrix up (SmoothQuant, Xiao et al. 2022,
+arXiv:2211.10438), which changes nothing but the rounding.
 """
 
 from typing import Any
@@ -13,24 +13,42 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ganscope.detector.exported.graph import MICROSOFT
+
 LARGE = 2**16
 """Numbers from which on a matrix is made smaller."""
-VECTOR, MATRIX = 127, 90
-"""Steps on each side of zero, of vectors and matrices. Processors without instructions for it
+VECTOR, MATRIX = 254, 90
+"""Steps from the least to the largest number of a vector, and on each side of zero of a matrix'
+column. Processors without instructions for it
 (VNNI) add two products in 16 bits, and cut off what is above 32767. With 90 that takes large values
 side by side in both; with 63 it never happens, but that is coarser, and worse in all."""
 TINY = 1e-8
+WEIGHING = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operations whose second input is weights; other large constants are places, say, and are kept."""
 
 
-def to_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+def to_bytes(
+    model: onnx.ModelProto, amplitudes: dict[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
     """Multiplications of tokens by large matrices in bytes; other large weights as bytes with a
-    scale a row, and computed with in float32.
+    scale a row, and computed with in float32. For onnxruntime alone.
+
+    amplitudes: name of a matrix (K, N) -> how large the channels (K,) grow that it meets.
     """
     edit = _Edit(model)
     for node in list(model.graph.node):
         if node.op_type == "MatMul" and edit.is_large(node.input[1]) and edit.of_tokens(node):
-            _smooth(edit, node)
-            _multiply_bytes(edit, node)
+            known = (amplitudes or {}).get(node.input[1])
+            x = node.input[0] if known is None else _smooth(edit, node, known)
+            _multiply_bytes(edit, node, x)
+    if not any(one.domain == MICROSOFT for one in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return to_weight_bytes(edit.done())
+
+
+def to_weight_bytes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Large weights as bytes with a scale a row, and computed with in float32."""
+    edit = _Edit(model)
     edit.shrink(lambda name, value: _as_bytes(edit, name, value))
     return edit.done()
 
@@ -75,6 +93,8 @@ class _Edit:
                 self.uses.setdefault(name, []).append(node)
         self.instead: dict[str, list[onnx.NodeProto]] = {}
         """A node's first output -> the nodes that take its place."""
+        self.before: dict[str, list[onnx.NodeProto]] = {}
+        """What comes before those."""
         self.first: list[onnx.NodeProto] = []
 
     def value(self, name: str) -> np.ndarray:
@@ -95,20 +115,15 @@ class _Edit:
         )
 
     def of_tokens(self, node: onnx.NodeProto) -> bool:
-        """Whether a matrix meets the output of a part of the network, not pixels: those are cut up
-        and brought to floats just before, and are few numbers for exactness.
-        """
-        if len(self.constants[node.input[1]].dims) != 2:
-            return False
-        maker = self.made.get(node.input[0])
-        return (maker is not None and maker.op_type not in ("Cast", "Reshape")) or (
-            maker is not None and maker.op_type == "Reshape" and not self._from_pixels(maker)
-        )
+        """Whether a matrix (K, N) meets what a part of the network made, not pixels."""
+        return len(self.constants[node.input[1]].dims) == 2 and not self.of_pixels(node)
 
-    def _from_pixels(self, node: onnx.NodeProto | None) -> bool:
-        while node is not None and node.op_type in ("Cast", "Reshape", "Transpose"):
-            node = self.made.get(node.input[0])
-        return node is None
+    def of_pixels(self, node: onnx.NodeProto) -> bool:
+        """Whether nothing but their order and type is changed between the pixels and a node."""
+        maker = self.made.get(node.input[0])
+        while maker is not None and maker.op_type in ("Cast", "Reshape", "Transpose"):
+            maker = self.made.get(maker.input[0])
+        return maker is None
 
     def shrink(self, how: Any) -> None:
         """Make all large weights smaller: how: name, array -> the nodes that give it again."""
@@ -119,7 +134,9 @@ class _Edit:
             for name in one.input
         }
         for name in list(self.constants):
-            if name in used and self.is_large(name):
+            user = self.uses.get(name, [onnx.NodeProto()])[0]
+            weighs = user.op_type in WEIGHING and user.input[1] == name
+            if name in used and weighs and self.is_large(name) and not self.of_pixels(user):
                 self.first += how(name, self.value(name))
                 del self.constants[name]
 
@@ -134,57 +151,68 @@ class _Edit:
         return self.model
 
 
-def _smooth(edit: _Edit, node: onnx.NodeProto) -> None:
-    """Scale the channels of a norm, and the rows of the matrix behind it the other way."""
-    norm = edit.made.get(node.input[0])
-    if norm is None or norm.op_type != "LayerNormalization" or len(norm.input) < 3:
-        return
-    if len(edit.uses[norm.output[0]]) != 1 or any(n not in edit.constants for n in norm.input[1:]):
-        return
-    scale, shift = (edit.value(name) for name in norm.input[1:])
-    matrix = edit.value(node.input[1])
-    size = np.maximum(4 * np.abs(scale) + np.abs(shift), 1e-3)
-    ratio = np.sqrt(size / np.maximum(np.abs(matrix).max(1), 1e-4))
-    ratio = (ratio / np.exp(np.log(ratio).mean())).astype(np.float32)
-    names = [
-        edit.constant(f"{node.output[0]}.{what}", value / ratio)
-        for what, value in (("scale", scale), ("shift", shift))
-    ]
-    changed = onnx.NodeProto()
-    changed.CopyFrom(norm)
-    changed.input[1], changed.input[2] = names
-    edit.instead[norm.output[0]] = [changed]
-    edit.constants[node.input[1]].CopyFrom(
-        numpy_helper.from_array(matrix * ratio[:, None], node.input[1])
-    )
-
-
-def _multiply_bytes(edit: _Edit, node: onnx.NodeProto) -> None:
+def _smooth(edit: _Edit, node: onnx.NodeProto, amplitudes: np.ndarray) -> str:
+    """Scale the channels that a matrix meets, and its rows the other way; the channels' name."""
     x, name = node.input
-    out = node.output[0]
     matrix = edit.value(name)
+    largest = np.maximum(amplitudes.astype(np.float32), 1e-3)
+    ratio = np.sqrt(largest / np.maximum(np.abs(matrix).max(1), 1e-4))
+    ratio = (ratio / np.exp(np.log(ratio).mean())).astype(np.float32)
+    edit.constants[name].CopyFrom(numpy_helper.from_array(matrix * ratio[:, None], name))
+    norm = edit.made.get(x)
+    if norm is not None and norm.op_type == "LayerNormalization" and len(edit.uses[x]) == 1:
+        changed = onnx.NodeProto()
+        changed.CopyFrom(norm)
+        for place in (1, 2):
+            value = edit.value(norm.input[place]) / ratio
+            changed.input[place] = edit.constant(f"{node.output[0]}.norm{place}", value)
+        edit.instead[x] = [changed]
+        return x
+    out = f"{node.output[0]}.smooth"
+    scale = edit.constant(f"{node.output[0]}.ratio", 1 / ratio)
+    edit.before[node.output[0]] = [helper.make_node("Mul", [x, scale], [out])]
+    return out
+
+
+def _multiply_bytes(edit: _Edit, node: onnx.NodeProto, x: str) -> None:
+    """x = low + step * vectors, matrix = steps * bytes, and so x @ matrix = step * steps * (vectors
+    @ bytes) + low * (sums of the matrix' columns).
+    """
+    out = node.output[0]
+    matrix = edit.value(node.input[1])
     steps = np.maximum(np.abs(matrix).max(0) / MATRIX, 1e-12).astype(np.float32)
     packed = np.clip(np.round(matrix / steps), -MATRIX, MATRIX).astype(np.int8)
     weights, scales = edit.constant(f"{out}.bytes", packed), edit.constant(f"{out}.steps", steps)
+    columns = edit.constant(f"{out}.columns", packed.sum(0, dtype=np.float32) * steps)
     one = edit.constant("one", np.float32(1))
-    middle = edit.constant("middle", np.uint8(VECTOR))
+    zero = edit.constant("zero", np.uint8(0))
     last = edit.constant("last", np.array([-1]))
     share = edit.constant("share", np.float32(1 / VECTOR))
     tiny = edit.constant("tiny", np.float32(TINY))
     edit.instead[out] = [
-        helper.make_node(kind, inputs, [to], **about)
-        for kind, inputs, to, about in (
-            ("Abs", [x], f"{out}.abs", {}),
-            ("ReduceMax", [f"{out}.abs", last], f"{out}.max", {"keepdims": 1}),
-            ("Mul", [f"{out}.max", share], f"{out}.share", {}),
-            ("Max", [f"{out}.share", tiny], f"{out}.step", {}),
-            ("Div", [x, f"{out}.step"], f"{out}.scaled", {}),
-            ("QuantizeLinear", [f"{out}.scaled", one, middle], f"{out}.vectors", {}),
-            ("MatMulInteger", [f"{out}.vectors", weights, middle], f"{out}.sums", {}),
-            ("Cast", [f"{out}.sums"], f"{out}.floats", {"to": TensorProto.FLOAT}),
-            ("Mul", [f"{out}.floats", f"{out}.step"], f"{out}.rows", {}),
-            ("Mul", [f"{out}.rows", scales], out, {}),
-        )
+        *edit.before.get(out, []),
+        *(
+            helper.make_node(kind, inputs, [to], **about)
+            for kind, inputs, to, about in (
+                ("ReduceMax", [x, last], f"{out}.high", {"keepdims": 1}),
+                ("ReduceMin", [x, last], f"{out}.low", {"keepdims": 1}),
+                ("Sub", [f"{out}.high", f"{out}.low"], f"{out}.range", {}),
+                ("Mul", [f"{out}.range", share], f"{out}.share", {}),
+                ("Max", [f"{out}.share", tiny], f"{out}.step", {}),
+                ("Sub", [x, f"{out}.low"], f"{out}.above", {}),
+                ("Div", [f"{out}.above", f"{out}.step"], f"{out}.scaled", {}),
+                ("QuantizeLinear", [f"{out}.scaled", one, zero], f"{out}.vectors", {}),
+                (
+                    "MatMulIntegerToFloat",
+                    [f"{out}.vectors", weights, one, scales, zero],
+                    f"{out}.sums",
+                    {"domain": MICROSOFT},
+                ),
+                ("Mul", [f"{out}.sums", f"{out}.step"], f"{out}.rows", {}),
+                ("Mul", [f"{out}.low", columns], f"{out}.shift", {}),
+                ("Add", [f"{out}.rows", f"{out}.shift"], out, {}),
+            )
+        ),
     ]
 
 
@@ -210,8 +238,15 @@ def _rounded(edit: _Edit, name: str, value: np.ndarray) -> tuple[np.ndarray, np.
 def _dequantised(
     edit: _Edit, name: str, packed: np.ndarray, steps: np.ndarray, axis: int
 ) -> list[onnx.NodeProto]:
-    inputs = [edit.constant(f"{name}.bytes", packed), edit.constant(f"{name}.steps", steps)]
-    return [helper.make_node("DequantizeLinear", inputs, [name], axis=axis)]
+    # Not DequantizeLinear: onnxruntime would round the vectors that meet it, too, and be slower.
+    shape = [-1 if n == axis else 1 for n in range(packed.ndim)]
+    small = edit.constant(f"{name}.bytes", packed)
+    scale = edit.constant(f"{name}.steps", steps.reshape(shape))
+    wide = f"{name}.wide"
+    return [
+        helper.make_node("Cast", [small], [wide], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [wide, scale], [name]),
+    ]
 
 
 def _widened(edit: _Edit, name: str, value: np.ndarray) -> list[onnx.NodeProto]:

@@ -2,6 +2,8 @@
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from ganscope.detector.exported.graph import LOGITS, PIXELS, PLACES
 from ganscope.detector.exported.running import ABOUT
 from ganscope.detector.exported.shrinking import LARGE
 from ganscope.detector.model import Detector
+from ganscope.errors import GanscopeError, reason_of
 
 OPSET = 18
 SAME = 1e-4
@@ -55,11 +58,11 @@ def _prepared(detector: Detector) -> tuple[nn.Module, Tensor]:
 def traced_onnx(detector: Detector, path: Path) -> onnx.ModelProto:
     """A detector as an ONNX graph in float32; path: a file to write it to meanwhile.
 
-    Raises whatever torch raises for a network with an operation that ONNX does not have.
+    Raises `GanscopeError` for a network with an operation that ONNX does not have.
     """
     network, example = _prepared(detector)
     names = [LOGITS, PLACES][: 1 + detector.has_map]
-    with warnings.catch_warnings(), torch.inference_mode():
+    with warnings.catch_warnings(), torch.inference_mode(), _told(detector):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             network,
@@ -74,12 +77,27 @@ def traced_onnx(detector: Detector, path: Path) -> onnx.ModelProto:
     return onnx.load(path)
 
 
+@contextmanager
+def _told(detector: Detector) -> Iterator[None]:
+    """Say in a line what torch raises for a network that cannot be followed, or written."""
+    try:
+        yield
+    except (GanscopeError, OSError):
+        raise
+    except Exception as error:  # torch.onnx has many, and networks more
+        raise GanscopeError(
+            f"{detector.name}: its network cannot be expressed ({reason_of(error)[:200]}); "
+            "try another --to"
+        ) from None
+
+
 def save_script(detector: Detector, path: Path, what: dict[str, Any], half: bool = False) -> None:
     """Write a detector as a TorchScript file that holds what it is; half: its weights in fp16."""
     network, example = _prepared(detector)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        module = torch.jit.trace(network, (example,), check_trace=False)
+        with _told(detector):
+            module = torch.jit.trace(network, (example,), check_trace=False)
     if half:
         _halve(module)
     torch.jit.save(module, path, _extra_files={f"{ABOUT}.json": json.dumps(what)})

@@ -16,8 +16,8 @@ import numpy as np
 
 from ganscope.config import ExportSettings
 from ganscope.config.export import ENDINGS
-from ganscope.detector.exported.loading import about, described, kind_of_map, save_graph
-from ganscope.detector.exported.running import FOLDER_FILES, open_exported
+from ganscope.detector.exported.loading import about, graph_of, kind_of_map, save_graph
+from ganscope.detector.exported.running import FOLDER_FILES, import_openvino, open_exported
 from ganscope.detector.judge import Judge
 from ganscope.detector.judging.scoring import score_images
 from ganscope.errors import GanscopeError, reason_of
@@ -52,7 +52,6 @@ def export_detector(settings: ExportSettings) -> Exported:
     by more than is promised (nothing is kept then), or if it cannot be written.
     """
     name = settings.detector
-    config = read_config(find_folder(name, "detectors"), name, "detectors")
     out = settings.out or Path(f"{Path(name).name}{ENDINGS[settings.to]}")
     if out.is_dir() and not (settings.to == "openvino" and _is_ours(out)):
         raise GanscopeError(f"--out {out}: is a folder already; name another")
@@ -62,7 +61,7 @@ def export_detector(settings: ExportSettings) -> Exported:
     held = out.with_name(f"{out.name}.folder") if out.is_dir() else out
     with holding_file(held), _placing(out, settings.to == "openvino") as part:
         try:
-            _write(detector, settings, about(config, name, kind_of_map(detector)), part)
+            _write(detector, settings, part)
         except OSError as error:
             said = error.strerror or reason_of(error)
             raise GanscopeError(f"--out {out}: cannot be written ({said})") from None
@@ -120,42 +119,33 @@ def made_pictures(size: int, count: int = 8) -> Iterator[np.ndarray]:
         yield np.clip(picture, 0, 255).astype(np.uint8)
 
 
-def _write(detector: Any, settings: ExportSettings, what: dict[str, Any], part: Path) -> None:
-    from ganscope.detector.exported import shrinking, tracing  # need torch
-
+def _write(detector: Any, settings: ExportSettings, part: Path) -> None:
+    name = settings.detector
+    folder = find_folder(name, "detectors")
+    config = read_config(folder, name, "detectors")
+    what = about(config, name, kind_of_map(detector))
     if settings.to == "torchscript":
-        tracing.save_script(detector, part, what, settings.half)
+        from ganscope.detector.exported.tracing import save_script  # needs torch
+
+        save_script(detector, part, what, settings.half)
         return
-    file = part if settings.to == "onnx" else part / "graph.onnx"
-    try:
-        model = tracing.traced_onnx(detector, file)
-    except GanscopeError:
-        raise
-    except Exception as error:  # torch.onnx has many, and networks more
-        raise GanscopeError(
-            f"{settings.detector}: its network cannot be expressed in ONNX "
-            f"({reason_of(error)[:200]}); try --to torchscript"
-        ) from None
-    if settings.int8 or settings.half:
-        model = shrinking.to_bytes(model) if settings.int8 else shrinking.to_half(model)
-    save_graph(described(model, what), file)
-    if settings.to == "openvino":
-        try:
-            import openvino
-        except ImportError:
-            raise GanscopeError(
-                "--to openvino needs OpenVINO: pip install 'ganscope[openvino]'"
-            ) from None
-        openvino.save_model(
-            openvino.convert_model(file), part / FOLDER_FILES[0], compress_to_fp16=settings.half
-        )
-        file.unlink()
-        write_json(part / FOLDER_FILES[2], what)
+    form = "int8" if settings.int8 else "half" if settings.half else "float"
+    if settings.to == "onnx":
+        save_graph(graph_of(name, folder, config, part, form), part)
+        return
+    openvino = import_openvino("--to openvino")
+    file = part / "graph.onnx"
+    save_graph(graph_of(name, folder, config, file, form, portable=True), file)
+    openvino.save_model(
+        openvino.convert_model(file), part / FOLDER_FILES[0], compress_to_fp16=settings.half
+    )
+    file.unlink()
+    write_json(part / FOLDER_FILES[2], what)
 
 
 @contextmanager
 def _placing(out: Path, folder: bool) -> Iterator[Path]:
-    """A file's name, or a new folder, that takes the place of `out`, unless an error ends the block."""
+    """A name for a file, or a new folder, that takes the place of `out` at the end of the block."""
     if not folder:
         with replacing(out) as part:
             yield part
