@@ -136,9 +136,7 @@ class ScriptJudge(ExportedJudge):
         files = {f"{ABOUT}.json": ""}
         try:
             self.module = torch.jit.load(str(path), map_location="cpu", _extra_files=files).eval()
-            for weights in [*self.module.parameters(), *self.module.buffers()]:
-                if weights.dtype == torch.float16:  # kept so, and computed with in fp32
-                    weights.data = weights.data.float()
+            self.module.float()  # whatever they are kept as, they are computed with in fp32
             about = json.loads(files[f"{ABOUT}.json"] or "{}")
         except (RuntimeError, ValueError, OSError) as error:
             raise GanscopeError(

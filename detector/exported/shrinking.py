@@ -184,11 +184,11 @@ def _multiply_bytes(edit: _Edit, node: onnx.NodeProto, x: str) -> None:
     packed = np.clip(np.round(matrix / steps), -MATRIX, MATRIX).astype(np.int8)
     weights, scales = edit.constant(f"{out}.bytes", packed), edit.constant(f"{out}.steps", steps)
     columns = edit.constant(f"{out}.columns", packed.sum(0, dtype=np.float32) * steps)
-    one = edit.constant("one", np.float32(1))
-    zero = edit.constant("zero", np.uint8(0))
-    last = edit.constant("last", np.array([-1]))
-    share = edit.constant("share", np.float32(1 / VECTOR))
-    tiny = edit.constant("tiny", np.float32(TINY))
+    one = edit.constant("ganscope.one", np.float32(1))
+    zero = edit.constant("ganscope.zero", np.uint8(0))
+    last = edit.constant("ganscope.last", np.array([-1]))
+    share = edit.constant("ganscope.share", np.float32(1 / VECTOR))
+    tiny = edit.constant("ganscope.tiny", np.float32(TINY))
     edit.instead[out] = [
         *edit.before.get(out, []),
         *(

@@ -98,13 +98,13 @@ def save_script(detector: Detector, path: Path, what: dict[str, Any], half: bool
         warnings.simplefilter("ignore")
         with _told(detector):
             module = torch.jit.trace(network, (example,), check_trace=False)
-    if half:
-        _halve(module)
-    torch.jit.save(module, path, _extra_files={f"{ABOUT}.json": json.dumps(what)})
-
-
-def _halve(module: torch.jit.ScriptModule) -> None:
-    """Keep large weights in fp16; whoever opens the file makes them float again (`ScriptJudge`)."""
-    for parameter in [*module.parameters(), *module.buffers()]:
-        if parameter.numel() >= LARGE and parameter.is_floating_point():
-            parameter.data = parameter.data.half()
+    kept = []
+    for weights in [*module.parameters(), *module.buffers()] if half else []:
+        if weights.numel() >= LARGE and weights.is_floating_point():
+            kept.append((weights, weights.data))
+            weights.data = weights.data.half()  # whoever opens the file makes them float again
+    try:
+        torch.jit.save(module, path, _extra_files={f"{ABOUT}.json": json.dumps(what)})
+    finally:
+        for weights, data in kept:  # they are the detector's own
+            weights.data = data
