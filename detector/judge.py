@@ -24,8 +24,9 @@ class Judge(ABC):
     name: str
     """What the user called it, or the folder's name."""
     margin: float = 0.0
-    """How far the logit of an image may be from the exact one. Where that could change what is said
-    of it, `exact_logits` are asked for.
+    """How far the logit of a view may be from the exact one, and that of an image of n views by
+    so much over the root of n. Where that could change what is said of it, `exact_logits` are asked
+    for.
     """
 
     @abstractmethod
@@ -45,12 +46,22 @@ class Judge(ABC):
         """`logits`, without the errors that `margin` bounds, and slower."""
         return self.logits(pixels)
 
-    def in_doubt(self, logit: float) -> bool:
-        """Whether the exact logit of an image may lie on the other side of a threshold."""
+    def in_doubt(self, logit: float, views: int) -> bool:
+        """Whether the exact logit of an image of so many views may lie on the other side of a
+        threshold.
+        """
         if not self.margin:
             return False
-        low, high = self.score(logit - self.margin), self.score(logit + self.margin)
+        margin = self.margin / views**0.5
+        low, high = self.score(logit - margin), self.score(logit + margin)
         return any(low <= self.thresholds[name] <= high for name in ("fake", "real"))
+
+    def may_be_settled(self, logit: float, views: int) -> bool:
+        """Whether it is in doubt by the exact logit whether more views are looked at. That seldom
+        decides a verdict: a third of the margin does.
+        """
+        assert self.views
+        return abs(logit - self.views["settled"]) < self.margin / views**0.5 / 3
 
     @property
     @abstractmethod

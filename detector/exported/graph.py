@@ -144,15 +144,6 @@ def transformer_graph(
     x = add("Concat", add("Expand", of("backbone.cls_token"), begin), x, axis=1)
     x = norm(add("Add", x, places), "backbone.norm_pre")
 
-    after = []
-    for number in range(depth):
-        block = f"backbone.blocks.{number}"
-        found = attention(norm(x, f"{block}.norm1"), f"{block}.attn")
-        x = add("Add", x, linear(found, f"{block}.attn.proj"))
-        found = gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
-        x = add("Add", x, linear(found, f"{block}.mlp.fc2"))
-        after.append(x)
-
     one, zero = np.ones(width, np.float32), np.zeros(width, np.float32)
     tokens = np.array([1])
 
@@ -161,6 +152,20 @@ def transformer_graph(
 
     def mean_of(x: str) -> str:
         return add("ReduceMean", x, tokens, keepdims=1)
+
+    after = []
+    for number in range(depth):
+        block = f"backbone.blocks.{number}"
+        found = attention(norm(x, f"{block}.norm1"), f"{block}.attn")
+        x = add("Add", x, linear(found, f"{block}.attn.proj"))
+        found = gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+        if number == depth - 1 and number not in (map_block, where):
+            # Nobody looks at single patches here, and the mean of sums is the sum of means.
+            x, found = (
+                add("Concat", cut(y, 0, 1), mean_of(cut(y, 1, LAST)), axis=1) for y in (x, found)
+            )
+        x = add("Add", x, linear(found, f"{block}.mlp.fc2"))
+        after.append(x)
 
     def plain(x: str) -> str:
         return add("LayerNormalization", x, one, zero, axis=-1, epsilon=1e-5)

@@ -4,6 +4,8 @@ A file or folder carries the configuration of its detector along, so that it nee
 """
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ ABOUT = "ganscope"
 FORMAT = 1
 FOLDER_FILES = ("model.xml", "model.bin", "ganscope.json")
 """What makes up a folder for OpenVINO."""
+
+
+MOST_SHARES = 8
+"""Parts that a batch is divided into, at most."""
 
 
 class ExportedJudge(Judge):
@@ -68,13 +74,17 @@ class ExportedJudge(Judge):
 class OnnxJudge(ExportedJudge):
     """An ONNX file, run by onnxruntime (an extra)."""
 
-    def __init__(self, path: str | Path, said: str = "", threads: int | None = None):
+    def __init__(self, path: str | Path, said: str = ""):
         said = said or str(path)
         onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
+        # A share of the images for each core is a fifth quicker than a share of each operation.
+        cores = _cores()
+        options.intra_op_num_threads = max(cores // 2, 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.shares = max(min(cores - cores // 2 + 1, MOST_SHARES), 1) if cores > 1 else 1
+        self.pool = ThreadPoolExecutor(self.shares)
         try:
             self.session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -95,10 +105,15 @@ class OnnxJudge(ExportedJudge):
         return self._run(["logits"], pixels)[0]
 
     def _run(self, wanted: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        def run(share: np.ndarray) -> list[np.ndarray]:
+            return self.session.run(wanted, {self.input: share})
+
+        shares = np.array_split(np.ascontiguousarray(pixels), min(self.shares, len(pixels)))
         try:
-            return self.session.run(wanted, {self.input: np.ascontiguousarray(pixels)})
-        except Exception as error:
+            found = list(self.pool.map(run, shares)) if len(shares) > 1 else [run(shares[0])]
+        except Exception as error:  # its errors share no base but Exception
             raise GanscopeError(f"{self.name}: onnxruntime: {reason_of(error)[:200]}") from None
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 class OpenVinoJudge(ExportedJudge):
@@ -150,6 +165,16 @@ class ScriptJudge(ExportedJudge):
             found = self.module(self.torch.from_numpy(np.ascontiguousarray(pixels)))
         found = found if isinstance(found, tuple | list) else (found,)
         return [one.numpy() for one in found]
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
 
 
 def import_onnxruntime() -> Any:

@@ -228,7 +228,7 @@ def score_images(
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.views:
                     settled = detector.views["settled"]
-                    if abs(own - settled) < detector.margin:
+                    if detector.may_be_settled(own, len(scored.tile_logits)):
                         own = _exactly(detector, scored)
                     wanted = own >= settled
                     scored.weights = scored.all_weights if wanted else scored.weights
@@ -265,7 +265,7 @@ def _pooled(detector: Judge, scored: Scored) -> Scored:
     if scored.error is None:
         if scored.seen is not None:
             own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
-            if detector.in_doubt(own):
+            if detector.in_doubt(own, len(scored.tile_logits)):
                 _exactly(detector, scored)
             scored.seen = None
         found = scored.tile_logits.astype(np.float64)
