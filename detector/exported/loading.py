@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Of the graphs in the cache; to be raised with every change of what they are made of."""
 MARGIN = 0.5
-"""Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures the
+"""Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures,
 means of two views differed by 0.10, those of six by 0.07 (standard deviations)."""
 WAIT = 600.0
 """Seconds to wait for another command that makes the same graph."""
