@@ -143,9 +143,9 @@ def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(
     assert isinstance(load_judge(name, "onnx"), OnnxJudge)
     assert isinstance(load_judge("default", device="cpu"), OnnxJudge)
     assert isinstance(load_judge("default", "torch"), Detector)
-    monkeypatch.setattr(loading, "_may_have_gpu", lambda: True)
-    assert isinstance(load_judge("default"), Detector)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "_may_have_gpu", lambda: True)
+        assert isinstance(load_judge("default"), Detector)
     with pytest.raises(GanscopeError, match="--device cuda"):
         next(score_images(cached_graph(name), [views(1, 64)[0]], device="cuda"))
     with pytest.raises(GanscopeError, match="unknown detector"):
