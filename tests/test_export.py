@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ganscope.config import CheckSettings, ExportSettings
 from ganscope.detector.exported import loading, shrinking
-from ganscope.detector.exported.loading import MARGIN, cached_graph, load_judge
+from ganscope.detector.exported.loading import MARGIN, cached_graph, graph_of, load_judge
 from ganscope.detector.exported.running import OnnxJudge, ScriptJudge, open_exported
 from ganscope.detector.judge import Judge
 from ganscope.detector.judging.checking import check_image, check_images
@@ -24,7 +24,8 @@ from ganscope.detector.judging.exporting import export_detector, made_pictures
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.named import shipped
 
 pytest.importorskip("onnxruntime")
 
@@ -150,6 +151,23 @@ def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(
         next(score_images(cached_graph(name), [views(1, 64)[0]], device="cuda"))
     with pytest.raises(GanscopeError, match="unknown detector"):
         load_judge("defualt")
+
+
+def test_without_room_for_a_graph_torch_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").write_text("no folder")
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "full"))
+    with pytest.warns(GanscopeWarning, match="judged with torch, not onnxruntime"):
+        assert isinstance(load_judge("default", device="cpu"), Detector)
+    with pytest.raises(GanscopeError, match="cannot be written"):
+        load_judge("default", "onnx")
+
+
+def test_a_network_that_the_graph_does_not_know_is_said(tmp_path: Path) -> None:
+    config = load_detector().config | {"arguments": {"where": 5, "rings": 2}}
+    with pytest.raises(GanscopeError, match=r"no graph is made of it.*rings"):
+        graph_of("default", shipped("detectors")["default"], config, tmp_path / "part")
 
 
 class Rounded(Judge):

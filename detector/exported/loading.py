@@ -61,12 +61,8 @@ def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto
     if runtime == "auto" and _is_quicker(name, device):
         try:
             return cached_graph(name)
-        except (ValueError, OSError) as error:  # weights of another kind, or no room for a graph
-            warnings.warn(
-                f"{name}: judged with torch, for there is no graph ({reason_of(error)})",
-                GanscopeWarning,
-                stacklevel=2,
-            )
+        except GanscopeError as error:  # weights of another kind, say, or no room for a graph
+            warnings.warn(f"judged with torch, not onnxruntime: {error}", GanscopeWarning, 2)
     return _with_torch(name)
 
 
@@ -185,14 +181,17 @@ def graph_of(
         from safetensors.numpy import load_file
 
         try:
-            check_config(config)
             state = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
             raise GanscopeError(
                 f"{name}: {WEIGHTS} is damaged ({error}); fetch or train it again"
             ) from None
-        weights = graph.plain_weights(state, f"{name}: {WEIGHTS}")
-        model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
+        try:
+            check_config(config)
+            weights = graph.plain_weights(state, f"{name}: {WEIGHTS}")
+            model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
+        except (ValueError, KeyError, TypeError) as error:
+            raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
         kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
     else:
         from ganscope.detector.exported.tracing import traced_onnx
