@@ -37,6 +37,7 @@ ONLY_ON_SCREEN = {
     ("audit", "json"),
     ("benchmark", "json"),
     ("diversity", "json"),
+    ("export", "json"),
 }
 
 
