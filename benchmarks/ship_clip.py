@@ -20,9 +20,10 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 import ganscope
+from ganscope.detector.judge import sigmoid
 from ganscope.detector.judging.calibration import calibrate, count_called
 from ganscope.detector.judging.checking import LEFT_OUT
-from ganscope.detector.model import Detector, sigmoid
+from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.networks.weights import read_weights
 

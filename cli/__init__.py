@@ -21,6 +21,7 @@ from ganscope.cli import (
     check,
     demo,
     diversity,
+    export,
     generate,
     inspect,
     latent,
@@ -66,6 +67,7 @@ app.command("diversity")(diversity.diversity)
 app.add_typer(latent.app, name="latent")
 app.command("spectra")(spectra.spectra)
 app.command("audit")(audit.audit)
+app.command("export")(export.export)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)
 

@@ -78,6 +78,10 @@ def check(
     ] = True,
     batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
     device: Device = "auto",
+    runtime: Annotated[
+        str,
+        typer.Option(help="torch, onnx (onnxruntime, without torch), or auto: the quicker one."),
+    ] = "auto",
 ) -> None:
     """Judge photos: score, verdict (fake, real or unsure) and, if wanted, a heatmap of the
     evidence.
@@ -114,6 +118,7 @@ def check(
         fail_on=fail_on,
         batch_size=batch_size,
         device=device,
+        runtime=runtime,
     )
     total = count_inputs(settings.paths)  # a mistyped path is told before the detector is loaded
     from ganscope.detector.judging.checking import check_images

@@ -13,8 +13,10 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from ganscope.detector.judge import Judge, check_config
 from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.transformer import BlockFeatures
+from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
 from ganscope.prints import LEARNED, Prints
@@ -29,12 +31,9 @@ SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 4
 NAMED, LOOKING = 3, 30.0
 """Sides in pixels that are tried where a network does not take the one it was asked for, the
 nearest first; so many are named, if they are found in so many seconds."""
-SMALLEST = 32
-"""Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
-them (`Detector.smallest`)."""
 
 
-class Detector(FolderModel):
+class Detector(FolderModel, Judge):
     """images (N, 3, H, W) float RGB in [0, 1] -> logits (N,), higher = more likely fake.
 
     config: `architecture` ("cnn", "timm:resnet18"), `arguments` (for its builder), `input` (size,
@@ -63,7 +62,7 @@ class Detector(FolderModel):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """The network without weights: a large one's need not be drawn only to be replaced."""
-        cls.check(config)
+        check_config(config)
         training = config.get("training")
         config["training"] = training if isinstance(training, dict) else {}
         corpora = config["training"].get("corpora", [])
@@ -73,43 +72,6 @@ class Detector(FolderModel):
             return cls(config)
         with init_empty_weights(include_buffers=False):
             return cls(config)
-
-    @staticmethod
-    def check(config: dict[str, Any]) -> None:
-        """Raise `ValueError` for numbers that no detector can have."""
-        numbers = [
-            *(("thresholds", name) for name in ("fake", "real")),
-            *(("calibration", name) for name in ("scale", "shift")),
-            ("input", "size"),
-        ]
-        if "smallest" in config["input"]:
-            numbers.append(("input", "smallest"))
-        for part, name in numbers:
-            value = config[part][name]
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{part}: {name} is {value!r}, no number")
-            if not np.isfinite(value):
-                raise ValueError(f"{part}: {name} is {value!r}, not finite")
-        size, scale = config["input"]["size"], config["calibration"]["scale"]
-        real, fake = (config["thresholds"][name] for name in ("real", "fake"))
-        if size < 1:
-            raise ValueError(f"input: size is {size}")
-        if scale < 0:  # fakes would be called real
-            raise ValueError(f"calibration: scale is {scale}, negative")
-        if real > fake:
-            raise ValueError(f"thresholds: real is {real}, above fake")
-        views = config["input"].get("views")
-        if views is None:
-            return
-        try:
-            whole, settled = views["whole"], views["settled"]
-            if isinstance(whole, bool) or not isinstance(whole, int):
-                raise TypeError
-            settled = settled + 0.0
-        except (KeyError, TypeError):
-            raise ValueError(f"input: views is {views!r}") from None
-        if whole < size or not np.isfinite(settled):
-            raise ValueError(f"input: views is {views!r}")
 
     @classmethod
     def create(
@@ -182,35 +144,55 @@ class Detector(FolderModel):
             self.learned.save(Path(folder) / LEARNED)
         super().save(folder)
 
-    @property
-    def size(self) -> int:
-        """Side of the input tiles in pixels."""
-        return int(self.config["input"]["size"])
-
-    @property
-    def views(self) -> dict[str, Any] | None:
-        """What it looks at in an image (`judging.views.cut_views`); None: at native tiles."""
-        return self.config["input"].get("views")
-
-    @property
-    def smallest(self) -> int:
-        """Pixels: an image with a shorter side than this gets no verdict."""
-        return int(self.config["input"].get("smallest", SMALLEST))
-
-    @property
-    def thresholds(self) -> dict[str, float]:
-        return self.config["thresholds"]
-
     def normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(self.normalised(images))
 
+    def prepare(self, device: str = "auto") -> None:
+        self.to(pick_device(device)).eval()
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.mean.device.type == "cpu"  # not every network has parameters
+
+    @torch.inference_mode()
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        images = self._images(pixels).contiguous(memory_format=torch.channels_last)
+        return self(images).float().cpu().numpy()
+
+    @torch.inference_mode()
+    def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images = self._images(pixels)
+        if self.has_places:
+            found, whole = self.net.where_logits(self.normalised(images))  # type: ignore[operator]
+        else:
+            found = self.patch_logits(images)
+            if found is None:
+                raise GanscopeError(
+                    f"{self.config['architecture']} has no patch logits; use tiles or gradcam"
+                )
+            whole = found.mean((1, 2))
+        return found.float().cpu().numpy(), whole.float().cpu().numpy()
+
+    def _images(self, pixels: np.ndarray) -> Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) in [0, 1], on its device. Pixels travel as bytes."""
+        images = torch.from_numpy(pixels).to(self.mean.device)
+        return images.permute(0, 3, 1, 2).float().div_(255)
+
     @property
     def has_map(self) -> bool:
-        """Whether `patch_logits` gives any."""
         return getattr(self.net, "has_map", hasattr(self.net, "patch_logits"))
+
+    @property
+    def has_places(self) -> bool:
+        return getattr(self.net, "where", None) is not None
+
+    @property
+    def has_gradients(self) -> bool:
+        return hasattr(self.net, "gradcam_layers")
 
     def patch_logits(self, images: Tensor) -> Tensor | None:
         """The map of logits (N, h, w) whose mean is the logit; None if the network has none."""
@@ -223,21 +205,6 @@ class Detector(FolderModel):
         if not hasattr(self.net, "gradcam_layers"):
             raise GanscopeError(f"{self.config['architecture']} has no Grad-CAM; use tiles")
         return self.net.gradcam_layers()  # type: ignore[operator]
-
-    def score(self, logit: Any) -> Any:
-        """logit(s) -> score(s) in [0, 1], higher = more likely fake; no probability."""
-        return sigmoid(logit)
-
-    def probability(self, logit: Any) -> Any:
-        """logit(s) -> calibrated probability of being fake, for equally many reals and fakes."""
-        calibration = self.config["calibration"]
-        return sigmoid(np.asarray(logit) * calibration["scale"] + calibration["shift"])
-
-    def verdict(self, score: float) -> str:
-        """ "fake" from the upper threshold on, "real" below the lower one, else "unsure"."""
-        if score >= self.thresholds["fake"]:
-            return "fake"
-        return "real" if score < self.thresholds["real"] else "unsure"
 
 
 def _refuse_misfit(net: nn.Module, architecture: str, size: int, arguments: dict[str, Any]) -> None:
@@ -276,13 +243,6 @@ def _misfit(net: nn.Module, size: int) -> str | None:
     finally:
         net.train(training)
     return None if shape == (1,) else f"it gives numbers of shape {shape}, not one"
-
-
-def sigmoid(logit: Any) -> Any:
-    """Sigmoid of a number or an array in double precision, without overflow."""
-    x = np.asarray(logit, np.float64)
-    value = np.exp(-np.logaddexp(0.0, -x))
-    return float(value) if value.ndim == 0 else value
 
 
 def load_detector(name: str = "default") -> Detector:

@@ -31,6 +31,7 @@ COMMANDS = {
     "audit": config.AuditSettings,
     "diversity": config.DiversitySettings,
     "spectra": config.SpectraSettings,
+    "export": config.ExportSettings,
     "latent walk": config.LatentWalkSettings,
     "latent arithmetic": config.LatentArithmeticSettings,
     "latent direction": config.LatentDirectionSettings,
@@ -41,6 +42,7 @@ ONLY_ON_SCREEN = {
     ("audit", "json"),
     ("benchmark", "json"),
     ("diversity", "json"),
+    ("export", "json"),
 }
 
 

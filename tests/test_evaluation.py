@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ganscope.config import TrainDetectorSettings
-from ganscope.detector.model import SMALLEST, Detector, load_detector
+from ganscope.detector.judge import SMALLEST
+from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import evaluation as finishing
 from ganscope.detector.training.evaluation import are_large, finish_run
 

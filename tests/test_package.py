@@ -20,6 +20,7 @@ ROOMS = {
     "ganscope.detector.benchmark": ROOT / "detector/benchmark",
     "ganscope.detector.benchmark.report": ROOT / "detector/benchmark/report",
     "ganscope.detector.evidence": ROOT / "detector/evidence",
+    "ganscope.detector.exported": ROOT / "detector/exported",
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
@@ -30,6 +31,7 @@ ROOMS = {
     "ganscope.together": ROOT / "src/ganscope/together",
 }
 DOORS = {
+    "ganscope.detector.judge": ROOT / "detector/judge.py",
     "ganscope.detector.model": ROOT / "detector/model.py",
     "ganscope.generator.model": ROOT / "generator/model.py",
     "ganscope.generator.pixels": ROOT / "generator/pixels.py",
@@ -56,10 +58,12 @@ MAY_IMPORT = {
         for room, below, inner in (
             (".evidence", GROUND, ()),
             (".networks", GROUND, ()),
-            (".model", GROUND, ("networks",)),
-            (".published", GROUND, ("networks", "model")),
-            (".judging", DATA, ("model", "evidence")),
-            (".training", DATA, ("networks", "model", "judging", "evidence")),
+            (".judge", GROUND, ()),
+            (".model", GROUND, ("networks", "judge")),
+            (".published", GROUND, ("networks", "judge", "model")),
+            (".exported", GROUND, ("networks", "judge", "model")),
+            (".judging", DATA, ("judge", "model", "exported", "evidence")),
+            (".training", DATA, ("networks", "judge", "model", "judging", "evidence")),
             (".benchmark.report", DATA, ("judging",)),
             (
                 ".benchmark",

@@ -17,12 +17,12 @@ from ganscope.config import CheckSettings, plain
 from ganscope.datasets.degradations import WORST_QUALITY
 from ganscope.detector.evidence.record import EDITED, GENERATED, NOTHING, Evidence
 from ganscope.detector.evidence.trust import find_anchors
+from ganscope.detector.exported.loading import load_judge
+from ganscope.detector.judge import Judge
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.judging.table import Table
 from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
-from ganscope.detector.model import Detector, load_detector
-from ganscope.devices import pick_device
 from ganscope.errors import GanscopeWarning, ImageError
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
@@ -153,7 +153,7 @@ class VideoCheck(Check):
 
 def check_image(
     source: ImageSource,
-    detector: str | Path | Detector = "default",
+    detector: str | Path | Judge = "default",
     device: str = "auto",
     reencode: bool = True,
     pixels_only: bool = False,
@@ -162,7 +162,7 @@ def check_image(
     """Judge one image, anything that `open_image` takes; reencode, pixels_only, trust_anchors: as
     in `CheckSettings`. Raises `ImageError` if it cannot be read.
     """
-    loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
+    loaded = detector if isinstance(detector, Judge) else load_judge(str(detector), device=device)
     (scored,) = score_images(
         loaded,
         [source],
@@ -186,7 +186,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     """
     find_anchors(settings.trust_anchors)
     refuse_missing(settings.paths)
-    detector = load_detector(settings.detector)
+    detector = load_judge(settings.detector, settings.runtime, settings.device)
     passed = Passed()
     with ExitStack() as stack:
         table = Table(settings.csv, FIELDS, _plan(settings, detector))
@@ -200,7 +200,6 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 table.drawing(check.path)
             elif settings.heatmap and check.probability is not None and place.source is not None:
                 pixels = open_image(place.source).pixels
-                detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
                 with _name_for(settings.heatmap, check.path, table) as drawn:
                     write_overlay(drawn, pixels, heat, _caption(check))
@@ -243,7 +242,7 @@ class _Film:
 
 
 def _in_order(
-    settings: CheckSettings, detector: Detector, table: Table, passed: Passed
+    settings: CheckSettings, detector: Judge, table: Table, passed: Passed
 ) -> Iterator[_Place]:
     """Judge what is not judged yet; places in order, each with its check."""
     line: deque[_Place] = deque()
@@ -307,18 +306,18 @@ def _in_order(
     yield from settled()
 
 
-def _plan(settings: CheckSettings, detector: Detector) -> dict[str, Any]:
+def _plan(settings: CheckSettings, detector: Judge) -> dict[str, Any]:
     """What a check of the same files must have in common with another to have its result."""
     free = ("paths", "csv", "json", "fail_on", "batch_size", "device", "allow_private")
     return {
         **{name: value for name, value in plain(settings).items() if name not in free},
-        "detector": [detector.name, detector.weights, detector.config],
+        "detector": [detector.name, getattr(detector, "weights", ""), detector.config],
         "folder": os.getcwd(),
         "fields": FIELDS,
     }
 
 
-def _unreadable(detector: Detector, error: ImageError) -> Check:
+def _unreadable(detector: Judge, error: ImageError) -> Check:
     return _judge(detector, Scored(error.path, error=error.reason))
 
 
@@ -335,7 +334,7 @@ def _of_frame(frame: Frame, check: Check) -> FrameCheck:
     )
 
 
-def _judge_film(detector: Detector, judged: _Film) -> Check:
+def _judge_film(detector: Judge, judged: _Film) -> Check:
     film, summary = judged.film, summarise(judged.frames, detector)
     if not judged.frames:
         said = ImageError(film.video.name, "no frame of this video can be decoded")
@@ -395,7 +394,7 @@ def explain_probability(probability: float) -> str:
     return f"of 100 images with this score {number} are generated, if fakes are as common as photos"
 
 
-def _judge(detector: Detector, scored: Scored, pixels_only: bool = False) -> Check:
+def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
     verdict, probability, meaning, said = None, None, None, list(scored.warnings)
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
@@ -460,7 +459,7 @@ def _caption(check: Check) -> str:
     return f"{words} ({check.declared_trust})"
 
 
-def _meaning(detector: Detector, probability: float, verdict: str) -> str:
+def _meaning(detector: Judge, probability: float, verdict: str) -> str:
     said = explain_probability(probability)
     if verdict == "unsure":
         return f"no verdict, so this is no more than a hint: {said}"
@@ -480,7 +479,7 @@ def _meaning(detector: Detector, probability: float, verdict: str) -> str:
     return said
 
 
-def _unlike_photographs(scored: Scored, detector: Detector) -> str:
+def _unlike_photographs(scored: Scored, detector: Judge) -> str:
     """Why the detector should not judge this image; "" if it looks like what it learned from."""
     if min(scored.width, scored.height) < detector.smallest:
         return f"too small to judge by: a side of less than {detector.smallest} pixels"
@@ -503,7 +502,7 @@ _REENCODED = {
 """What is said for the labels of `REENCODED`."""
 
 
-def _changed_by_reencoding(detector: Detector, scored: Scored) -> str:
+def _changed_by_reencoding(detector: Judge, scored: Scored) -> str:
     """What encodings change the verdict; "" for none."""
     if scored.score is None:
         return ""

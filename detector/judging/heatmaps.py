@@ -9,15 +9,12 @@ register it.
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-import torch
-from torch import Tensor, nn
 
+from ganscope.detector.judge import Judge, sigmoid
 from ganscope.detector.judging.scoring import tile_positions
-from ganscope.detector.model import Detector, sigmoid
 from ganscope.errors import GanscopeError
 from ganscope.files import write_picture
 from ganscope.registry import Registry
@@ -29,11 +26,11 @@ BATCH = 16
 PICTURE = (-2.0, 4.0)
 """The logit of a whole picture is held between these before it moves those of its places."""
 
-Method = Callable[[Detector, np.ndarray], np.ndarray]
+Method = Callable[[Judge, np.ndarray], np.ndarray]
 heatmap_methods: Registry[Method] = Registry("heatmap method")
 
 
-def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.ndarray:
+def heatmap(detector: Judge, pixels: np.ndarray, method: str = "auto") -> np.ndarray:
     """The evidence in an image: (H, W) float32 in [0, 1], high = evidence for fake.
 
     pixels: (H, W, 3) uint8 RGB. method: patches, tiles or gradcam; auto: patches where the network
@@ -41,13 +38,13 @@ def heatmap(detector: Detector, pixels: np.ndarray, method: str = "auto") -> np.
     `GanscopeError` for a method that does not fit.
     """
     if method == "auto":
-        method = "gradcam" if hasattr(detector.net, "gradcam_layers") else "tiles"
+        method = "gradcam" if detector.has_gradients else "tiles"
         method = "patches" if detector.has_map else method
     return heatmap_methods[method](detector, pixels)
 
 
 @heatmap_methods.register("patches")
-def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+def patches(detector: Judge, pixels: np.ndarray) -> np.ndarray:
     """The network's own map of logits, averaged around each place over about a tile.
 
     Tiles are what the calibration is made for: a single patch scatters more, and on its scale
@@ -55,142 +52,58 @@ def patches(detector: Detector, pixels: np.ndarray) -> np.ndarray:
     place is fake, compared with others; the odds of the picture as a whole are multiplied in.
     """
 
-    whole: list[Tensor] = []
-    where = getattr(detector.net, "where", None) is not None
+    whole: list[np.ndarray] = []
 
-    def logits(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            if where:
-                local, image = detector.net.where_logits(  # type: ignore[operator]
-                    detector.normalised(images)
-                )
-                whole.append(image)
-                return local
-            found = detector.patch_logits(images)
-        if found is None:
-            raise GanscopeError(
-                f"{detector.config['architecture']} has no patch logits; use tiles or gradcam"
-            )
-        return found
+    def local(cut: np.ndarray) -> np.ndarray:
+        maps, images = detector.local_logits(cut)
+        whole.append(images)
+        return maps
 
     found = cv2.GaussianBlur(
-        _stitched(detector, pixels, logits),
+        _stitched(detector, pixels, local),
         (0, 0),
         detector.size / (6 if detector.views else 4),
         borderType=cv2.BORDER_REFLECT,
     )
-    if not where:
+    if not detector.has_places:
         return detector.probability(found).astype(np.float32)
     # The odds of a place, times those of the picture; places stay to be seen in any picture.
-    chance = float(detector.probability(torch.cat(whole).mean().item()))
+    chance = float(detector.probability(float(np.concatenate(whole).mean())))
     return sigmoid(found + np.clip(np.log(chance / (1 - chance)), *PICTURE)).astype(np.float32)
 
 
 @heatmap_methods.register("tiles")
-def tile_logits(detector: Detector, pixels: np.ndarray) -> np.ndarray:
+def tile_logits(detector: Judge, pixels: np.ndarray) -> np.ndarray:
     """One logit a tile, on tiles that overlap by half."""
 
-    def logits(images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return detector(images)[:, None, None]
+    def local(cut: np.ndarray) -> np.ndarray:
+        return detector.logits(cut)[:, None, None]
 
-    return detector.probability(_stitched(detector, pixels, logits)).astype(np.float32)
+    return detector.probability(_stitched(detector, pixels, local)).astype(np.float32)
 
 
 @heatmap_methods.register("gradcam")
-def gradcam(detector: Detector, pixels: np.ndarray) -> np.ndarray:
-    """Grad-CAM (Selvaraju et al. 2017, by the grad-cam package) for CNNs and vision
-    transformers.
-    """
-    from pytorch_grad_cam.utils.model_targets import RawScoresOutputTarget
+def gradcam(detector: Judge, pixels: np.ndarray) -> np.ndarray:
+    """Grad-CAM, relative to the most important place; see `gradcam.py`."""
+    if not detector.has_gradients:
+        what = detector.config["architecture"]
+        raise GanscopeError(f"{what} has no Grad-CAM; use tiles")
+    from ganscope.detector.judging.gradcam import relevance_of  # needs torch
 
-    was_training, wanted = detector.training, [p.requires_grad for p in detector.parameters()]
-    detector.eval().requires_grad_(True)
-    try:
-        with _unscaled_gradcam()(
-            model=_Column(detector),
-            target_layers=detector.gradcam_layers(),
-            reshape_transform=_as_map(detector),
-        ) as cam:
-
-            def relevance(images: Tensor) -> Tensor:
-                maps = cam(images, [RawScoresOutputTarget()] * len(images))
-                return torch.from_numpy(np.ascontiguousarray(maps))
-
-            found = np.maximum(_stitched(detector, pixels, relevance), 0)
-    finally:
-        detector.train(was_training)
-        for parameter, want in zip(detector.parameters(), wanted, strict=True):
-            parameter.requires_grad_(want)
+    with relevance_of(detector) as relevance:
+        found = np.maximum(_stitched(detector, pixels, relevance), 0)
     top = float(found.max())
     return found / top if top > 0 else found
 
 
-def _unscaled_gradcam() -> Any:
-    """Grad-CAM whose maps keep their own scale and resolution, so that tiles can be compared."""
-    from pytorch_grad_cam import GradCAM  # takes a second to import
-
-    class UnscaledGradCAM(GradCAM):
-        def compute_cam_per_layer(self, images, targets, eigen_smooth):  # type: ignore[no-untyped-def]
-            (activations,), (gradients,) = (
-                [part.cpu().numpy() for part in parts]
-                for parts in (
-                    self.activations_and_grads.activations,
-                    self.activations_and_grads.gradients,
-                )
-            )
-            layer = self.target_layers[0]
-            return self.get_cam_image(images, layer, targets, activations, gradients, eigen_smooth)
-
-        def aggregate_multi_layers(self, maps):  # type: ignore[no-untyped-def]
-            return np.maximum(maps, 0)
-
-    return UnscaledGradCAM
-
-
-class _Column(nn.Module):
-    """Logits (N,) as (N, 1): grad-cam wants an output a class."""
-
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.detector = detector
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.detector(images)[:, None]
-
-
-def _as_map(detector: Detector) -> Callable[[Tensor], Tensor] | None:
-    """For a vision transformer: tokens (N, T, C) -> map (N, C, h, w), class tokens dropped."""
-    backbone = getattr(detector.net, "backbone", None)
-    prefix = getattr(backbone, "num_prefix_tokens", 0)
-
-    def reshape(tokens: Tensor) -> Tensor:
-        if tokens.ndim == 4:  # a convolution's (N, C, h, w), or channels last as in Swin
-            return (
-                tokens
-                if backbone is None or not _last(backbone, tokens)
-                else tokens.permute(0, 3, 1, 2)
-            )
-        tokens = tokens[:, prefix:]
-        side = round(tokens.shape[1] ** 0.5)
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-
-    return reshape
-
-
-def _last(backbone: nn.Module, tokens: Tensor) -> bool:
-    """Whether a 4-d feature map has its channels last."""
-    return tokens.shape[-1] == getattr(backbone, "num_features", -1) != tokens.shape[1]
-
-
 def _stitched(
-    detector: Detector, pixels: np.ndarray, local: Callable[[Tensor], Tensor]
+    detector: Judge, pixels: np.ndarray, local: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
     """Local maps of overlapping tiles laid where the tiles were taken and blended: (H, W) float32.
 
-    local: images (N, 3, size, size) in [0, 1] -> maps (N, h, w).
+    local: (N, size, size, 3) uint8 -> maps (N, h, w).
     """
-    size, device = detector.size, detector.mean.device  # not every network has parameters
+    size = detector.size
     height, width = pixels.shape[:2]
     short = (max(size - height, 0), max(size - width, 0))
     if any(short):
@@ -209,9 +122,7 @@ def _stitched(
     for start in range(0, len(positions), BATCH):
         part = positions[start : start + BATCH]
         cut = np.stack([pixels[y : y + size, x : x + size] for y, x in part])
-        images = torch.from_numpy(cut).to(device).permute(0, 3, 1, 2).float().div_(255)
-        maps = local(images).float().cpu().numpy()
-        for values, (y, x) in zip(maps, part, strict=True):
+        for values, (y, x) in zip(local(cut), part, strict=True):
             whole = cv2.resize(values, (size, size), interpolation=cv2.INTER_LINEAR)
             total[y : y + size, x : x + size] += whole * window
             weight[y : y + size, x : x + size] += window

@@ -13,18 +13,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import cv2
 import numpy as np
-import torch
 
 from ganscope.datasets.degradations import Degradation, estimate_quality
 from ganscope.detector.evidence.evidence import evidence_of
 from ganscope.detector.evidence.record import Evidence
+from ganscope.detector.judge import Judge
 from ganscope.detector.judging.views import cut_views
-from ganscope.detector.model import Detector
-from ganscope.devices import pick_device
 from ganscope.errors import ImageError
 from ganscope.images import ImageSource, open_image
 
@@ -68,6 +66,8 @@ class Scored:
     """
     again: np.ndarray | None = None
     """Tiles to look at for that, or more views, until it is settled whether they are looked at."""
+    seen: np.ndarray | None = None
+    """All its views, where the detector may have to look at them again, exactly."""
     all_weights: np.ndarray = field(default_factory=lambda: np.empty(0))
     """`weights` if those views are looked at."""
     width: int = 0
@@ -182,7 +182,7 @@ def flat_share(pixels: np.ndarray) -> float:
 
 
 def score_images(
-    detector: Detector,
+    detector: Judge,
     images: Iterable[ImageSource],
     batch_size: int = 32,
     device: str = "auto",
@@ -199,10 +199,9 @@ def score_images(
     its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a
     `Scored` with its `error`; what no image can come as raises as in `open_image`.
     """
-    where = pick_device(device)
-    if detector.views and where.type == "cpu":  # no quicker in larger batches, but later to be told
+    detector.prepare(device)
+    if detector.views and detector.on_cpu:  # no quicker in larger batches, but later to be told
         batch_size = min(batch_size, VIEWS)
-    detector = detector.to(where).eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     waiting: deque[Scored] = deque()  # in order; those at the front may be complete
     stock: deque[tuple[Scored, np.ndarray]] = deque()  # tiles not yet given to the network
     stocked = 0
@@ -220,7 +219,7 @@ def score_images(
             stocked -= len(part)
             if len(left):
                 stock.appendleft((owner, left))
-        logits = _logits(detector, np.concatenate(batch), where)
+        logits = detector.logits(np.concatenate(batch))
         for owner, number in owners:
             owner.tile_logits = np.concatenate([owner.tile_logits, logits[:number]])
             logits = logits[number:]
@@ -234,7 +233,10 @@ def score_images(
             if scored.again is not None and _complete(scored):
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.views:
-                    wanted = own >= detector.views["settled"]
+                    settled = detector.views["settled"]
+                    if detector.may_be_settled(own, len(scored.tile_logits)):
+                        own = _exactly(detector, scored)
+                    wanted = own >= settled
                     scored.weights = scored.all_weights if wanted else scored.weights
                 else:
                     wanted = detector.verdict(float(detector.score(own))) != "unsure"
@@ -244,7 +246,7 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector, reencode, describe, where, trust_anchors):
+    for scored, cut in _opened(images, detector, reencode, describe, trust_anchors):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -265,8 +267,13 @@ def _complete(scored: Scored) -> bool:
     return scored.error is not None or len(scored.tile_logits) == scored.expected
 
 
-def _pooled(detector: Detector, scored: Scored) -> Scored:
+def _pooled(detector: Judge, scored: Scored) -> Scored:
     if scored.error is None:
+        if scored.seen is not None:
+            own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
+            if detector.in_doubt(own, len(scored.tile_logits)):
+                _exactly(detector, scored)
+            scored.seen = None
         found = scored.tile_logits.astype(np.float64)
         own = len(scored.weights)
         scored.tile_logits, again = np.split(scored.tile_logits, [own])
@@ -285,29 +292,28 @@ def _pooled(detector: Detector, scored: Scored) -> Scored:
     return scored
 
 
+def _exactly(detector: Judge, scored: Scored) -> float:
+    """Look at the views of an image again, exactly; their logit."""
+    assert scored.seen is not None
+    scored.tile_logits = detector.exact_logits(scored.seen[: len(scored.tile_logits)])
+    return float(scored.tile_logits.astype(np.float64) @ scored.weights)
+
+
 def _some_tiles(count: int) -> np.ndarray:
     """Numbers of the tiles that are encoded anew, of so many."""
     return np.unique(np.linspace(0, count - 1, REENCODED_TILES).round().astype(int))
 
 
-@torch.inference_mode()
-def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.ndarray:
-    """(N, size, size, 3) uint8 -> logits (N,) float32. Pixels travel as bytes."""
-    images = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float().div_(255)
-    return detector(images.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-
-
 def _opened(
     images: Iterable[ImageSource],
-    detector: Detector,
+    detector: Judge,
     reencode: bool,
     describe: bool,
-    device: torch.device,
     trust_anchors: Path | None = None,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
-    device: where the network is; beside one on the CPU, pixels are tiled without threads.
+    Beside a network on the CPU, pixels are tiled without threads.
     """
 
     def work(image: ImageSource) -> tuple[Scored, np.ndarray | None]:
@@ -325,11 +331,11 @@ def _opened(
 
     def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:
         if detector.views:
-            return _viewed(scored, pixels, detector.size, detector.views, describe)
+            return _viewed(scored, pixels, detector, describe)
         return _tiled(scored, pixels, detector.size, reencode, describe)
 
     opened = isinstance(images, list) and all(isinstance(i, np.ndarray) for i in images)
-    if opened and device.type == "cpu":  # little to do, and threads would slow the network
+    if opened and detector.on_cpu:  # little to do, and threads would slow the network
         yield from map(work, images)
         return
     source = iter(images)
@@ -370,9 +376,12 @@ def _tiled(
 
 
 def _viewed(
-    scored: Scored, pixels: np.ndarray, size: int, plan: dict[str, Any], describe: bool
+    scored: Scored, pixels: np.ndarray, detector: Judge, describe: bool
 ) -> tuple[Scored, np.ndarray]:
-    views = cut_views(pixels, size, plan)
+    assert detector.views
+    views = cut_views(pixels, detector.size, detector.views)
+    if detector.margin:
+        scored.seen = views.cut
     if describe:
         _describe(scored, views.cut)
     scored.height, scored.width = pixels.shape[:2]

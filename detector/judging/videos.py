@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ganscope.detector.model import Detector
+from ganscope.detector.judge import Judge
 from ganscope.errors import GanscopeError, escaped
 from ganscope.files import replacing
 
@@ -56,7 +56,7 @@ class Summary:
     meaning: str
 
 
-def summarise(frames: Sequence[FrameCheck], detector: Detector) -> Summary:
+def summarise(frames: Sequence[FrameCheck], detector: Judge) -> Summary:
     """A video is fake or real only if the whole interval is."""
     seconds = dict.fromkeys(("fake", "real", "unsure"), 0.0)
     for frame in frames:

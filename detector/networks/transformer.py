@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from ganscope.detector.networks.reads import usual_reads
+
 
 class BlockFeatures(nn.Module):
     """A transformer of timm, read after several of its blocks.
@@ -169,18 +171,3 @@ class BlockFeatures(nn.Module):
 
     def gradcam_layers(self) -> list[nn.Module]:
         return [self.backbone.blocks[-1].norm1]
-
-
-def usual_reads(depth: int, prefix: bool) -> tuple[list[tuple[int, str]], int]:
-    """Where a transformer of so many blocks is read, and the block of the map.
-
-    The class token after a third, a half, two thirds and five sixths of the blocks, and the mean of
-    the patches after the half and at the end; where there is no class token, the mean everywhere.
-    """
-    third, half, two, end = (
-        max(round(depth * part) - 1, 0) for part in (1 / 3, 1 / 2, 2 / 3, 5 / 6)
-    )
-    if not prefix:
-        return [(block, "mean") for block in sorted({third, half, two, end})], two
-    reads = [(third, "cls"), (half, "cls"), (half, "mean"), (two, "cls"), (end, "cls")]
-    return [*reads, (end, "mean")], two

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ganscope.detector.model import sigmoid
+from ganscope.detector.judge import sigmoid
 from ganscope.detector.networks.weights import load_strictly, read_weights
 from ganscope.folders import hash_files
 

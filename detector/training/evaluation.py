@@ -12,6 +12,7 @@ import torch
 import ganscope
 from ganscope.config import TrainDetectorSettings, write_json, write_text
 from ganscope.datasets.copies import name_some
+from ganscope.detector.judge import SMALLEST
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.calibration import (
     calibrate,
@@ -20,7 +21,7 @@ from ganscope.detector.judging.calibration import (
 )
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.detector.judging.scoring import score_images
-from ganscope.detector.model import SMALLEST, Detector
+from ganscope.detector.model import Detector
 from ganscope.detector.training.card import write_card
 from ganscope.detector.training.record import (
     learned_from,

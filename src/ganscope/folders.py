@@ -7,83 +7,40 @@ Weights are kept in fp16 and computed with in fp32; large matrices, where the co
 `storage: int8`, as bytes with a scale a row.
 """
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub import ModelHubMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ganscope.errors import GanscopeError, reason_of
-from ganscope.files import damaged, read_json, replacing, take_place, write_json, write_text
-from ganscope.prints import LEARNED
-from ganscope.registry import unknown
+from ganscope.errors import GanscopeError
+from ganscope.files import damaged, replacing, take_place, write_json, write_text
+from ganscope.named import (
+    CARD,
+    CONFIG,
+    FORMAT_VERSION,
+    SAVED_WITH,
+    SCALE,
+    WEIGHTS,
+    find_folder,
+    hash_files,
+    read_config,
+    shipped,
+    weights_hash,
+)
 
-CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+__all__ = ["CARD", "CONFIG", "WEIGHTS", "find_folder", "hash_files", "shipped", "weights_hash"]
+
 CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 """In the run folder of an unfinished training only."""
-SCALE, LARGE = ".scale", 2**16
-"""What follows a matrix' name in the name of its scales; numbers from which on a matrix is kept as
-bytes where that is asked for."""
-SAVED_WITH = "weights"
-"""In a configuration: the `weights_hash` of the weights that it was written with."""
-FORMAT_VERSION = 1
-
-
-def shipped(kind: str) -> dict[str, Path]:
-    """Name -> folder of the networks that come with the package; kind: "detectors",
-    "generators".
-    """
-    root = Path(str(resources.files("ganscope"))) / "weights" / kind
-    if not root.is_dir():
-        return {}
-    return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG).is_file()}
-
-
-def find_folder(name: str, kind: str) -> Path:
-    """The folder that a user's `name` means; downloads a hub id. kind: "detectors", "generators".
-
-    Raises `GanscopeError` if there is none, saying which names are known.
-    """
-    path, known = Path(name), shipped(kind)
-    if (path / CONFIG).is_file():
-        return path
-    if name in known:
-        return known[name]
-    if path.is_dir():
-        raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
-    if Path(name).parent.is_dir() and "/" in name:
-        raise GanscopeError(f"{name}: no such run folder")
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        try:
-            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD, LEARNED]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = reason_of(error)
-            raise GanscopeError(
-                f"{name}: no such folder here, and not to be had from the hub ({reason}); "
-                "offline, download the folder elsewhere and name its path"
-            ) from None
-    raise GanscopeError(
-        unknown(kind.removesuffix("s"), name, sorted(known)) + "; or name a run folder"
-    )
-
-
-def hash_files(*paths: str | Path) -> str:
-    """12 hexadecimal digits of the SHA-256 of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:12]
+LARGE = 2**16
+"""Numbers from which on a matrix is kept as bytes where that is asked for."""
 
 
 def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,11 +82,6 @@ def from_bytes(state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
     return found
 
 
-def weights_hash(folder: str | Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a folder's weights file."""
-    return hash_files(Path(folder) / WEIGHTS)
-
-
 class FolderModel(torch.nn.Module, ModelHubMixin):
     """A network that saves to and loads from a folder; base of `Generator` and `Detector`.
 
@@ -166,14 +118,7 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         disagree.
         """
         folder = find_folder(os.fspath(name), cls.kind)
-        config = read_json(folder / CONFIG)
-        if config.get("kind") != cls.kind:
-            raise GanscopeError(f"{name}: holds one of {config.get('kind')!r}, not of {cls.kind!r}")
-        if config.get("format_version") != FORMAT_VERSION:
-            raise GanscopeError(
-                f"{name}: format version {config.get('format_version')!r}, this ganscope reads "
-                f"{FORMAT_VERSION}; install the version it was made with"
-            )
+        config = read_config(folder, name, cls.kind)
         saved_with = config.pop(SAVED_WITH, None)  # folders of earlier versions do not tell
         try:
             state = load_file(folder / WEIGHTS)

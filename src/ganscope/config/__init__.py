@@ -8,8 +8,9 @@ the same name; `tests/test_cli.py` compares them. Nothing here imports torch.
 from ganscope.config.arms_race import ArmsRaceSettings
 from ganscope.config.audit import AuditSettings
 from ganscope.config.benchmark import BenchmarkSettings
-from ganscope.config.check import HEATMAP_METHODS, CheckSettings
+from ganscope.config.check import HEATMAP_METHODS, RUNTIMES, CheckSettings
 from ganscope.config.diversity import DiversitySettings
+from ganscope.config.export import EXPORTS, ExportSettings
 from ganscope.config.generate import FORMATS, GenerateSettings
 from ganscope.config.inspect import InspectSettings, TrustUpdateSettings
 from ganscope.config.latent import (
@@ -28,16 +29,19 @@ from ganscope.files import next_free, read_json, replacing, write_json, write_te
 
 __all__ = [
     "DEVICES",
+    "EXPORTS",
     "FORMATS",
     "HEATMAP_METHODS",
     "LOSSES",
     "PRECISIONS",
     "RECIPES",
+    "RUNTIMES",
     "ArmsRaceSettings",
     "AuditSettings",
     "BenchmarkSettings",
     "CheckSettings",
     "DiversitySettings",
+    "ExportSettings",
     "GenerateSettings",
     "InspectSettings",
     "LatentApplySettings",

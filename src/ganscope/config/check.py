@@ -6,6 +6,7 @@ from pathlib import Path
 from ganscope.config.validation import as_lists, as_paths, at_least, one_of, valid_device
 from ganscope.errors import GanscopeError
 
+RUNTIMES = ("auto", "torch", "onnx")
 HEATMAP_METHODS = ("auto", "tiles", "patches", "gradcam")
 
 
@@ -44,12 +45,14 @@ class CheckSettings:
     batch_size: int = 32
     """Tiles scored at a time. Scores do not depend on it."""
     device: str = "auto"
+    runtime: str = "auto"
+    """torch, onnx (onnxruntime, without torch), or auto: the quicker one."""
 
     def __post_init__(self) -> None:
         as_lists(self)
         as_paths(self, "heatmap", "csv", "timeline", "trust_anchors")
         at_least(self, batch_size=1, frames=1)
-        one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
+        one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS, runtime=RUNTIMES)
         valid_device(self.device)
         if not self.paths:
             raise GanscopeError("name at least one image or folder to check")

@@ -1,0 +1,269 @@
+"""Which of a detector's forms judges: its network in torch, or a graph without torch.
+
+The graph of a transformer is made from the detector's own weights on first use, in seconds and
+without torch, and kept in the user's cache; later commands begin with it.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ganscope.detector.exported.running import (
+    ABOUT,
+    FORMAT,
+    ExportedJudge,
+    OnnxJudge,
+    ScriptJudge,
+    import_onnxruntime,
+    open_exported,
+)
+from ganscope.detector.judge import Judge, check_config
+from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
+from ganscope.files import cache_folder, replacing, write_json
+from ganscope.locks import holding_file
+from ganscope.named import WEIGHTS, find_folder, hash_files, read_config
+
+if TYPE_CHECKING:
+    import onnx
+
+    from ganscope.detector.model import Detector
+
+VERSION = 1
+"""Of the graphs in the cache; to be raised with every change of what they are made of."""
+MARGIN = 0.5
+"""Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures,
+means of two views differed by 0.10, those of six by 0.07 (standard deviations)."""
+WAIT = 600.0
+"""Seconds to wait for another command that makes the same graph."""
+
+
+def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto") -> Judge:
+    """A detector by shipped name, run folder, hub id, or exported file or folder, ready to judge.
+
+    runtime: torch; onnx: by onnxruntime, from a graph that is made on first use; auto: the quicker
+    of the two (onnx for a `clip` detector on a machine without a GPU, if it is installed). Raises
+    `GanscopeError` if it cannot be had.
+    """
+    exported = open_exported(name)
+    if exported is not None:
+        _refuse_unlike(exported, runtime)
+        return exported
+    if runtime == "onnx":
+        return cached_graph(name)
+    if runtime == "auto" and _is_quicker(name, device):
+        try:
+            return cached_graph(name)
+        except GanscopeError as error:  # weights of another kind, say, or no room for a graph
+            warnings.warn(f"judged with torch, not onnxruntime: {error}", GanscopeWarning, 2)
+    return _with_torch(name)
+
+
+def _refuse_unlike(exported: ExportedJudge, runtime: str) -> None:
+    own = {OnnxJudge: "onnx", ScriptJudge: "torch"}.get(type(exported), "")
+    if runtime not in ("auto", own):
+        raise GanscopeError(f"--runtime {runtime}: {exported.name} is exported for another")
+
+
+def _with_torch(name: str) -> "Detector":
+    from ganscope.detector.model import load_detector
+
+    return load_detector(name)
+
+
+def _is_quicker(name: str, device: str) -> bool:
+    """Whether onnxruntime judges sooner than torch: on the CPU, with a graph made without it."""
+    if device not in ("auto", "cpu") or (device == "auto" and _may_have_gpu()):
+        return False
+    if any(importlib.util.find_spec(one) is None for one in ("onnxruntime", "onnx")):
+        return False
+    return read_config(find_folder(name, "detectors"), name, "detectors").get("architecture") == (
+        "clip"
+    )
+
+
+def _may_have_gpu() -> bool:
+    """Whether torch may find a GPU here; asked without torch, which takes seconds to begin."""
+    if "torch" in sys.modules:
+        from ganscope.devices import pick_device
+
+        return pick_device("auto").type != "cpu"
+    known = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd")
+    return sys.platform == "darwin" or os.name == "nt" or any(map(os.path.exists, known))
+
+
+class QuickJudge(OnnxJudge):
+    """A transformer in bytes, and the same exactly, for what that leaves in doubt."""
+
+    exact: OnnxJudge | None = None
+    margin = MARGIN
+
+    def exact_logits(self, pixels: np.ndarray) -> np.ndarray:
+        return self._exact().logits(pixels)
+
+    def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._exact().local_logits(pixels)
+
+    def _exact(self) -> OnnxJudge:
+        """Loaded when it is first asked for: most images need no second look."""
+        if self.exact is None:
+            self.exact = _from_cache(self.name, OnnxJudge, int8=False)
+        return self.exact
+
+
+def cached_graph(name: str) -> OnnxJudge:
+    """A detector's graph from the user's cache, made there if it is not yet.
+
+    It is checked by its hash before it is used; a damaged one is made again.
+    """
+    import_onnxruntime()
+    config = read_config(find_folder(name, "detectors"), name, "detectors")
+    if config.get("architecture") == "clip":
+        return _from_cache(name, QuickJudge, int8=True)
+    return _from_cache(name, OnnxJudge, int8=False)
+
+
+def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
+    folder = find_folder(name, "detectors")
+    config = read_config(folder, name, "detectors")
+    try:
+        weights = (folder / WEIGHTS).stat()
+    except OSError:
+        raise GanscopeError(f"{name}: {WEIGHTS} is missing; fetch or train it again") from None
+    place = str(folder.resolve())
+    made_of = [VERSION, place, weights.st_size, weights.st_mtime_ns, config]
+    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
+    path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
+    if judge := _checked(path, name, kind):
+        return judge
+    with holding_file(path, WAIT):
+        judge = _checked(path, name, kind)  # another command may have made it meanwhile
+        if judge is None:
+            with replacing(path) as part:
+                save_graph(
+                    graph_of(name, folder, config, part, "int8" if int8 else "smallest"), part
+                )
+                told = {"folder": place, "made of": digest, "sha256": hash_files(part)}
+                write_json(path.with_suffix(".json"), told)
+            _forget_older(path.parent, place, digest)
+            judge = _checked(path, name, kind)
+    if judge is None:
+        raise GanscopeError(f"{path}: is damaged as soon as it is written; is the disk full?")
+    return judge
+
+
+def graph_of(
+    name: str,
+    folder: Path,
+    config: dict[str, Any],
+    part: Path,
+    form: str = "float",
+    portable: bool = False,
+) -> "onnx.ModelProto":
+    """The graph of a detector, with what it needs to judge.
+
+    part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
+    or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. Raises
+    `GanscopeError` for a network that ONNX cannot express.
+    """
+    from ganscope.detector.exported import graph, shrinking
+
+    known = {}
+    if config["architecture"] == "clip":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            state = load_file(folder / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise GanscopeError(
+                f"{name}: {WEIGHTS} is damaged ({error}); fetch or train it again"
+            ) from None
+        try:
+            check_config(config)
+            weights = graph.plain_weights(state, f"{name}: {WEIGHTS}")
+            model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
+        except (ValueError, KeyError, TypeError) as error:
+            raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
+        kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
+    else:
+        from ganscope.detector.exported.tracing import traced_onnx
+        from ganscope.detector.model import load_detector
+
+        detector = load_detector(name)
+        model, kind = traced_onnx(detector, part), kind_of_map(detector)
+    if form == "int8" and not portable:
+        model = shrinking.to_bytes(model, known)
+    elif form != "float":
+        forms = {
+            "half": shrinking.to_half,
+            "int8": shrinking.to_weight_bytes,
+            "smallest": shrinking.to_smallest,
+        }
+        model = forms[form](model)
+    return described(model, about(config, name, kind))
+
+
+def kind_of_map(judge: Judge) -> str | None:
+    """What map of logits a detector has, as `ExportedJudge` is told it."""
+    return None if not judge.has_map else "places" if judge.has_places else "parts"
+
+
+def about(config: dict[str, Any], name: str, kind: str | None, **more: Any) -> dict[str, Any]:
+    """What an exported detector tells of itself: enough to judge, and where it is from."""
+    import ganscope
+
+    return {
+        "format": FORMAT,
+        "name": name,
+        "made by": f"ganscope {ganscope.__version__}",
+        "labels": {"real": 0, "fake": 1},
+        "map": kind,
+        "config": config,
+        **more,
+    }
+
+
+def described(model: "onnx.ModelProto", what: dict[str, Any]) -> "onnx.ModelProto":
+    """The graph with `about` in its metadata."""
+    del model.metadata_props[:]
+    entry = model.metadata_props.add()
+    entry.key, entry.value = ABOUT, json.dumps(what)
+    return model
+
+
+def save_graph(model: "onnx.ModelProto", path: Path) -> None:
+    path.write_bytes(model.SerializeToString())
+
+
+def _checked(path: Path, name: str, kind: type[OnnxJudge]) -> OnnxJudge | None:
+    """A graph of the cache, if it is there and as it was written."""
+    try:
+        expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
+        found: list[str] = []
+        hashing = threading.Thread(target=lambda: found.append(hash_files(path)))
+        hashing.start()  # takes as long as loading does, beside it
+        judge = kind(path, name)
+        hashing.join()
+    except (OSError, ValueError, KeyError, TypeError, GanscopeError):
+        return None
+    return judge if found == [expected] else None
+
+
+def _forget_older(graphs: Path, folder: str, digest: str) -> None:
+    """Remove graphs of what the same folder held before."""
+    for about in graphs.glob("*.json"):
+        try:
+            told = json.loads(about.read_text(encoding="utf-8"))
+            if told["folder"] == folder and told["made of"] != digest:
+                about.with_suffix(".onnx").unlink(missing_ok=True)
+                about.unlink()
+        except (OSError, ValueError, KeyError, TypeError):
+            continue

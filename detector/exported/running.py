@@ -1,0 +1,207 @@
+"""Exported detectors, run: the same pixels in and the same verdicts out as of `Detector`.
+
+A file or folder carries the configuration of its detector along, so that it needs nothing beside.
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganscope.detector.judge import Judge, check_config
+from ganscope.errors import GanscopeError, reason_of
+
+ABOUT = "ganscope"
+"""Under this name a graph holds what it is, as JSON."""
+FORMAT = 1
+FOLDER_FILES = ("model.xml", "model.bin", "ganscope.json")
+"""What makes up a folder for OpenVINO."""
+
+
+MOST_SHARES = 8
+"""Parts that a batch is divided into, at most."""
+
+
+class ExportedJudge(Judge):
+    """A detector that was exported. about: `config`, `name`, `map` ("parts", "places" or None)."""
+
+    def __init__(self, about: dict[str, Any], said: str):
+        try:
+            self.config, self.map = about["config"], about["map"]
+            check_config(self.config)
+            version = about["format"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise GanscopeError(
+                f"{said}: was not written by ganscope export ({reason_of(error)}); for other ONNX "
+                "files there is ganscope benchmark --detector onnx:FILE"
+            ) from None
+        if version != FORMAT:
+            raise GanscopeError(f"{said}: is of format {version!r}, this ganscope reads {FORMAT}")
+        self.name, self.about = said, about
+
+    on_cpu = True  # type: ignore[assignment]
+    has_gradients = False  # type: ignore[assignment]
+
+    def prepare(self, device: str = "auto") -> None:
+        if device not in ("auto", "cpu"):
+            raise GanscopeError(f"--device {device}: exported detectors run on the CPU")
+
+    @property
+    def has_map(self) -> bool:
+        return self.map is not None
+
+    @property
+    def has_places(self) -> bool:
+        return self.map == "places"
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        return self._outputs(pixels)[0]
+
+    def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not self.has_map:
+            raise GanscopeError(f"{self.config['architecture']} has no patch logits; use tiles")
+        whole, local = self._outputs(pixels)
+        return local, whole
+
+    def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """(N, size, size, 3) uint8 -> logits (N,), and the map (N, h, w) where there is one."""
+        raise NotImplementedError
+
+
+class OnnxJudge(ExportedJudge):
+    """An ONNX file, run by onnxruntime (an extra)."""
+
+    def __init__(self, path: str | Path, said: str = ""):
+        said = said or str(path)
+        onnxruntime = import_onnxruntime()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # A share of the images for each core is a fifth quicker than a share of each operation.
+        cores = _cores()
+        options.intra_op_num_threads = max(cores // 2, 1)
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.shares = max(min(cores - cores // 2 + 1, MOST_SHARES), 1) if cores > 1 else 1
+        self.pool = ThreadPoolExecutor(self.shares)
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+            found = self.session.get_modelmeta().custom_metadata_map.get(ABOUT, "{}")
+            about = json.loads(found)
+        except Exception as error:  # its errors share no base but Exception
+            raise GanscopeError(
+                f"{said}: onnxruntime cannot load it ({reason_of(error)[:120]}); export it again"
+            ) from None
+        super().__init__(about, said)
+        self.input = self.session.get_inputs()[0].name
+
+    def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        return self._run(None, pixels)
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        return self._run(["logits"], pixels)[0]
+
+    def _run(self, wanted: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
+        def run(share: np.ndarray) -> list[np.ndarray]:
+            return self.session.run(wanted, {self.input: share})
+
+        shares = np.array_split(np.ascontiguousarray(pixels), min(self.shares, len(pixels)))
+        try:
+            found = list(self.pool.map(run, shares)) if len(shares) > 1 else [run(shares[0])]
+        except Exception as error:  # its errors share no base but Exception
+            raise GanscopeError(f"{self.name}: onnxruntime: {reason_of(error)[:200]}") from None
+        return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+class OpenVinoJudge(ExportedJudge):
+    """A folder for OpenVINO, run by it (an extra)."""
+
+    def __init__(self, folder: str | Path, said: str = ""):
+        said, folder = said or str(folder), Path(folder)
+        openvino = import_openvino(said)
+        try:
+            about = json.loads((folder / FOLDER_FILES[2]).read_text(encoding="utf-8"))
+            core = openvino.Core()
+            self.network = core.compile_model(
+                core.read_model(folder / FOLDER_FILES[0]),
+                "CPU",
+                {"INFERENCE_PRECISION_HINT": "f32"},
+            )
+        except Exception as error:
+            raise GanscopeError(
+                f"{said}: OpenVINO cannot load it ({reason_of(error)[:120]}); export it again"
+            ) from None
+        super().__init__(about, said)
+
+    def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        found = self.network([np.ascontiguousarray(pixels)])
+        return [np.array(found[output]) for output in self.network.outputs]
+
+
+class ScriptJudge(ExportedJudge):
+    """A TorchScript file, run by torch."""
+
+    def __init__(self, path: str | Path, said: str = ""):
+        import torch
+
+        said = said or str(path)
+        files = {f"{ABOUT}.json": ""}
+        try:
+            self.module = torch.jit.load(str(path), map_location="cpu", _extra_files=files).eval()
+            self.module.float()  # whatever they are kept as, they are computed with in fp32
+            about = json.loads(files[f"{ABOUT}.json"] or "{}")
+        except (RuntimeError, ValueError, OSError) as error:
+            raise GanscopeError(
+                f"{said}: torch cannot load it ({reason_of(error)[:120]}); export it again"
+            ) from None
+        super().__init__(about, said)
+        self.torch = torch
+
+    def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
+        with self.torch.inference_mode():
+            found = self.module(self.torch.from_numpy(np.ascontiguousarray(pixels)))
+        found = found if isinstance(found, tuple | list) else (found,)
+        return [one.numpy() for one in found]
+
+
+def _cores() -> int:
+    """How many processor cores this process may use."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(wanted)) if wanted.isdecimal() and int(wanted) else cores
+
+
+def import_onnxruntime() -> Any:
+    """The module onnxruntime; raises `GanscopeError` where it is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise GanscopeError(
+            "--runtime onnx needs onnxruntime: pip install 'ganscope[onnx]'"
+        ) from None
+    return onnxruntime
+
+
+def import_openvino(said: str) -> Any:
+    """The module openvino; raises `GanscopeError` where it is not installed."""
+    try:
+        import openvino
+    except ImportError:
+        raise GanscopeError(f"{said} needs OpenVINO: pip install 'ganscope[openvino]'") from None
+    return openvino
+
+
+def open_exported(path: str | Path) -> ExportedJudge | None:
+    """The exported detector that a user's path means; None if it is no such file or folder."""
+    path = Path(path)
+    if path.is_dir():
+        return OpenVinoJudge(path) if (path / FOLDER_FILES[2]).is_file() else None
+    if not path.is_file():
+        return None
+    return {".onnx": OnnxJudge, ".pt": ScriptJudge}.get(path.suffix.lower(), lambda _: None)(path)

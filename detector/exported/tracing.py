@@ -1,0 +1,110 @@
+"""Any detector as a graph, by following torch through its network: ONNX, TorchScript, OpenVINO."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ganscope.detector.exported.graph import LOGITS, PIXELS, PLACES
+from ganscope.detector.exported.running import ABOUT
+from ganscope.detector.exported.shrinking import LARGE
+from ganscope.detector.model import Detector
+from ganscope.errors import GanscopeError, reason_of
+
+OPSET = 18
+SAME = 1e-4
+"""A logit is taken for the mean of its map if they differ by no more, on noise."""
+
+
+class _Bytes(nn.Module):
+    """pixels (N, size, size, 3) uint8 -> logits (N,), and the map (N, h, w) where there is one."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+        self.of_map = False
+        if detector.has_map and not detector.has_places:
+            noise = np.random.default_rng(0).integers(0, 256, (2, detector.size, detector.size, 3))
+            _, whole = detector.local_logits(noise.astype(np.uint8))
+            found = detector.logits(noise.astype(np.uint8))
+            self.of_map = bool(np.abs(found - whole).max() <= SAME)
+
+    def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        detector = self.detector
+        images = detector.normalised(pixels.permute(0, 3, 1, 2).float() / 255)
+        if detector.has_places:
+            local, whole = detector.net.where_logits(images)  # type: ignore[operator]
+            return whole, local
+        if not detector.has_map:
+            return detector.net(images)
+        local = detector.net.patch_logits(images)  # type: ignore[operator]
+        return local.mean((1, 2)) if self.of_map else detector.net(images), local
+
+
+def _prepared(detector: Detector) -> tuple[nn.Module, Tensor]:
+    detector.prepare("cpu")
+    # Not of equal pixels, nor of one image: what a trace sees, it may take for a constant.
+    example = torch.randint(0, 256, (2, detector.size, detector.size, 3), dtype=torch.uint8)
+    return _Bytes(detector).eval(), example
+
+
+def traced_onnx(detector: Detector, path: Path) -> onnx.ModelProto:
+    """A detector as an ONNX graph in float32; path: a file to write it to meanwhile.
+
+    Raises `GanscopeError` for a network with an operation that ONNX does not have.
+    """
+    network, example = _prepared(detector)
+    names = [LOGITS, PLACES][: 1 + detector.has_map]
+    with warnings.catch_warnings(), torch.inference_mode(), _told(detector):
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network,
+            (example,),
+            path,
+            input_names=[PIXELS],
+            output_names=names,
+            dynamic_axes={name: {0: "N"} for name in (PIXELS, *names)},
+            opset_version=OPSET,
+            dynamo=False,  # the newer way wants a library more, and is slower for these networks
+        )
+    return onnx.load(path)
+
+
+@contextmanager
+def _told(detector: Detector) -> Iterator[None]:
+    """Say in a line what torch raises for a network that cannot be followed, or written."""
+    try:
+        yield
+    except (GanscopeError, OSError):
+        raise
+    except Exception as error:  # torch.onnx has many, and networks more
+        raise GanscopeError(
+            f"{detector.name}: its network cannot be expressed ({reason_of(error)[:200]}); "
+            "try another --to"
+        ) from None
+
+
+def save_script(detector: Detector, path: Path, what: dict[str, Any], half: bool = False) -> None:
+    """Write a detector as a TorchScript file that holds what it is; half: its weights in fp16."""
+    network, example = _prepared(detector)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        with _told(detector):
+            module = torch.jit.trace(network, (example,), check_trace=False)
+    kept = []
+    for weights in [*module.parameters(), *module.buffers()] if half else []:
+        if weights.numel() >= LARGE and weights.is_floating_point():
+            kept.append((weights, weights.data))
+            weights.data = weights.data.half()  # whoever opens the file makes them float again
+    try:
+        torch.jit.save(module, path, _extra_files={f"{ABOUT}.json": json.dumps(what)})
+    finally:
+        for weights, data in kept:  # they are the detector's own
+            weights.data = data

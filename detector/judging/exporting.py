@@ -1,0 +1,166 @@
+"""`ganscope export`: a detector becomes one self-contained file or folder, and is held against
+what it was made from before it takes its name.
+"""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ganscope.config import ExportSettings
+from ganscope.config.export import ENDINGS
+from ganscope.detector.exported.loading import about, graph_of, kind_of_map, save_graph
+from ganscope.detector.exported.running import FOLDER_FILES, import_openvino, open_exported
+from ganscope.detector.judge import Judge
+from ganscope.detector.judging.scoring import score_images
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.files import replacing, write_json
+from ganscope.images import find_images
+from ganscope.locks import holding_file
+from ganscope.named import find_folder, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A detector that was exported, and how it compares with what it was made from."""
+
+    path: Path
+    bytes: int
+    images: int
+    """Pictures that both judged."""
+    largest: float
+    mean: float
+    """Differences in score."""
+    verdicts: int
+    """How many verdicts are other ones."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"path": str(self.path)}
+
+
+def export_detector(settings: ExportSettings) -> Exported:
+    """Write a detector for another runtime, and verify it.
+
+    Raises `GanscopeError` if its network cannot be expressed there, if it gives scores that differ
+    by more than is promised (nothing is kept then), or if it cannot be written.
+    """
+    name = settings.detector
+    out = settings.out or Path(f"{Path(name).name}{ENDINGS[settings.to]}")
+    if out.is_dir() and not (settings.to == "openvino" and _is_ours(out)):
+        raise GanscopeError(f"--out {out}: is a folder already; name another")
+    from ganscope.detector.model import load_detector
+
+    detector = load_detector(name)
+    held = out.with_name(f"{out.name}.folder") if out.is_dir() else out
+    with holding_file(held), _placing(out, settings.to == "openvino") as part:
+        try:
+            _write(detector, settings, part)
+        except OSError as error:
+            said = error.strerror or reason_of(error)
+            raise GanscopeError(f"--out {out}: cannot be written ({said})") from None
+        exported = open_exported(part)
+        assert exported is not None
+        found = compare(detector, exported, settings)
+        if not found["largest"] <= settings.promised:
+            raise GanscopeError(
+                f"{name} as {settings.to}: scores differ by up to {found['largest']:.3g}, "
+                f"promised is {settings.promised:g}, so nothing was kept; take another form, "
+                "or allow more by --tolerance"
+            )
+        size = sum(p.stat().st_size for p in [part, *part.rglob("*")] if p.is_file())
+    return Exported(path=out, bytes=size, **found)
+
+
+def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[str, Any]:
+    """How the verdicts of two judges differ: the numbers of `Exported`."""
+    pictures = [path for one in settings.sample for path in islice(find_images(one), settings.most)]
+    sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
+    scores, verdicts = [], []
+    for judge in (detector, exported):
+        found = list(score_images(judge, sample, device="cpu"))
+        scores.append(np.array([np.nan if s.score is None else s.score for s in found]))
+        verdicts.append([None if s.score is None else judge.verdict(s.score) for s in found])
+    known = np.isfinite(scores[0])
+    if not known.any():
+        raise GanscopeError("--sample: none of these pictures can be read")
+    differ = np.abs(scores[0] - scores[1])[known]
+    return {
+        "images": int(known.sum()),
+        "largest": float(differ.max()),
+        "mean": float(differ.mean()),
+        "verdicts": sum(a != b for a, b in zip(*verdicts, strict=True)),
+    }
+
+
+def made_pictures(size: int, count: int = 8) -> Iterator[np.ndarray]:
+    """Pictures (H, W, 3) uint8 to compare judges on where there are no others: noise of all sizes
+    of grain over colours that run into each other, and edges, as pictures have them.
+    """
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        height, width = (int(size * rng.uniform(1.1, 2.2)) for _ in range(2))
+        picture = np.zeros((height, width, 3), np.float32)
+        for grain in (2, 8, 32, 128):
+            shape = (max(height // grain, 1), max(width // grain, 1), 3)
+            coarse = rng.normal(size=shape).astype(np.float32)
+            picture += cv2.resize(coarse, (width, height)) * grain ** (0.2 + 0.1 * number)
+        picture = picture / picture.std() * 50 + 120
+        for _ in range(number):
+            corners = rng.integers(0, (width, height), (2, 2)).tolist()
+            colour = rng.integers(0, 256, 3).tolist()
+            cv2.rectangle(picture, *corners, colour, -1 if number % 2 else 3)
+        yield np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def _write(detector: Any, settings: ExportSettings, part: Path) -> None:
+    name = settings.detector
+    folder = find_folder(name, "detectors")
+    config = read_config(folder, name, "detectors")
+    what = about(config, name, kind_of_map(detector))
+    if settings.to == "torchscript":
+        from ganscope.detector.exported.tracing import save_script  # needs torch
+
+        save_script(detector, part, what, settings.half)
+        return
+    form = "int8" if settings.int8 else "half" if settings.half else "float"
+    if settings.to == "onnx":
+        save_graph(graph_of(name, folder, config, part, form), part)
+        return
+    openvino = import_openvino("--to openvino")
+    file = part / "graph.onnx"
+    save_graph(graph_of(name, folder, config, file, form, portable=True), file)
+    openvino.save_model(
+        openvino.convert_model(file), part / FOLDER_FILES[0], compress_to_fp16=settings.half
+    )
+    file.unlink()
+    write_json(part / FOLDER_FILES[2], what)
+
+
+@contextmanager
+def _placing(out: Path, folder: bool) -> Iterator[Path]:
+    """A name for a file, or a new folder, that takes the place of `out` at the end of the block."""
+    if not folder:
+        with replacing(out) as part:
+            yield part
+        return
+    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if out.is_dir():
+            shutil.rmtree(out)
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder was exported for OpenVINO, and nothing else is in it."""
+    return {path.name for path in folder.iterdir()} <= {*FOLDER_FILES}

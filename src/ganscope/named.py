@@ -1,0 +1,93 @@
+"""What a user's name for a network means: a folder, a shipped network, or a hub id owner/name.
+
+Apart from `folders`, which makes networks of them, since that needs torch and this does not.
+"""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ganscope.errors import GanscopeError, reason_of
+from ganscope.files import read_json
+from ganscope.prints import LEARNED
+from ganscope.registry import unknown
+
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+SAVED_WITH = "weights"
+"""In a configuration: the `weights_hash` of the weights that it was written with."""
+FORMAT_VERSION = 1
+SCALE = ".scale"
+"""What follows a matrix' name in the name of its scales, where it is kept as bytes."""
+
+
+def shipped(kind: str) -> dict[str, Path]:
+    """Name -> folder of the networks that come with the package; kind: "detectors",
+    "generators".
+    """
+    root = Path(str(resources.files("ganscope"))) / "weights" / kind
+    if not root.is_dir():
+        return {}
+    return {p.name: p for p in sorted(root.iterdir()) if (p / CONFIG).is_file()}
+
+
+def find_folder(name: str, kind: str) -> Path:
+    """The folder that a user's `name` means; downloads a hub id. kind: "detectors", "generators".
+
+    Raises `GanscopeError` if there is none, saying which names are known.
+    """
+    path, known = Path(name), shipped(kind)
+    if (path / CONFIG).is_file():
+        return path
+    if name in known:
+        return known[name]
+    if path.is_dir():
+        raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
+    if Path(name).parent.is_dir() and "/" in name:
+        raise GanscopeError(f"{name}: no such run folder")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download  # slow to import, and seldom wanted
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD, LEARNED]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            reason = reason_of(error)
+            raise GanscopeError(
+                f"{name}: no such folder here, and not to be had from the hub ({reason}); "
+                "offline, download the folder elsewhere and name its path"
+            ) from None
+    raise GanscopeError(
+        unknown(kind.removesuffix("s"), name, sorted(known)) + "; or name a run folder"
+    )
+
+
+def hash_files(*paths: str | Path) -> str:
+    """12 hexadecimal digits of the SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def weights_hash(folder: str | Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a folder's weights file."""
+    return hash_files(Path(folder) / WEIGHTS)
+
+
+def read_config(folder: Path, name: str | Path, kind: str) -> dict[str, Any]:
+    """The `config.json` of a network's folder; name: what the user called it.
+
+    Raises `GanscopeError` if it is missing, of another kind, or of a version that is not read here.
+    """
+    config = read_json(folder / CONFIG)
+    if config.get("kind") != kind:
+        raise GanscopeError(f"{name}: holds one of {config.get('kind')!r}, not of {kind!r}")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise GanscopeError(
+            f"{name}: format version {config.get('format_version')!r}, this ganscope reads "
+            f"{FORMAT_VERSION}; install the version it was made with"
+        )
+    return config

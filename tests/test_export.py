@@ -1,0 +1,441 @@
+"""Detectors as graphs: they say what the network says, without torch, or are not kept."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from ganscope.config import CheckSettings, ExportSettings
+from ganscope.detector.exported import loading, shrinking
+from ganscope.detector.exported.loading import MARGIN, cached_graph, graph_of, load_judge
+from ganscope.detector.exported.running import OnnxJudge, ScriptJudge, open_exported
+from ganscope.detector.judge import Judge
+from ganscope.detector.judging.checking import check_image, check_images
+from ganscope.detector.judging.exporting import export_detector, made_pictures
+from ganscope.detector.judging.heatmaps import heatmap
+from ganscope.detector.judging.scoring import score_images
+from ganscope.detector.model import Detector, load_detector
+from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.named import shipped
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A cache in which the shipped detector's graphs are made once for all tests here."""
+    return str(tmp_path_factory.mktemp("graphs"))
+
+
+@pytest.fixture
+def cache(graphs: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GANSCOPE_CACHE", graphs)
+    return Path(graphs)
+
+
+def views(count: int = 3, size: int = 224) -> np.ndarray:
+    return np.stack([one[:size, :size] for one in made_pictures(size, count)])
+
+
+def trained(folder: Path, architecture: str, **arguments: Any) -> str:
+    """A detector on disk whose logits differ between pictures."""
+    torch.manual_seed(0)
+    detector = Detector.create(architecture, **arguments)
+    for name, value in detector.named_parameters():
+        if value.ndim == 1 and "weight" in name:  # norms that begin alike hide mistakes
+            value.data *= torch.rand_like(value) + 0.5
+    for module in detector.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean += torch.randn_like(module.running_mean) * 0.1
+            module.running_var *= torch.rand_like(module.running_var) + 0.5
+    detector.config["thresholds"] |= {"fake": 0.6, "real": 0.4}
+    detector.save(folder)
+    return str(folder)
+
+
+def test_the_shipped_detector_without_torch_is_the_one_with_torch(cache: Path) -> None:
+    graph, detector = cached_graph("default"), load_detector()
+    pixels = views()
+    expected = detector.logits(pixels)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(graph.exact_logits(pixels), expected, atol=1e-3)
+    local, whole = graph.local_logits(pixels)
+    expected_local, expected_whole = detector.local_logits(pixels)
+    np.testing.assert_allclose(whole, expected_whole, atol=1e-3)
+    np.testing.assert_allclose(local, expected_local, atol=2e-3)
+    quick = graph.logits(pixels)
+    assert 1e-4 < np.abs(quick - expected).max() < 2 * MARGIN  # rounded, but not by much
+    assert graph.has_places
+    assert graph.config == detector.config
+    for name in ("size", "views", "smallest", "thresholds", "name"):
+        assert getattr(graph, name) == getattr(detector, name)
+
+
+def test_check_needs_no_torch(cache: Path, photo: Path, tmp_path: Path) -> None:
+    """Nor does a heatmap; and the verdict is the same."""
+    cached_graph("default").exact_logits(views(1))  # both graphs are made
+    code = f"""
+import json, sys
+from ganscope.cli import main
+sys.argv = ["ganscope", "check", {str(photo)!r}, "--json", "--heatmap", {str(tmp_path / "h")!r}]
+try:
+    main()
+finally:
+    print(json.dumps(sorted({{"torch", "timm", "onnx", "pandas", "sklearn"}} & set(sys.modules))))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    check, imported = map(json.loads, done.stdout.splitlines())
+    assert imported == []
+    with_torch = check_image(photo, load_judge("default", "torch"))
+    assert check["verdict"] == with_torch.verdict
+    assert check["score"] == pytest.approx(with_torch.score, abs=0.05)
+    assert check["meaning"]
+    pixels = cv2.imread(str(photo))[..., ::-1]
+    expected = heatmap(load_detector(), pixels)
+    found = heatmap(load_judge("default", "onnx"), pixels)
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    assert cv2.imread(check["heatmap"]) is not None
+
+
+def test_a_damaged_graph_is_made_again(cache: Path, tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    expected = cached_graph(name).logits(views(1, 64))
+    (path,) = (p for p in cache.glob("graphs/*.onnx") if "int8" not in p.name and old(p, name))
+    data = bytearray(path.read_bytes())
+    place = len(data) // 2
+    data[place : place + 64] = bytes(64)
+    path.write_bytes(bytes(data))
+    np.testing.assert_array_equal(cached_graph(name).logits(views(1, 64)), expected)
+    assert bytes(data) != path.read_bytes()
+    path.with_suffix(".json").unlink()
+    np.testing.assert_array_equal(cached_graph(name).logits(views(1, 64)), expected)
+
+
+def old(graph: Path, folder: str) -> bool:
+    return json.loads(graph.with_suffix(".json").read_text())["folder"] == folder
+
+
+def test_a_detector_trained_anew_gets_a_new_graph(cache: Path, tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    before = cached_graph(name).logits(views(1, 64))
+    detector = load_detector(name)
+    detector.net.head.bias.data += 1  # type: ignore[union-attr, operator]
+    detector.save(name)
+    os.utime(Path(name) / "model.safetensors", ns=(1, 1))  # within the clock's grain
+    np.testing.assert_allclose(cached_graph(name).logits(views(1, 64)), before + 1, atol=1e-2)
+    assert len([p for p in cache.glob("graphs/*.onnx") if old(p, name)]) == 1
+
+
+def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    assert isinstance(load_judge(name, device="cpu"), Detector)
+    assert isinstance(load_judge(name, "onnx"), OnnxJudge)
+    assert isinstance(load_judge("default", device="cpu"), OnnxJudge)
+    assert isinstance(load_judge("default", "torch"), Detector)
+    with monkeypatch.context() as patch:
+        patch.setattr(loading, "_may_have_gpu", lambda: True)
+        assert isinstance(load_judge("default"), Detector)
+    with pytest.raises(GanscopeError, match="--device cuda"):
+        next(score_images(cached_graph(name), [views(1, 64)[0]], device="cuda"))
+    with pytest.raises(GanscopeError, match="unknown detector"):
+        load_judge("defualt")
+
+
+def test_without_room_for_a_graph_torch_judges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "full").write_text("no folder")
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "full"))
+    with pytest.warns(GanscopeWarning, match="judged with torch, not onnxruntime"):
+        assert isinstance(load_judge("default", device="cpu"), Detector)
+    with pytest.raises(GanscopeError, match="cannot be written"):
+        load_judge("default", "onnx")
+
+
+def test_a_network_that_the_graph_does_not_know_is_said(tmp_path: Path) -> None:
+    config = load_detector().config | {"arguments": {"where": 5, "rings": 2}}
+    with pytest.raises(GanscopeError, match=r"no graph is made of it.*rings"):
+        graph_of("default", shipped("detectors")["default"], config, tmp_path / "part")
+
+
+class Rounded(Judge):
+    """Made by hand: the logit is a view's brightness in tens less ten, the quick one 0.2 more."""
+
+    name, on_cpu, has_map, has_places, has_gradients = "rounded", True, False, False, False  # type: ignore[assignment]
+    margin = 0.6
+
+    def __init__(self) -> None:
+        self.exactly = 0
+        self.config = {
+            "input": {"size": 8, "views": {"whole": 8, "settled": -2.0}},
+            "thresholds": {"fake": 0.9, "real": 0.2},
+            "calibration": {"scale": 1.0, "shift": 0.0},
+        }
+
+    def prepare(self, device: str = "auto") -> None:
+        pass
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        return self._logits(pixels) + 0.2
+
+    def exact_logits(self, pixels: np.ndarray) -> np.ndarray:
+        self.exactly += len(pixels)
+        return self._logits(pixels)
+
+    def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        raise NotImplementedError
+
+    @staticmethod
+    def _logits(pixels: np.ndarray) -> np.ndarray:
+        return (pixels.mean((1, 2, 3)) / 10 - 10).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("brightness", "logit", "exactly"),
+    [
+        (50, -4.8, 0),  # real, beyond doubt
+        (79, -2.1, 2),  # quickly -1.9: would have looked at more
+        (86, -1.4, 6),  # log(.2 / .8) is -1.386: quickly unsure
+        (110, 1.2, 0),
+        (121, 2.1, 6),  # log(.9 / .1) is 2.197: quickly fake
+        (140, 4.2, 0),
+    ],
+)
+def test_what_rounding_could_change_is_looked_at_exactly(
+    brightness: int, logit: float, exactly: int
+) -> None:
+    judge = Rounded()
+    picture = np.full((12, 24, 3), brightness, np.uint8)
+    (scored,) = score_images(judge, [picture])
+    assert len(scored.tile_logits) == (6 if brightness > 80 else 2)
+    assert judge.verdict(scored.score or 0) == judge.verdict(judge.score(brightness / 10 - 10))
+    assert judge.exactly == exactly
+    assert scored.logit == pytest.approx(logit, abs=1e-5)
+    assert scored.seen is None
+
+
+ARCHITECTURES = {
+    "cnn": {"width": 8, "depth": 3},
+    "lite": {"size": 64},
+    "npr": {"size": 64},
+    "patch": {"width": 8, "size": 64},
+    "timm:test_vit": {"size": 64},
+    "timm:test_convnext": {"size": 64},
+    "timm:resnet18": {"size": 64},
+    "vit:test_vit": {"size": 64, "where": 2},
+    "vit:test_vit, curved": {"size": 64, "hidden": 8},
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_exported(architecture: str, tmp_path: Path) -> None:
+    """The graph is run on batches of several sizes, and its map is the network's."""
+    name = trained(tmp_path / "run", architecture.split(",")[0], **ARCHITECTURES[architecture])
+    found = export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))
+    assert found.images == 8
+    assert found.largest < 1e-5
+    assert found.verdicts == 0
+    detector, graph = load_detector(name), open_exported(found.path)
+    assert isinstance(graph, OnnxJudge)
+    assert (graph.has_map, graph.has_places) == (detector.has_map, detector.has_places)
+    for count in (1, 3):
+        pixels = views(count, detector.size)
+        expected = detector.logits(pixels)
+        np.testing.assert_allclose(graph.logits(pixels), expected, atol=1e-4)
+        if detector.has_map:
+            for mine, its in zip(
+                graph.local_logits(pixels), detector.local_logits(pixels), strict=True
+            ):
+                np.testing.assert_allclose(mine, its, atol=1e-4)
+
+
+def test_fused_detectors_are_exported(tmp_path: Path) -> None:
+    parts = [
+        {"architecture": name, "arguments": about, "input": {"size": size, **normal}}
+        for name, about, size in (
+            ("cnn", {"width": 8, "depth": 3}, 64),
+            ("timm:test_vit", {"size": 96}, 96),
+        )
+        for normal in ({"mean": [0.5] * 3, "std": [0.2] * 3},)
+    ]
+    name = trained(tmp_path / "run", "fused", parts=parts)
+    found = export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))
+    assert found.largest < 1e-5
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_torchscript_carries_all_it_needs(half: bool, tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "lite", size=64)
+    settings = ExportSettings(detector=name, to="torchscript", out=tmp_path / "d.pt", half=half)
+    found = export_detector(settings)
+    whole = (tmp_path / "run/model.safetensors").stat().st_size  # of fp16
+    assert found.bytes < 1.3 * whole if half else found.bytes > 1.9 * whole
+    judge = load_judge(str(found.path))
+    assert isinstance(judge, ScriptJudge)
+    assert judge.config == load_detector(name).config
+    photo = views(1, 64)[0]
+    (one,), (other,) = (score_images(j, [photo]) for j in (judge, load_detector(name)))
+    assert one.score == pytest.approx(other.score, abs=0.01 if half else 1e-6)
+
+
+def test_openvino_gives_a_folder_that_check_takes(photo: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    name = trained(tmp_path / "run", "vit:test_vit", size=64, where=2)
+    out = tmp_path / "vino"
+    found = export_detector(ExportSettings(detector=name, to="openvino", out=out))
+    assert found.largest < 1e-4
+    assert {path.name for path in out.iterdir()} == {"model.xml", "model.bin", "ganscope.json"}
+    assert check_image(photo, str(out)).verdict == check_image(photo, name).verdict
+    again = ExportSettings(detector=name, to="openvino", out=out)
+    export_detector(again)  # takes the place of its own kind
+    (out / "letter.txt").write_text("mine")
+    with pytest.raises(GanscopeError, match="is a folder already"):
+        export_detector(again)
+    assert (out / "letter.txt").exists()
+
+
+def test_what_breaks_its_promise_is_not_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    broken = shrinking.to_half
+
+    def worse(model: onnx.ModelProto) -> onnx.ModelProto:
+        for one in model.graph.initializer:
+            if one.name.endswith("head.weight"):
+                value = numpy_helper.to_array(one) * 3 + 1
+                one.CopyFrom(numpy_helper.from_array(value.astype(np.float32), one.name))
+        return broken(model)
+
+    monkeypatch.setattr(shrinking, "to_half", worse)
+    out = tmp_path / "d.onnx"
+    out.write_text("another one's")
+    with pytest.raises(GanscopeError, match=r"promised is 0\.01, so nothing was kept"):
+        export_detector(ExportSettings(detector=name, out=out, half=True))
+    assert out.read_text() == "another one's"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.onnx", "run"]
+
+
+def test_mistaken_exports_are_said(tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    for wrong, said in (
+        ({"to": "tflite"}, "--to must be one of"),
+        ({"int8": True, "half": True}, "exclude each other"),
+        ({"int8": True, "to": "torchscript"}, "takes --half"),
+        ({"out": "d.pt"}, "--out must end in .onnx"),
+        ({"tolerance": 2.0}, "--tolerance must be between"),
+    ):
+        with pytest.raises(GanscopeError, match=said):
+            ExportSettings(detector=name, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(GanscopeError, match="unknown detector"):
+        export_detector(ExportSettings(detector="defualt"))
+    (tmp_path / "d.onnx").mkdir()
+    with pytest.raises(GanscopeError, match="is a folder already"):
+        export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))
+    (tmp_path / "other.onnx").write_bytes(b"no graph")
+    with pytest.raises(GanscopeError, match="export it again"):
+        load_judge(str(tmp_path / "other.onnx"))
+    onnx.save(small_graph(np.ones((4, 4), np.float32)), tmp_path / "foreign.onnx")
+    with pytest.raises(GanscopeError, match="was not written by ganscope export"):
+        load_judge(str(tmp_path / "foreign.onnx"))
+
+
+def test_exported_files_judge_in_check(photo: Path, tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    command = [sys.executable, "-m", "ganscope"]
+    export = [*command, "export", name, "--out", "d.onnx", "--sample", str(photo), "--json"]
+    done = subprocess.run(export, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["images"], found["verdicts"]) == (1, 0)
+    said = [
+        one.as_dict() | {"detector": ""}
+        for judge in (name, str(tmp_path / "d.onnx"))
+        for one in check_images(CheckSettings(paths=(str(photo),), detector=judge, device="cpu"))
+    ]
+    assert said[0].pop("score") == pytest.approx(said[1].pop("score"), abs=1e-6)
+    assert said[0].pop("probability") == pytest.approx(said[1].pop("probability"), abs=1e-6)
+    assert said[0] == said[1]
+    with pytest.raises(GanscopeError, match="--runtime torch"):
+        load_judge(str(tmp_path / "d.onnx"), "torch")
+
+
+def small_graph(matrix: np.ndarray) -> onnx.ModelProto:
+    """(N, T, K) -> layer norm -> @ matrix."""
+    width = len(matrix)
+    constants = {"m": matrix, "one": np.ones(width), "zero": np.zeros(width)}
+    return helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("LayerNormalization", ["x", "one", "zero"], ["n"], axis=-1),
+                helper.make_node("MatMul", ["n", "m"], ["y"]),
+            ],
+            "small",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "T", width])],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+            [
+                numpy_helper.from_array(np.asarray(value, np.float32), name)
+                for name, value in constants.items()
+            ],
+        ),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+
+
+def run(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {"x": x})[0]
+
+
+@pytest.fixture
+def matrix() -> np.ndarray:
+    matrix = np.random.default_rng(1).normal(size=(512, 256)).astype(np.float32)
+    matrix[7] /= 50  # what meets the large channel
+    return matrix
+
+
+def test_bytes_follow_each_token_and_even_out_channels(matrix: np.ndarray) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 5, 512)).astype(np.float32)
+    x[..., 7] *= 50
+    x[0, 0] *= 1000  # a token that a scale for all would let drown the others
+    expected = run(small_graph(matrix), x)
+    sizes = np.ones(512)
+    sizes[7] = 50
+    errors = []
+    for known in (None, {"m": sizes}):
+        model = shrinking.to_bytes(small_graph(matrix), known)
+        assert "MatMulIntegerToFloat" in {node.op_type for node in model.graph.node}
+        assert len(model.SerializeToString()) < matrix.nbytes / 3
+        errors.append((run(model, x) - expected).std() / expected.std())
+    assert errors[1] < 0.02
+    assert errors[1] < errors[0] / 2
+
+
+@pytest.mark.parametrize("kind", ["bytes", "fp16", "own"])
+def test_the_smallest_form_gives_the_same_numbers(kind: str, matrix: np.ndarray) -> None:
+    if kind == "bytes":
+        scale = np.abs(matrix).max(0) / 127
+        matrix = np.round(matrix / scale).astype(np.float32) * scale
+    if kind == "fp16":
+        matrix = matrix.astype(np.float16).astype(np.float32)
+    model = shrinking.to_smallest(small_graph(matrix))
+    share = {"bytes": 0.3, "fp16": 0.55, "own": 1.1}[kind]
+    assert share - 0.3 < len(model.SerializeToString()) / matrix.nbytes < share
+    x = np.random.default_rng(0).normal(size=(2, 5, 512)).astype(np.float32)
+    np.testing.assert_allclose(run(model, x), run(small_graph(matrix), x), atol=2e-4)
