@@ -121,7 +121,7 @@ def main() -> None:
     options.add_argument("--json", type=Path)
     given = options.parse_args()
 
-    from ganscope.images import find_images
+    from ganscope.inputs import find_images
 
     every = [path for folder in given.photos for path in find_images(folder)]
     random.Random(0).shuffle(every)

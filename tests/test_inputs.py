@@ -23,7 +23,6 @@ from ganscope.errors import GanscopeError, ImageError
 from ganscope.fetching import fetch, is_public
 from ganscope.images import NamedImage
 from ganscope.inputs import (
-    Limits,
     Passed,
     Video,
     count_inputs,
@@ -32,6 +31,7 @@ from ganscope.inputs import (
     kind_of,
     name_of,
 )
+from ganscope.limits import Limits
 
 LOCAL = Limits(allow_private=True, seconds=5)
 

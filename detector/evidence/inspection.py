@@ -12,7 +12,8 @@ from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.evidence.watermarks import watermarks_installed
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.images import open_image, read_content
-from ganscope.inputs import Limits, Passed, Video, find_inputs, name_of, refuse_missing
+from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing
+from ganscope.limits import Limits
 
 
 @dataclass(frozen=True, kw_only=True)

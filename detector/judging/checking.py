@@ -26,7 +26,8 @@ from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, 
 from ganscope.errors import GanscopeWarning, ImageError
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
-from ganscope.inputs import Limits, Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
+from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
+from ganscope.limits import Limits
 from ganscope.locks import PATIENCE, holding, holding_file
 from ganscope.videos import Film, Frame, open_film, read_frames
 

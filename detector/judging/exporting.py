@@ -22,7 +22,7 @@ from ganscope.detector.judge import Judge
 from ganscope.detector.judging.scoring import score_images
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
-from ganscope.images import find_images
+from ganscope.inputs import find_images
 from ganscope.locks import holding_file
 from ganscope.named import find_folder, read_config
 

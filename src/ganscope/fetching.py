@@ -22,7 +22,7 @@ import httpcore
 import httpx
 
 from ganscope.errors import ImageError, reason_of
-from ganscope.inputs import Limits
+from ganscope.limits import Limits
 
 SCHEMES = ("http://", "https://")
 REDIRECTS = (301, 302, 303, 307, 308)

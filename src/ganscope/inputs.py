@@ -27,6 +27,7 @@ from urllib.parse import unquote, urlsplit
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import IMAGE_SUFFIXES, NamedImage, looks_like_image
+from ganscope.limits import Limits
 
 STANDARD_INPUT = "-"
 LISTS = (".txt", ".list", ".lst")
@@ -62,19 +63,6 @@ there, is taken for a bomb. The whole may be so much more than the archive from 
 MOST_MEMBERS = 1_000_000
 NAMED = 3
 """Examples that are named of what is passed over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What an address, and what an archive, may cost."""
-
-    max_bytes: int = 256 * 2**20
-    """Of one answer, or of one file in an archive."""
-    seconds: float = 60.0
-    """From the first question to the last byte, redirects and names included."""
-    redirects: int = 5
-    allow_private: bool = False
-    """Ask private, loopback and link-local addresses, too."""
 
 
 @dataclass(frozen=True)
