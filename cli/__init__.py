@@ -24,6 +24,9 @@ from ganscope.cli import (
     generate,
     latent,
     list,
+    play,
+    project,
+    serve,
     spectra,
     train_detector,
     train_generator,
@@ -61,6 +64,9 @@ app.command("diversity")(diversity.diversity)
 app.add_typer(latent.app, name="latent")
 app.command("spectra")(spectra.spectra)
 app.command("audit")(audit.audit)
+app.command("serve")(serve.serve)
+app.command("play")(play.play)
+app.command("project")(project.project)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)
 

@@ -2,6 +2,8 @@
 
 import json as json_library
 from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +14,11 @@ from rich.text import Text
 from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
-from ganscope.images import count_images
+from ganscope.images import count_images, find_images
 
 if TYPE_CHECKING:
     from ganscope.detector.judging.checking import Check
+    from ganscope.web.project import Project
 
 SHOWN = 50
 """A table on the screen has at most this many rows; CSV and JSON have all."""
@@ -33,6 +36,17 @@ def check(
         str, typer.Option(help="auto (the detector's own), tiles, patches or gradcam.")
     ] = "auto",
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write one HTML file with every picture, sortable, with thumbnails."),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            help="Enter the pictures into this file, to review them with ganscope serve; those "
+            "that are in it already are passed over."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
     fail_on: Annotated[
         str | None,
@@ -62,6 +76,8 @@ def check(
       ganscope check inbox/ --csv verdicts.csv --heatmap heatmaps/
 
       ganscope check *.jpg --json --fail-on fake
+
+      ganscope check inbox/ --report report.html --project inbox.db
     """
     settings = CheckSettings(
         paths=tuple(paths),
@@ -69,6 +85,8 @@ def check(
         heatmap=heatmap,
         heatmap_method=heatmap_method,
         csv=csv,
+        report=report,
+        project=project,
         json=json,
         reencode=reencode,
         fail_on=fail_on,
@@ -77,16 +95,37 @@ def check(
     )
     total = count_images(settings.paths)  # a mistyped path is told before the detector is loaded
     from ganscope.detector.judging.checking import check_images
+    from ganscope.web.project import Project
+    from ganscope.web.report import Report, thumbnail_of
 
     counts: Counter[str] = Counter()
     shown: list[Check] = []
     drawn = 0
-    checks = check_images(settings)
-    with progress() as bar:
+    with ExitStack() as stack:
+        desk = stack.enter_context(Project(settings.project)) if settings.project else None
+        if desk:
+            rest = _not_yet(settings, desk)
+            if len(rest) < total:
+                many = total - len(rest)
+                what = "1 picture is" if many == 1 else f"{many:,} pictures are"
+                err.print(f"{what} in {desk.path} already", highlight=False)
+            if not rest:
+                return
+            settings, total = replace(settings, paths=rest), len(rest)
+        page = stack.enter_context(Report(settings.report)) if settings.report else None
+        checks = check_images(settings)
+        bar = stack.enter_context(progress())
         task = bar.add_task("checking", total=total, note="")
         for one in checks:
             counts[_outcome(one)] += 1
             drawn += one.heatmap is not None
+            if desk or page:
+                record = one.as_dict()
+                small = thumbnail_of(record)
+                if page:
+                    page.add(record, small)
+                if desk:
+                    desk.add(record, small)
             if json:
                 try:
                     print(json_library.dumps(one.as_dict()), flush=True)
@@ -109,6 +148,12 @@ def check(
         raise typer.Exit(1)
     if counts["error"]:
         raise typer.Exit(3)
+
+
+def _not_yet(settings: CheckSettings, desk: "Project") -> tuple[str, ...]:
+    """The pictures that a project does not have from this detector."""
+    found = (image for path in settings.paths for image in find_images(path))
+    return tuple(image for image in found if not desk.has(image, settings.detector))
 
 
 def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> None:

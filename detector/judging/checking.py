@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -133,6 +133,22 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 check = replace(check, heatmap=str(drawn))
             table.add(check)
             yield check
+
+
+def check_each(
+    detector: Detector,
+    images: Iterable[str | Path],
+    batch_size: int = 32,
+    device: str = "auto",
+    reencode: bool = True,
+) -> Iterator[tuple[Check, Scored]]:
+    """Judge images with a loaded detector, in order and as a stream; beside each judgement what it
+    was made from.
+    """
+    for scored in score_images(
+        detector, images, batch_size, device, reencode=reencode, describe=True
+    ):
+        yield _judge(detector, scored), scored
 
 
 def explain_probability(probability: float) -> str:

@@ -23,6 +23,11 @@ class CheckSettings:
     """auto (the detector's own), tiles, patches or gradcam."""
     csv: Path | None = None
     """Write the verdicts as CSV."""
+    report: Path | None = None
+    """Write one HTML file with every picture, its verdict and a thumbnail."""
+    project: Path | None = None
+    """Enter the pictures into this project file, to review them with `ganscope serve`; those that
+    are in it already are passed over."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
@@ -35,7 +40,7 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "heatmap", "csv")
+        as_paths(self, "heatmap", "csv", "report", "project")
         at_least(self, batch_size=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
         valid_device(self.device)

@@ -1,0 +1,50 @@
+"""From a request's pictures to their records: judged, kept where that is wanted, in order."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from ganscope.web.reading import Order, Sent, read_order
+
+if TYPE_CHECKING:
+    from ganscope.web.app import Site
+
+DRAWN = ("thumbnail", "picture", "heatmap", "tiles")
+"""What is drawn on demand, beside a record's own fields."""
+
+
+async def read(request: Request) -> Order:
+    """The pictures that a request brings; see `read_order`."""
+    site: Site = request.app.state.site
+
+    async def fetch(url: str) -> Sent:
+        if not site.settings.fetch:
+            raise HTTPException(403, "this server fetches no addresses; send the picture itself")
+        raise HTTPException(501, "addresses cannot be fetched yet; send the picture itself")
+
+    return await read_order(request, site.settings, fetch)
+
+
+async def ask(site: "Site", pictures: Sequence[Sent], **wanted: bool) -> list[dict[str, Any]]:
+    """The records of pictures, with what is wanted (see `worker.Job`).
+
+    Raises `Full` if they do not fit into the queue, `TimeoutError` if they take too long.
+    """
+    keeps = site.settings.keep is not None and wanted.get("judge", True)
+    drawn = wanted | {"thumbnail": True} if keeps else wanted
+    answers = site.judge.submit([(one.name, one.content) for one in pictures], **drawn)
+    found = await asyncio.wait_for(asyncio.gather(*answers), site.settings.timeout)
+    if not keeps:
+        return list(found)
+    records = []
+    for one, record in zip(pictures, found, strict=True):
+        thumbnail = record.get("thumbnail", "")
+        plain = {name: value for name, value in record.items() if name not in DRAWN}
+        await asyncio.to_thread(site.keeper.keep, one, plain | {"heatmap": None}, thumbnail)
+        if not wanted.get("thumbnail"):
+            record = {name: value for name, value in record.items() if name != "thumbnail"}
+        records.append(record)
+    return records
