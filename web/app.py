@@ -95,6 +95,7 @@ def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:
     app.state.site = site
     for routes in (api, pages, desk, play):
         app.include_router(routes.router)
+    api.complete(app.openapi())
     app.add_middleware(Guard, settings=settings, tokens=site.tokens, metrics=metrics)
     app.add_exception_handler(
         Exception, _answering(lambda _: (500, "that is a defect of ours; the log says more", {}))

@@ -73,7 +73,7 @@ class Judge:
         self._thread = ThreadPoolExecutor(1, "judge")
         self._process: Any = None
         self._task: asyncio.Task | None = None
-        self.about: dict[str, Any] = {}
+        self.about: dict[str, Any] = {"name": settings.detector, "card": "", "validation": None}
         """What people may know of the detector, see `worker.about`."""
 
     @property

@@ -89,7 +89,6 @@ class Project:
             name, timeout=PATIENCE, check_same_thread=False, isolation_level=None
         )
         self._base.row_factory = sqlite3.Row
-        self._base.execute("PRAGMA journal_mode = WAL")
         self._base.execute("PRAGMA synchronous = FULL")  # answered is written, come what may
         self._base.execute("PRAGMA foreign_keys = ON")
         self._base.execute("BEGIN IMMEDIATE")
@@ -110,6 +109,7 @@ class Project:
                 self._base.execute(f"PRAGMA application_id = {OURS}")
                 self._base.execute(f"PRAGMA user_version = {VERSION}")
             self._base.execute("COMMIT")
+            self._base.execute("PRAGMA journal_mode = WAL")  # readers do not wait for writers
         except BaseException:
             self._base.close()
             raise
