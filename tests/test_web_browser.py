@@ -127,7 +127,8 @@ def test_upload_verdict_heatmap_report(page: Any, server: str, place: Path, tmp_
     assert card.locator("h2").inner_text() == NAME
     assert "not an image" in page.locator("article.card").nth(1).inner_text()
     assert page.locator("#status").inner_text() == "2 pictures checked"
-    heat = card.locator(".heat")
+    heat = card.locator(".heat:not([hidden])")
+    heat.wait_for(timeout=60_000)
     before = heat.evaluate("one => getComputedStyle(one).clipPath")
     slider = card.locator("input.cut")
     slider.focus()

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
 from markdown_it import MarkdownIt
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from ganscope.web.asking import ask, read
 from ganscope.web.guard import DAYS, SESSION
@@ -24,17 +24,27 @@ async def page(request: Request) -> Response:
 
 @router.post("/check")
 async def check(request: Request) -> Response:
-    """A whole page with results, or to our script a card for each picture."""
-    site = _site(request)
+    """A whole page with results, or to our script a card for each picture, whose heatmap it asks
+    for later.
+    """
+    site, script = _site(request), request.headers.get("x-ganscope") == "card"
     order = await read(request)
     records = await ask(
-        site, order.pictures, heatmap=True, tiles=True, picture=True, thumbnail=True
+        site, order.pictures, heatmap=not script, tiles=True, picture=True, thumbnail=True
     )
-    script = request.headers.get("x-ganscope") == "card"
     cards = [_card(site, record, slides=script) for record in records]
     if script:
         return HTMLResponse("\n".join(cards))
     return HTMLResponse(site.render("page.html.jinja", request, cards=cards))
+
+
+@router.post("/heatmap")
+async def heatmap(request: Request) -> Response:
+    """The heatmap of one picture, for our script."""
+    order = await read(request)
+    site = _site(request)
+    (record, *_) = await ask(site, order.pictures[:1], judge=False, heatmap=True)
+    return JSONResponse({"heatmap": record.get("heatmap"), "error": record.get("error")})
 
 
 @router.post("/report")

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
-from ganscope.images import open_image, read_facts
+from ganscope.images import ImageFacts, open_image, read_facts
 from ganscope.memory import keep_freed_memory
 from ganscope.web.thumbnails import SHOWN_QUALITY, SHOWN_SIDE, as_uri, shrunk, thumbnail
 
@@ -165,7 +165,13 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
                         f"{facts.stored_width}x{facts.stored_height} pixels, more than the limit "
                         f"of {plan.max_pixels:,}; shrink it first",
                     )
-                todo.append((job, str(path)))
+                if job.judge:
+                    todo.append((job, str(path)))
+                    continue
+                answer = {"path": job.name, "error": None} | inspected(facts)
+                if job.heatmap:
+                    answer |= drawings(detector, job, open_image(path).pixels, True)
+                yield job.number, answer
             except ImageError as error:
                 yield job.number, failure(detector, job.name, error.reason)
         checks = check_each(
@@ -179,6 +185,16 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
             if job.tiles and check.error is None:
                 answer["tiles"] = tile_scores(detector, scored)
             yield job.number, answer
+
+
+def inspected(facts: ImageFacts) -> dict[str, Any]:
+    """What a file says, without a look at its pixels."""
+    return {
+        "format": facts.format,
+        "width": facts.stored_width,
+        "height": facts.stored_height,
+        "bytes": facts.bytes,
+    }
 
 
 def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[str, str]:

@@ -29,7 +29,7 @@
   const form = by("check");
   if (!form) return;
   const files = by("files"), url = by("url"), cards = by("cards");
-  const AT_A_TIME = 3;
+  const AT_A_TIME = 3, DRAWN = 3; // heatmaps take long: of more pictures only those that are asked for
   const waiting = [];
   let all = 0, done = 0, running = 0;
 
@@ -69,32 +69,40 @@
     box.append(line);
     card.append(box);
   }
-  async function work() {
-    running += 1;
-    const { what, name, card } = waiting.shift();
-    try {
-      if (what.size > +form.dataset.most) throw new Error(`Too large: ${form.dataset.limit} at most.`);
-      if (what.size === 0) throw new Error("The file is empty.");
+  // Sends a picture; where many wait, again and again.
+  async function ask(path, { what, name }, say) {
+    for (;;) {
       const body = new FormData();
       if (typeof what === "string") body.append("url", what);
       else body.append("file", what, name);
-      for (;;) {
-        note(card, "looking at it");
-        const answer = await fetch("/check", { method: "POST", body, headers: { "X-Ganscope": "card" } });
-        if (answer.status === 429) {
-          const seconds = Math.min(60, +answer.headers.get("Retry-After") || 5);
-          note(card, "many pictures are waiting; this one is sent again soon");
-          await pause(seconds);
-          continue;
-        }
-        if (answer.redirected || answer.status === 401) { location.assign("/login"); return; }
-        const text = await answer.text(), holder = document.createElement("template");
-        holder.innerHTML = text; // from our own server, which has escaped all that is a stranger's
-        const found = holder.content.querySelector("article");
-        if (!found) throw new Error("The server gave no answer that can be shown.");
-        if (found.matches(".problem")) throw new Error(found.textContent.trim());
-        card.replaceWith(...holder.content.querySelectorAll("article"));
-        break;
+      const answer = await fetch(path, { method: "POST", body, headers: { "X-Ganscope": "card" } });
+      if (answer.status === 429) {
+        say("many pictures are waiting; this one is sent again soon");
+        await pause(Math.min(60, +answer.headers.get("Retry-After") || 5));
+        continue;
+      }
+      if (answer.redirected || answer.status === 401) location.assign("/login");
+      return answer;
+    }
+  }
+  async function work() {
+    running += 1;
+    const one = waiting.shift(), { what, name, card } = one;
+    try {
+      if (what.size > +form.dataset.most) throw new Error(`Too large: ${form.dataset.limit} at most.`);
+      if (what.size === 0) throw new Error("The file is empty.");
+      note(card, "looking at it");
+      const answer = await ask("/check", one, (text) => note(card, text));
+      const holder = document.createElement("template");
+      holder.innerHTML = await answer.text(); // from our own server, which has escaped all of a stranger's
+      const found = holder.content.querySelector("article");
+      if (!found) throw new Error("The server gave no answer that can be shown.");
+      if (found.matches(".problem")) throw new Error(found.textContent.trim());
+      card.replaceWith(found);
+      const button = found.querySelector(".draw");
+      if (button) {
+        button.addEventListener("click", () => draw(found, one));
+        if (all <= DRAWN) draw(found, one);
       }
     } catch (error) {
       problem(card, name, error instanceof TypeError ? "The server cannot be reached." : error.message);
@@ -103,6 +111,21 @@
       done += 1;
       tell();
       if (waiting.length) work();
+    }
+  }
+  async function draw(card, one) {
+    const line = card.querySelector(".ask");
+    line.textContent = "drawing the heatmap";
+    line.className = "ask soft";
+    try {
+      const found = await (await ask("/heatmap", one, (text) => { line.textContent = text; })).json();
+      if (!found.heatmap) throw new Error(found.error || "there is none");
+      const image = card.querySelector(".heat");
+      image.src = found.heatmap;
+      for (const part of [image, card.querySelector(".edge"), card.querySelector(".drawn")]) part.hidden = false;
+      line.remove();
+    } catch (error) {
+      line.textContent = "The heatmap cannot be drawn: " + error.message;
     }
   }
   function take(list) {
