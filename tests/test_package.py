@@ -151,6 +151,21 @@ def test_the_template_of_the_report_is_packaged() -> None:
     assert "*.jinja" in project["package-data"]["ganscope.detector.benchmark.report"]
 
 
+def test_pages_of_the_server_are_packaged() -> None:
+    from importlib.resources import files
+
+    for name in ("templates/page.html.jinja", "static/style.css", "static/page.js"):
+        assert files("ganscope.web").joinpath(name).is_file(), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert project["package-data"]["ganscope.web"] == ["templates/*.jinja", "static/*"]
+
+
+def test_the_server_leaves_torch_to_its_worker() -> None:
+    pytest.importorskip("fastapi")
+    code = "import sys, ganscope.web.server; print('torch' in sys.modules)"
+    assert python(code) == "False"
+
+
 def test_import_and_help_leave_torch_alone() -> None:
     code = "import sys, ganscope, ganscope.cli, ganscope.config; print('torch' in sys.modules)"
     assert python(code) == "False"

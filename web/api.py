@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 import ganscope
-from ganscope.folders import shipped
 from ganscope.web.asking import ask, read
-
-if TYPE_CHECKING:
-    from ganscope.web.app import Site
+from ganscope.web.site import Site
 
 router = APIRouter(prefix="/api/v1", tags=["API"])
 
@@ -150,10 +147,10 @@ async def inspect(request: Request) -> Response:
 @router.get("/detectors", summary="Which detector judges here, and which others ship")
 async def detectors(request: Request) -> dict[str, Any]:
     about = request.app.state.site.judge.about
-    hidden = ("card", "fields")
+    hidden = ("card", "fields", "shipped")
     return {
         "detector": {name: value for name, value in about.items() if name not in hidden},
-        "shipped": sorted(shipped("detectors")),
+        "shipped": about.get("shipped", []),
     }
 
 

@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -23,32 +21,7 @@ from ganscope.web.keeping import Keeper
 from ganscope.web.metrics import Metrics
 from ganscope.web.project import Project
 from ganscope.web.report import templates
-
-
-@dataclass
-class Site:
-    """What the routes work with; `request.app.state.site`."""
-
-    settings: ServeSettings
-    judge: Judge
-    metrics: Metrics
-    tokens: Tokens
-    project: Project
-    keeper: Keeper
-    game: Game
-    pages: jinja2.Environment
-
-    def render(self, name: str, request: Request | None = None, **values: Any) -> str:
-        """A page of `templates/`."""
-        known = {
-            "here": request.url.path if request else "",
-            "has_project": self.settings.project is not None,
-            "guarded": self.tokens.wanted,
-            "version": ganscope.__version__,
-            "settings": self.settings,
-            "detector": self.judge.about,
-        }
-        return self.pages.get_template(name).render(**known | values)
+from ganscope.web.site import Site
 
 
 def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:

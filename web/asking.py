@@ -2,15 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from ganscope.web.reading import Order, Sent, read_order
-
-if TYPE_CHECKING:
-    from ganscope.web.app import Site
+from ganscope.web.site import Site
 
 DRAWN = ("thumbnail", "picture", "heatmap", "tiles")
 """What is drawn on demand, beside a record's own fields."""
@@ -28,7 +26,7 @@ async def read(request: Request) -> Order:
     return await read_order(request, site.settings, fetch)
 
 
-async def ask(site: "Site", pictures: Sequence[Sent], **wanted: bool) -> list[dict[str, Any]]:
+async def ask(site: Site, pictures: Sequence[Sent], **wanted: bool) -> list[dict[str, Any]]:
     """The records of pictures, with what is wanted (see `worker.Job`).
 
     Raises `Full` if they do not fit into the queue, `TimeoutError` if they take too long.

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Request
 from starlette.concurrency import run_in_threadpool
@@ -13,10 +13,8 @@ from ganscope.errors import GanscopeError
 from ganscope.images import open_image
 from ganscope.web.project import ORDERS, SHOWN
 from ganscope.web.report import told_by_file
+from ganscope.web.site import Site
 from ganscope.web.thumbnails import SHOWN_SIDE, as_jpeg, shrunk
-
-if TYPE_CHECKING:
-    from ganscope.web.app import Site
 
 router = APIRouter(include_in_schema=False)
 PAGE = 60
@@ -27,7 +25,7 @@ assert set(Shown.__args__) == set(SHOWN)  # type: ignore[attr-defined]
 assert set(Order.__args__) == set(ORDERS)  # type: ignore[attr-defined]
 
 
-def _site(request: Request) -> "Site":
+def _site(request: Request) -> Site:
     site: Site = request.app.state.site
     if site.settings.project is None:
         raise HTTPException(
@@ -36,7 +34,7 @@ def _site(request: Request) -> "Site":
     return site
 
 
-def _picture(site: "Site", number: int) -> dict[str, Any]:
+def _picture(site: Site, number: int) -> dict[str, Any]:
     found = site.project.picture(number)
     if found is None:
         raise HTTPException(404, f"there is no picture {number} in this project")

@@ -1,6 +1,6 @@
 """The page: pictures in, verdicts out; also without JavaScript."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request
 from markdown_it import MarkdownIt
@@ -9,9 +9,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from ganscope.web.asking import ask, read
 from ganscope.web.guard import DAYS, SESSION
 from ganscope.web.report import HERE, Report, told_by_file
-
-if TYPE_CHECKING:
-    from ganscope.web.app import Site
+from ganscope.web.site import Site
 
 router = APIRouter(include_in_schema=False)
 CACHE = {"cache-control": "no-cache"}
@@ -126,11 +124,11 @@ async def script() -> Response:
     return _static("page.js", "text/javascript")
 
 
-def _site(request: Request) -> "Site":
+def _site(request: Request) -> Site:
     return request.app.state.site
 
 
-def _card(site: "Site", record: dict[str, Any], slides: bool) -> str:
+def _card(site: Site, record: dict[str, Any], slides: bool) -> str:
     rows = Report(None)
     row = rows.row(record, record.get("thumbnail", ""))
     return site.render(

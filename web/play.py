@@ -1,7 +1,7 @@
 """The pages of the game."""
 
 import secrets
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, Cookie, Form, Request
 from starlette.exceptions import HTTPException
@@ -9,9 +9,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from ganscope.web.game import KINDS, tally
 from ganscope.web.report import told_by_file
-
-if TYPE_CHECKING:
-    from ganscope.web.app import Site
+from ganscope.web.site import Site
 
 router = APIRouter(include_in_schema=False)
 PLAYER = "ganscope_player"

@@ -80,6 +80,7 @@ def work(connection: Connection, plan: Plan) -> None:
 def about(detector: Any) -> dict[str, Any]:
     """What people may know of a detector."""
     from ganscope.detector.judging.checking import FIELDS
+    from ganscope.folders import shipped
 
     config, folder = detector.config, detector.folder
     return {
@@ -89,6 +90,7 @@ def about(detector: Any) -> dict[str, Any]:
         "smallest": detector.smallest,
         "thresholds": thresholds(detector),
         "fields": FIELDS,
+        "shipped": sorted(shipped("detectors")),
         "false_alarms": config.get("false_alarms"),
         "validation": validation(config, folder),
         "card": detector.card,
