@@ -22,6 +22,7 @@ from ganscope.cli import (
     demo,
     diversity,
     generate,
+    inspect,
     latent,
     list,
     play,
@@ -30,6 +31,7 @@ from ganscope.cli import (
     spectra,
     train_detector,
     train_generator,
+    trust,
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning
@@ -57,6 +59,8 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("train-detector")(train_detector.train_detector)
 app.command("check")(check.check)
+app.command("inspect")(inspect.inspect)
+app.add_typer(trust.app, name="trust")
 app.command("benchmark")(benchmark.benchmark)
 app.command("train-generator")(train_generator.train_generator)
 app.command("arms-race")(arms_race.arms_race)

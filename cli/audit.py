@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ganscope.cli.console import Seed, err, out
+from ganscope.cli.console import DropDeclared, Seed, err, out
 from ganscope.config import AuditSettings
 
 
@@ -23,6 +23,7 @@ def audit(
             "--aligned", help="Audit native crops of one size, compressed alike, in their place."
         ),
     ] = False,
+    drop_declared: DropDeclared = False,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -38,7 +39,13 @@ def audit(
 
       ganscope audit downloaded_benchmark/ --max-auroc 0.55
     """
-    settings = AuditSettings(corpus=corpus, max_auroc=max_auroc, aligned=aligned, seed=seed)
+    settings = AuditSettings(
+        corpus=corpus,
+        max_auroc=max_auroc,
+        aligned=aligned,
+        drop_declared=drop_declared,
+        seed=seed,
+    )
     from ganscope.datasets.audit import audit_corpus
 
     result = audit_corpus(settings)

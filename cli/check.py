@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ganscope.cli.console import VERDICT_STYLES, Device, err, out, progress
+from ganscope.cli.console import VERDICT_STYLES, Device, TrustAnchors, err, out, progress
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
 from ganscope.images import count_images, find_images
@@ -48,6 +48,14 @@ def check(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
+    pixels_only: Annotated[
+        bool,
+        typer.Option(
+            "--pixels-only",
+            help="What the file says of itself is shown, but sets no verdict.",
+        ),
+    ] = False,
+    trust_anchors: TrustAnchors = None,
     fail_on: Annotated[
         str | None,
         typer.Option(
@@ -89,6 +97,8 @@ def check(
         project=project,
         json=json,
         reencode=reencode,
+        pixels_only=pixels_only,
+        trust_anchors=trust_anchors,
         fail_on=fail_on,
         batch_size=batch_size,
         device=device,
@@ -197,6 +207,9 @@ def _table(checks: list["Check"]) -> Table:
     table.add_column("verdict")
     table.add_column("score", justify="right")
     table.add_column("probability", justify="right")
+    declares = any(one.declared != "nothing said" for one in checks)
+    if declares:
+        table.add_column("the file says", overflow="fold")
     table.add_column("size", justify="right")
     table.add_column("path", overflow="fold")
     table.add_column("remarks", overflow="fold")
@@ -205,14 +218,20 @@ def _table(checks: list["Check"]) -> Table:
         # Text, not markup: a file's name may hold square brackets, and bytes that are no UTF-8.
         path = Text(one.path.encode("utf-8", "replace").decode("utf-8"))
         if one.error:
-            table.add_row(Text("error", style="magenta"), "", "", size, path, Text(one.error))
+            nothing = [""] if declares else []
+            table.add_row(
+                Text("error", style="magenta"), "", "", *nothing, size, path, Text(one.error)
+            )
             continue
+        says = one.declared if one.declared != "nothing said" else ""
+        says += f" ({one.declared_by})" if one.declared_by else ""
         verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
         table.add_row(
             verdict,
             f"{one.score:.3f}",
             # Beside "unsure" a number would be read as the verdict that there is none of.
             _percent(None if one.verdict == "unsure" else one.probability),
+            *([Text(says)] if declares else []),
             size,
             path,
             Text("; ".join(one.warnings)),

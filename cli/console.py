@@ -2,6 +2,7 @@
 everywhere.
 """
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,22 @@ for _console in (out, err):
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")
+]
+TrustAnchors = Annotated[
+    Path | None,
+    typer.Option(
+        help="File of certificates (PEM) of the issuers whose C2PA signatures are trusted; without "
+        "it, those that `ganscope trust update` fetched.",
+        metavar="FILE",
+    ),
+]
+DropDeclared = Annotated[
+    bool,
+    typer.Option(
+        "--drop-declared",
+        help="Leave out reals whose files say that they were generated or edited with AI, and "
+        "fakes whose files name a camera; without it they are only named.",
+    ),
 ]
 Precision = Annotated[
     str,

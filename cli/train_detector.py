@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ganscope.cli.console import Device, Precision, Seed, err, out, progress
+from ganscope.cli.console import Device, DropDeclared, Precision, Seed, err, out, progress
 from ganscope.config import TrainDetectorSettings, read_json
 from ganscope.errors import GanscopeError
 
@@ -93,6 +93,7 @@ def train_detector(
             "photographs of an unknown kind; may be repeated."
         ),
     ] = None,
+    drop_declared: DropDeclared = False,
     degrade: Annotated[
         float | None,
         typer.Option(
@@ -184,6 +185,7 @@ def train_detector(
         val_generator=tuple(val_generator or ()),
         test_generator=tuple(test_generator or ()),
         val_source=tuple(val_source or ()),
+        drop_declared=drop_declared,
         degrade=degrade,
         mix=mix,
         pairs=pairs,

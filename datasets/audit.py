@@ -21,6 +21,13 @@ from sklearn.model_selection import StratifiedGroupKFold
 from ganscope.config import AuditSettings
 from ganscope.datasets.copies import look_at_table, remark_on_copies
 from ganscope.datasets.corpus import open_corpus
+from ganscope.datasets.declared import (
+    DROPPED,
+    KEPT,
+    find_declared,
+    leave_out_declared,
+    remark_on_declared,
+)
 from ganscope.datasets.degradations import estimate_quality, lossy_history
 from ganscope.datasets.writing import encode_image
 from ganscope.errors import GanscopeError, ImageError
@@ -50,7 +57,10 @@ class Audit:
     unreadable: int
     max_auroc: float
     remarks: tuple[str, ...] = ()
-    """On pictures that are in the corpus twice."""
+    """On pictures that are in the corpus twice, and on files that contradict their label."""
+    declared: tuple[str, ...] = ()
+    """All files that contradict their label: reals that declare themselves generated or edited with
+    AI, fakes that a camera took."""
 
     @property
     def leaks(self) -> bool:
@@ -75,7 +85,7 @@ CLUES: dict[str, Callable[[ImageFacts], list[float]]] = {
     "chroma subsampling": lambda f: [_code(f.subsampling)],
     "EXIF presence": lambda f: [float(f.has_exif)],
     "colour mode": lambda f: [_code(f.mode)],
-    "bytes per pixel": lambda f: [f.bytes / (f.stored_width * f.stored_height)],
+    "bytes per pixel": lambda f: [f.main_bytes / (f.stored_width * f.stored_height)],
 }
 """Clue -> numbers read off a file's header. To add a clue, add a line; of equal clues the first is
 named first, so a cause comes before the change of size that it brings."""
@@ -87,12 +97,18 @@ def audit_corpus(settings: AuditSettings) -> Audit:
     Raises `GanscopeError` if there is no corpus, or too few images of a class to say anything.
     """
     looked = look_at_table(open_corpus(settings.corpus).table)
+    declared = find_declared(looked.table)
+    kept = leave_out_declared(looked.table, declared) if settings.drop_declared else looked.table
     limit, name = settings.max_auroc, str(settings.corpus)
-    found = audit_table(looked.table, name, limit, settings.aligned, settings.seed)
+    found = audit_table(kept, name, limit, settings.aligned, settings.seed)
     return replace(
         found,
         unreadable=found.unreadable + len(looked.unreadable),
-        remarks=tuple(remark_on_copies(looked.table, looked.prints)),
+        remarks=(
+            *remark_on_copies(looked.table, looked.prints),
+            *remark_on_declared(declared, DROPPED if settings.drop_declared else KEPT),
+        ),
+        declared=tuple(declared["file_name"]),
     )
 
 
@@ -170,7 +186,7 @@ def _aligned(
         mode="RGB",
         stored_width=crop.shape[1],
         stored_height=crop.shape[0],
-        bytes=len(encode_image(crop, "jpeg", ALIGNED_QUALITY)),
+        main_bytes=len(encode_image(crop, "jpeg", ALIGNED_QUALITY)),
         has_exif=False,
         quantization=(),
         subsampling="4:2:0",

@@ -1,5 +1,6 @@
 """The audit: planted leaks are found and named, fair corpora are not accused."""
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,28 @@ def test_a_planted_leak_is_found_and_named(tmp_path: Path, fake: Save, clue: str
     assert found.clues[0][1] > 0.95
     assert [score for _, score in found.clues] == sorted(dict(found.clues).values(), reverse=True)
     assert found.by_generator["gan"] > 0.95
+
+
+def with_more_behind(image: Image.Image, path: Path, rng: np.random.Generator) -> None:
+    """As phones save: with a preview (MPO), a gain map (Ultra HDR), or a film behind it."""
+    other = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    kind, file = rng.integers(3), Path(f"{path}.jpg")
+    if kind == 0:
+        image.save(file, "MPO", quality=90, save_all=True, append_images=[other])
+        return
+    words = 'hdrgm:Version="1.0"' if kind == 1 else 'GCamera:MotionPhoto="1"'
+    image.save(file, quality=90, xmp=f"<x:xmpmeta><a {words}/></x:xmpmeta>".encode())
+    behind = io.BytesIO()
+    other.save(behind, "JPEG")
+    film = b"\0\0\0\x18ftypmp42" + bytes(3000)
+    file.write_bytes(file.read_bytes() + (behind.getvalue() if kind == 1 else film))
+
+
+def test_pictures_behind_the_main_one_are_no_leak(tmp_path: Path) -> None:
+    """No detector sees them: a phone's JPEG is a JPEG."""
+    found = audit(tmp_path, with_more_behind, jpeg(), n=150)
+    assert not found.leaks, found.clues
+    assert 0.4 < found.auroc < 0.6
 
 
 @pytest.mark.parametrize("save", [jpeg(), png, any_quality])

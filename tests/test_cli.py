@@ -21,6 +21,8 @@ COMMANDS = {
     "train-generator": config.TrainGeneratorSettings,
     "train-detector": config.TrainDetectorSettings,
     "check": config.CheckSettings,
+    "inspect": config.InspectSettings,
+    "trust update": config.TrustUpdateSettings,
     "benchmark": config.BenchmarkSettings,
     "arms-race": config.ArmsRaceSettings,
     "audit": config.AuditSettings,

@@ -19,6 +19,7 @@ ROOMS = {
     "ganscope.detector": ROOT / "detector",
     "ganscope.detector.benchmark": ROOT / "detector/benchmark",
     "ganscope.detector.benchmark.report": ROOT / "detector/benchmark/report",
+    "ganscope.detector.evidence": ROOT / "detector/evidence",
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
@@ -40,7 +41,7 @@ DATA = GROUND | {"ganscope.datasets"}
 MAY_IMPORT = {
     "ganscope": set(),
     "ganscope.config": {"ganscope"},
-    "ganscope.datasets": GROUND,
+    "ganscope.datasets": GROUND | {"ganscope.detector.evidence"},
     **{
         f"ganscope.generator{room}": below | {f"ganscope.generator.{one}" for one in inner}
         for room, below, inner in (
@@ -54,11 +55,12 @@ MAY_IMPORT = {
     **{
         f"ganscope.detector{room}": below | {f"ganscope.detector.{one}" for one in inner}
         for room, below, inner in (
+            (".evidence", GROUND, ()),
             (".networks", GROUND, ()),
             (".model", GROUND, ("networks",)),
             (".published", GROUND, ("networks", "model")),
-            (".judging", DATA, ("model",)),
-            (".training", DATA, ("networks", "model", "judging")),
+            (".judging", DATA, ("model", "evidence")),
+            (".training", DATA, ("networks", "model", "judging", "evidence")),
             (".benchmark.report", DATA, ("judging",)),
             (
                 ".benchmark",

@@ -1,5 +1,6 @@
 """Scoring and checking: tiles, batches, bad files, heatmaps that point at what was planted."""
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ganscope.config import CheckSettings
@@ -32,6 +34,7 @@ from ganscope.detector.judging.scoring import (
 )
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
+from ganscope.images import NamedImage
 
 
 def random_images(n: int, seed: int = 0) -> list[np.ndarray]:
@@ -449,3 +452,26 @@ def test_hot_is_red_and_cold_is_blue() -> None:
     )
     assert hot[0] - hot[2] > 20
     assert cold[2] - cold[0] > 0
+
+
+def test_whatever_holds_an_image_is_judged_as_its_file_is(cnn: Detector, photo: Path) -> None:
+    content = photo.read_bytes()
+    decoded = np.asarray(Image.open(photo))
+    file = check_image(photo, cnn, "cpu", reencode=False)
+    for source in (
+        content,
+        io.BytesIO(content),
+        Image.open(photo),
+        decoded,
+        NamedImage("inbox.zip/photo.jpg", content),
+    ):
+        check = check_image(source, cnn, "cpu", reencode=False)
+        assert (check.score, check.width, check.error) == (file.score, file.width, None)
+    assert check.path == "inbox.zip/photo.jpg"
+    with pytest.raises(ImageError, match=r"<bytes>: not an image"):
+        check_image(b"no picture", cnn, "cpu")
+    mixed = list(score_images(cnn, [content, b"no picture", Image.open(photo)], device="cpu"))
+    assert [one.error is None for one in mixed] == [True, False, True]
+    assert mixed[0].score == mixed[2].score
+    with pytest.raises(TypeError, match="not as int"):
+        list(score_images(cnn, [7], device="cpu"))  # type: ignore[list-item]

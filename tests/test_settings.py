@@ -20,6 +20,7 @@ from ganscope.launched import PLACES, place
 
 NEEDED: dict[str, Any] = {
     "CheckSettings": {"paths": "x.jpg"},
+    "InspectSettings": {"paths": "x.jpg"},
     "BenchmarkSettings": {"corpora": "c", "train": ("cnn",)},
     "LatentWalkSettings": {"generator": "faces", "fakes": ("1", "2")},
     "LatentApplySettings": {"generator": "faces", "fakes": "1", "direction": "d.json"},

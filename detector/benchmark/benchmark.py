@@ -22,6 +22,7 @@ from ganscope.config import BenchmarkSettings, as_command, next_free, plain
 from ganscope.datasets.audit import audit_table
 from ganscope.datasets.copies import look_at_table, remark_on_labels
 from ganscope.datasets.corpus import open_corpora
+from ganscope.datasets.declared import find_declared, remark_on_declared
 from ganscope.detector.benchmark.asking import WORKERS, Scores, list_changes, score_all
 from ganscope.detector.benchmark.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
@@ -86,6 +87,9 @@ def benchmark_detectors(
         scores.missing[:0] = missing
         known = looked.table.index.isin(table.index)
         notes += remark_on_labels(looked.table[known], looked.prints.take(np.flatnonzero(known)))
+        notes += remark_on_declared(
+            find_declared(looked.table[known]), "look whether they are what their labels say"
+        )
         if unknown := without_record(scorers):
             notes.append(
                 f"{', '.join(unknown)}: no record is kept of all the images that it learned from; "

@@ -23,7 +23,7 @@ from ganscope.images import read_facts
 READERS, AT_ONCE = 8, 64
 """Threads that read files from a slow disk, and files given to a thread at a time: to hand over a
 small file takes longer than to read it."""
-VERSION = 3
+VERSION = 4
 """Of what is kept. To be raised with every change of what ganscope itself does to images on their
 way to a value: degradations, alignment, tiles, the preprocessing of published detectors, estimates
 of JPEG quality. What an older version has kept is then forgotten."""

@@ -8,19 +8,21 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ganscope.config import CheckSettings
 from ganscope.datasets.degradations import WORST_QUALITY
+from ganscope.detector.evidence.record import EDITED, GENERATED, NOTHING, Evidence
+from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.files import take_place
-from ganscope.images import IMAGE_SUFFIXES, find_images, open_image
+from ganscope.images import IMAGE_SUFFIXES, ImageSource, find_images, open_image
 from ganscope.locks import PATIENCE, holding, holding_file
 
 FIELDS = (
@@ -33,6 +35,14 @@ FIELDS = (
     "detector",
     "width",
     "height",
+    "pixels_verdict",
+    "declared",
+    "declared_by",
+    "declared_model",
+    "declared_seed",
+    "declared_prompt",
+    "declared_trust",
+    "declared_reason",
     "heatmap",
     "warnings",
     "error",
@@ -60,7 +70,7 @@ class Check:
     score: float | None
     """In [0, 1], higher = more likely fake; not a probability."""
     verdict: str | None
-    """fake, real or unsure."""
+    """fake, real or unsure: what the pixels look like, but fake where the file says so itself."""
     probability: float | None
     """Calibrated probability of being fake, if fakes were as common as reals; None where nothing
     can be said."""
@@ -73,8 +83,43 @@ class Check:
     height: int
     warnings: tuple[str, ...]
     error: str | None
+    pixels_verdict: str | None = None
+    """What the pixels alone look like."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the file says of its own making, in full."""
     heatmap: str | None = None
     """Its overlay, where one was written."""
+
+    @property
+    def declared(self) -> str:
+        """generated, edited with AI, captured by a camera, or nothing said."""
+        return self.evidence.declared
+
+    @property
+    def declared_by(self) -> str | None:
+        return self.evidence.by
+
+    @property
+    def declared_model(self) -> str | None:
+        return self.evidence.model
+
+    @property
+    def declared_seed(self) -> str | None:
+        return self.evidence.seed
+
+    @property
+    def declared_prompt(self) -> str | None:
+        return self.evidence.prompt
+
+    @property
+    def declared_trust(self) -> str | None:
+        """How far that can be trusted: signed by whom, or text that anybody can write."""
+        return self.evidence.trust
+
+    @property
+    def declared_reason(self) -> str:
+        """Where the file says it, in a line."""
+        return self.evidence.reason
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields of `FIELDS`, in that order."""
@@ -82,19 +127,28 @@ class Check:
 
 
 def check_image(
-    path: str | Path,
+    source: ImageSource,
     detector: str | Path | Detector = "default",
     device: str = "auto",
     reencode: bool = True,
+    pixels_only: bool = False,
+    trust_anchors: Path | None = None,
 ) -> Check:
-    """Judge one image file; reencode: as in `CheckSettings`. Raises `ImageError` if it cannot be
-    read.
+    """Judge one image, anything that `open_image` takes; reencode, pixels_only, trust_anchors: as
+    in `CheckSettings`. Raises `ImageError` if it cannot be read.
     """
     loaded = detector if isinstance(detector, Detector) else load_detector(str(detector))
-    (scored,) = score_images(loaded, [path], device=device, reencode=reencode, describe=True)
-    if scored.error is not None and scored.score is None:
-        open_image(path)  # raises what was only noted
-    return _judge(loaded, scored)
+    (scored,) = score_images(
+        loaded,
+        [source],
+        device=device,
+        reencode=reencode,
+        describe=True,
+        trust_anchors=trust_anchors,
+    )
+    if scored.error is not None and not scored.width:  # it was not even opened
+        raise ImageError(scored.path, scored.error)
+    return _judge(loaded, scored, pixels_only)
 
 
 def check_images(settings: CheckSettings) -> Iterator[Check]:
@@ -102,8 +156,10 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
 
     Heatmaps are written as the stream goes on, none where nothing can be said, each under a name
     that no file has yet; the CSV takes its name when it is complete. Raises `GanscopeError` if a
-    path does not exist, a folder holds no images, or the detector cannot be had.
+    path does not exist, a folder holds no images, the trust anchors hold no certificates, or the
+    detector cannot be had.
     """
+    find_anchors(settings.trust_anchors)
     for path in settings.paths:
         if next(find_images(path), None) is None:
             raise GanscopeError(f"{path}: no images in this folder")
@@ -121,15 +177,16 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             settings.device,
             reencode=settings.reencode,
             describe=True,
+            trust_anchors=settings.trust_anchors,
         ):
-            check = _judge(detector, scored)
+            check = _judge(detector, scored, settings.pixels_only)
             if settings.heatmap and check.probability is not None:
                 pixels = open_image(check.path).pixels
                 detector.to(pick_device(settings.device))
                 heat = heatmap(detector, pixels, settings.heatmap_method)
                 with holding(settings.heatmap, "-names", PATIENCE):  # another check may draw, too
                     drawn = _free_name(settings.heatmap, check.path)
-                    write_overlay(drawn, pixels, heat)
+                    write_overlay(drawn, pixels, heat, _caption(check))
                 check = replace(check, heatmap=str(drawn))
             table.add(check)
             yield check
@@ -158,7 +215,7 @@ def explain_probability(probability: float) -> str:
     return f"of 100 images with this score {number} are generated, if fakes are as common as photos"
 
 
-def _judge(detector: Detector, scored: Scored) -> Check:
+def _judge(detector: Detector, scored: Scored, pixels_only: bool = False) -> Check:
     verdict, probability, meaning, said = None, None, None, list(scored.warnings)
     if scored.error is None and scored.score is not None:
         verdict = detector.verdict(scored.score)
@@ -179,6 +236,16 @@ def _judge(detector: Detector, scored: Scored) -> Check:
             probability, meaning = None, f"nothing can be said: {unlike}"
         else:
             meaning = _meaning(detector, probability, verdict)
+    seen = verdict
+    if verdict is not None and not pixels_only:
+        if scored.evidence.declared == GENERATED:
+            verdict = "fake"
+            said = [remark.removesuffix(", so unsure") for remark in said]
+            beside = meaning if seen == "fake" else f"its pixels alone: {seen}; {meaning}"
+            meaning = f"the file says so: {scored.evidence.reason}; {beside}"
+        elif scored.evidence.declared == EDITED and verdict == "real":
+            verdict = "unsure"
+            said.append("the file says that it was edited with AI, so unsure")
     return Check(
         path=scored.path,
         score=scored.score,
@@ -191,7 +258,19 @@ def _judge(detector: Detector, scored: Scored) -> Check:
         height=scored.height,
         warnings=tuple(said),
         error=scored.error,
+        pixels_verdict=seen,
+        evidence=scored.evidence,
     )
+
+
+def _caption(check: Check) -> str:
+    """What is written below a heatmap: what the file says of itself; "" for nothing."""
+    if check.declared == NOTHING:
+        return ""
+    words = f"The file says: {check.declared}"
+    model = check.declared_model if check.declared_model != check.declared_by else None
+    words += "".join(f", {part}" for part in (check.declared_by, model) if part)
+    return f"{words} ({check.declared_trust})"
 
 
 def _meaning(detector: Detector, probability: float, verdict: str) -> str:

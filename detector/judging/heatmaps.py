@@ -6,7 +6,8 @@ for any network, which places moved the logit (relative to the most important on
 register it.
 """
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -227,8 +228,11 @@ def _stitched(
     return (total / np.maximum(weight, 1e-6))[:height, :width]
 
 
-def overlay(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:
-    """An image with its heatmap laid over it and a colour bar beside it, (H', W', 3) uint8 RGB.
+def overlay(
+    pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45, caption: str = ""
+) -> np.ndarray:
+    """An image with its heatmap laid over it and a colour bar beside it, (H', W', 3) uint8 RGB; a
+    caption in lines below.
 
     Large images are shrunk to 1600 pixels a side, small ones enlarged to 256.
     """
@@ -237,7 +241,19 @@ def overlay(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.
     width, height = (max(1, round(side * shrink * grow)) for side in pixels.shape[1::-1])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     blended = lay_over(small, cv2.resize(heat, (width, height)), strength)
-    return np.hstack([blended, _colour_bar(height)])
+    drawn = np.hstack([blended, _colour_bar(height)])
+    return np.vstack([drawn, *_lines(caption, drawn.shape[1])]) if caption else drawn
+
+
+def _lines(text: str, width: int) -> Iterator[np.ndarray]:
+    """A text in lines (20, width, 3) uint8 RGB; signs that the font lacks become question marks."""
+    plain = " ".join(text.encode("ascii", "replace").decode().split())
+    for line in textwrap.wrap(plain, max(width // 8, 12), max_lines=6):
+        row = np.full((20, width, 3), 255, np.uint8)
+        cv2.putText(
+            row, line, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (40, 40, 40), 1, cv2.LINE_AA
+        )
+        yield row
 
 
 def lay_over(pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45) -> np.ndarray:
@@ -265,12 +281,14 @@ def _colour_bar(height: int, width: int = 76) -> np.ndarray:
     return bar
 
 
-def write_overlay(path: str | Path, pixels: np.ndarray, heat: np.ndarray) -> None:
+def write_overlay(
+    path: str | Path, pixels: np.ndarray, heat: np.ndarray, caption: str = ""
+) -> None:
     """Write `overlay` as PNG, atomically; raises `GanscopeError` if it cannot be written."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        done, data = cv2.imencode(".png", overlay(pixels, heat)[..., ::-1])
+        done, data = cv2.imencode(".png", overlay(pixels, heat, caption=caption)[..., ::-1])
         with replacing(path) as part:
             part.write_bytes(data.tobytes() if done else b"")
     except OSError as error:

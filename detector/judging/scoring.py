@@ -13,18 +13,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import cv2
 import numpy as np
 import torch
 
 from ganscope.datasets.degradations import Degradation, estimate_quality
+from ganscope.detector.evidence.evidence import evidence_of
+from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.judging.views import cut_views
 from ganscope.detector.model import Detector
 from ganscope.devices import pick_device
 from ganscope.errors import ImageError
-from ganscope.images import open_image
+from ganscope.images import ImageSource, open_image
 
 MAX_TILES, MAX_PIXELS = 16, 16 * 96**2
 """Tiles looked at in one image, spread evenly over a larger one; of small tiles more, until they
@@ -80,6 +82,8 @@ class Scored:
     """Share of the tiles' pixels that equal their neighbour to the right, see `flat_share`."""
     quality: int | None = None
     """JPEG quality of the file, 1 to 100; None: it is no JPEG."""
+    evidence: Evidence = field(default_factory=Evidence)
+    """What the file says of its own making, if `describe` was asked for."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
     expected: int = 0
@@ -179,20 +183,21 @@ def flat_share(pixels: np.ndarray) -> float:
 
 def score_images(
     detector: Detector,
-    images: Iterable[str | Path | np.ndarray],
+    images: Iterable[ImageSource],
     batch_size: int = 32,
     device: str = "auto",
     reencode: bool = False,
     describe: bool = False,
+    trust_anchors: Path | None = None,
 ) -> Iterator[Scored]:
-    """Score image files, or pixels (H, W, 3) uint8 RGB, in order and as a stream.
+    """Score images, each as anything that `open_image` takes, in order and as a stream.
 
     batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
     score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
     tiles (one that looks at views has the whole picture beside them, and learned to see through
-    encodings). describe: measure what
-    tells whether an image is a photograph at all. A file that cannot be read gives a `Scored` with
-    its `error`.
+    encodings). describe: measure what tells whether an image is a photograph at all, and read what
+    its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a
+    `Scored` with its `error`; what no image can come as raises as in `open_image`.
     """
     where = pick_device(device)
     if detector.views and where.type == "cpu":  # no quicker in larger batches, but later to be told
@@ -239,7 +244,7 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector, reencode, describe, where):
+    for scored, cut in _opened(images, detector, reencode, describe, where, trust_anchors):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -293,28 +298,29 @@ def _logits(detector: Detector, batch: np.ndarray, device: torch.device) -> np.n
 
 
 def _opened(
-    images: Iterable[str | Path | np.ndarray],
+    images: Iterable[ImageSource],
     detector: Detector,
     reencode: bool,
     describe: bool,
     device: torch.device,
+    trust_anchors: Path | None = None,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
     device: where the network is; beside one on the CPU, pixels are tiled without threads.
     """
 
-    def work(image: str | Path | np.ndarray) -> tuple[Scored, np.ndarray | None]:
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-                raise ValueError(f"pixels must be (H, W, 3) uint8, not {image.shape} {image.dtype}")
-            return cut(Scored(""), image)
+    def work(image: ImageSource) -> tuple[Scored, np.ndarray | None]:
+        if _is_rgb(image):
+            return cut(Scored("<pixels>"), image)  # it needs no copy
         try:
             opened = open_image(image)
         except ImageError as error:
-            return Scored(str(image), error=error.reason), None
+            return Scored(error.path, error=error.reason), None
         quality = estimate_quality(opened.quantization) if opened.quantization else None
-        known = Scored(str(image), quality=quality, warnings=opened.warnings)
+        known = Scored(opened.path, quality=quality, warnings=opened.warnings)
+        if describe:
+            known.evidence = evidence_of(opened, trust_anchors)
         return cut(known, opened.pixels)
 
     def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:
@@ -335,6 +341,11 @@ def _opened(
                 ahead.extend(pool.submit(work, i) for i in islice(source, 1))
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _is_rgb(image: ImageSource) -> TypeGuard[np.ndarray]:
+    pixels = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
+    return pixels and image.ndim == 3 and image.shape[2] == 3
 
 
 def _tiled(

@@ -28,6 +28,13 @@ from ganscope.datasets.copies import (
     remark_on_copies,
 )
 from ganscope.datasets.corpus import open_corpora
+from ganscope.datasets.declared import (
+    DROPPED,
+    KEPT,
+    find_declared,
+    leave_out_declared,
+    remark_on_declared,
+)
 from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
@@ -88,6 +95,14 @@ def split_table(
             raise GanscopeError(
                 f"{named}: holds no {word} images; name a corpus that has them, too"
             )
+    if settings.drop_declared:
+        every = leave_out_declared(every, find_declared(every))
+        for label, word in ((0, "real"), (1, "fake")):
+            if not (every["label"] == label).any():
+                raise GanscopeError(
+                    f"{named}: --drop-declared leaves no {word} images; look at them with "
+                    "ganscope inspect"
+                )
     whole, bad = leave_out_unreadable(every, choose_run(settings), progress)
     for label, word in ((0, "real"), (1, "fake")):
         if not (whole["label"] == label).any():
@@ -164,6 +179,10 @@ def tell_of_images(settings: TrainDetectorSettings, run: Path, table: pd.DataFra
         )
     looked = look_at_table(table)
     for remark in remark_on_copies(looked.table, looked.prints):
+        _warn(remark)
+    every = open_corpora(settings.corpora).table if settings.drop_declared else looked.table
+    end = DROPPED if settings.drop_declared else KEPT
+    for remark in remark_on_declared(find_declared(every), end):
         _warn(remark)
     before = start_record(settings)
     known = before and count_known(looked, before)

@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -208,7 +209,7 @@ class Views(Dataset):
         """The decoded image; raises `ImageError` if the file cannot be read."""
         opened = self._cache.get(row)
         if opened is None:
-            opened = open_image(self.paths[row])
+            opened = replace(open_image(self.paths[row]), content=None)  # pixels are enough to keep
             if self._cached_bytes + opened.pixels.nbytes <= self.cache_bytes:
                 self._cache[row] = opened
                 self._cached_bytes += opened.pixels.nbytes

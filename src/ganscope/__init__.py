@@ -4,10 +4,7 @@ The public functions load on first use, so that `import ganscope` is quick.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
-
-__version__ = version("ganscope")
 
 _PUBLIC = {
     "GanscopeError": "ganscope.errors",
@@ -24,6 +21,8 @@ _PUBLIC = {
     "train_detector": "ganscope.detector.training.recipes",
     "load_detector": "ganscope.detector.model",
     "score_images": "ganscope.detector.judging.scoring",
+    "read_evidence": "ganscope.detector.evidence.evidence",
+    "inspect_images": "ganscope.detector.evidence.inspection",
     "check_image": "ganscope.detector.judging.checking",
     "check_images": "ganscope.detector.judging.checking",
     "heatmap": "ganscope.detector.judging.heatmaps",
@@ -36,6 +35,10 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # as slow as the command's own modules
+
+        return version("ganscope")
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'ganscope' has no attribute {name!r}")

@@ -1,54 +1,87 @@
-"""Opening image files: the one place where bytes from outside become pixels.
+"""Opening images: the one place where bytes from outside become pixels.
 
-Everything that ganscope looks at passes through `open_image`: it applies the EXIF orientation,
-brings every mode (16-bit, grey, palette, CMYK, alpha, float) to 8-bit RGB, takes the first frame of
-animated files, refuses decompression bombs before decoding, and turns every failure into an
-`ImageError`.
+Everything that ganscope looks at passes through `open_image`, be it a file, bytes, or what another
+program has decoded. `containers` finds the main picture in what is read, refusing decompression
+bombs before decoding; `colour` brings every mode and profile to 8-bit sRGB; here the EXIF
+orientation is applied, and every failure becomes an `ImageError`.
 """
 
-import functools
+import io
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO, TypeAlias, TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ganscope.colour import to_rgb
+from ganscope.containers import (
+    HEAD,
+    IMAGE_SUFFIXES,
+    bytes_of_main,
+    container_of,
+    looks_like_image,
+    open_main,
+    read_deep,
+    without_chunks,
+)
 from ganscope.errors import GanscopeError, ImageError
 
-CONTAINERS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM", "HEIF")
-"""What is opened, as Pillow names it; nothing else, for Pillow would hand PostScript to a
-program.
-"""
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "ImageFacts",
+    "ImageSource",
+    "NamedImage",
+    "OpenedImage",
+    "container_of",
+    "count_images",
+    "find_images",
+    "looks_like_image",
+    "open_image",
+    "read_facts",
+]
 
 MAX_PIXELS = 250_000_000
 """Images with more pixels than this are refused unopened (a phone makes 200 million at most)."""
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".webp",
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".mpo",
-        ".ppm",
-        ".pgm",
-        ".heic",
-        ".heif",
-    ]
-)
-"""File name endings, in lower case, by which a folder's images are recognised."""
+MAX_BYTES = 2**31
+"""Files with more bytes than this are refused unread: 250 million pixels of 16-bit colour have
+fewer."""
+_BLOCK = 1 << 22
+"""Bytes read at a time: more than most pictures have."""
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes the picture upright."""
 
 Image.MAX_IMAGE_PIXELS = None  # `MAX_PIXELS` is checked in its place, before decoding
+
+Content: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray
+"""What an image can come as: a path, the bytes of a file, a file open for reading bytes, a Pillow
+image, or pixels (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, uint8."""
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image that is to be called otherwise than by where its bytes lie: one out of an archive,
+    an address or standard input.
+    """
+
+    name: str
+    """What it is called in errors and as `OpenedImage.path`."""
+    content: Content
+
+
+ImageSource: TypeAlias = Content | NamedImage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +89,21 @@ class ImageFacts:
     """What a file's header says about an image, without decoding it."""
 
     path: str
+    """Its name: a path as given, `NamedImage.name`, an open file's own name; "<bytes>", "<file>",
+    "<image>" or "<pixels>" where there is none."""
     format: str
-    """Container as Pillow names it: "JPEG", "PNG", "WEBP", ..."""
+    """Container as Pillow names it: "JPEG" (also with further pictures behind it, an MPO), "PNG",
+    "WEBP", "HEIF", "JXL", ...; "RAW" for a camera's raw file; "" for pixels."""
     mode: str
     """Pillow mode before conversion: "RGB", "L", "CMYK", "I;16", ..."""
     stored_width: int
     stored_height: int
     """Size as stored, before the EXIF orientation is applied."""
     bytes: int
-    """Size of the file in bytes."""
+    """Size of the file in bytes; 0 for Pillow images and pixels."""
+    main_bytes: int
+    """Those of its main picture: without the previews, gain maps and films that cameras append to a
+    JPEG, and without its metadata. As `bytes` for other containers."""
     frames: int
     has_exif: bool
     quantization: tuple[tuple[int, ...], ...]
@@ -81,6 +120,8 @@ class OpenedImage(ImageFacts):
     """(H, W, 3) uint8 RGB, upright."""
     warnings: tuple[str, ...]
     """What a person should know: "first of 12 frames", "transparency laid on white"."""
+    content: bytes | None = field(default=None, repr=False, compare=False)
+    """The encoded bytes as read, metadata and all; None for Pillow images and pixels."""
 
     @property
     def width(self) -> int:
@@ -91,53 +132,198 @@ class OpenedImage(ImageFacts):
         return self.pixels.shape[0]
 
 
-def open_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> OpenedImage:
-    """Open one image file as upright 8-bit RGB pixels.
+Facts = TypeVar("Facts", bound=ImageFacts)
 
-    Raises `ImageError` for a file that is missing, empty, truncated, no image, or has more than
-    `max_pixels` pixels.
+
+def open_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> OpenedImage:
+    """Open one image as upright 8-bit RGB pixels.
+
+    An open file is read from its start, or from where it is if it cannot go back, and left open; a
+    Pillow image is left as it is, and what it shows now is taken. Raises `ImageError` for what is
+    missing, empty, truncated, no image, or has more than `max_pixels` pixels; `TypeError` for what
+    no image can come as, and `ValueError` for pixels of another shape or type.
     """
-    name = os.fspath(path)
-    with _file_errors(name), Image.open(name, formats=_formats()) as image:
-        if image.width * image.height > max_pixels:
-            raise ImageError(
-                name,
-                f"{image.width}x{image.height} pixels, more than the limit of {max_pixels:,}; "
-                "shrink it first",
-            )
-        image.load()  # a PNG's EXIF may come behind its pixels
-        facts, said = _facts(image, name), []
-        if facts.frames > 1 and facts.format != "MPO":  # an MPO's others are the camera's previews
-            said.append(f"animated or multi-page: first of {facts.frames} frames")
-        transparent = "A" in image.mode or "a" in image.mode or "transparency" in image.info
-        ImageOps.exif_transpose(image, in_place=True)
-        rgb, lost = _to_rgb(image, transparent)
-        pixels = np.asarray(rgb, dtype=np.uint8)
-    return OpenedImage(
-        **vars(facts), pixels=pixels, warnings=tuple([*said, lost] if lost else said)
+    name, what = _named(source)
+    with _errors(name):
+        if isinstance(what, Image.Image):
+            if what.width * what.height > max_pixels:
+                raise ImageError(name, f"more than the limit of {max_pixels:,} pixels")
+            return _opened(what, name, what.format or "", None, [])
+        content = what if isinstance(what, bytes) else _read(what, name)
+        return _first_readable(
+            content, lambda file, said: _decoded(file, content, name, max_pixels, said)
+        )
+
+
+def read_content(source: ImageSource) -> bytes:
+    """An image's encoded bytes as they are, none for Pillow images and pixels; raises `ImageError`
+    for what is missing or empty.
+    """
+    name, what = _named(source)
+    with _errors(name):
+        if isinstance(what, Image.Image):
+            return b""
+        content = what if isinstance(what, bytes) else _read(what, name)
+        if not content:
+            raise ImageError(name, "the file is empty")
+        return content
+
+
+def read_facts(source: ImageSource) -> ImageFacts:
+    """Read an image's header only; takes and raises what `open_image` does."""
+    name, what = _named(source)
+    with _errors(name):
+        if isinstance(what, Image.Image):
+            return _facts(what, name, what.format or "", None)
+        if isinstance(what, str) and os.path.isfile(what):
+            with open(what, "rb") as file:
+                return _read_facts(file, name)
+        content = what if isinstance(what, bytes) else _read(what, name)
+        return _read_facts(io.BytesIO(content), name)
+
+
+def _read_facts(file: BinaryIO, name: str) -> ImageFacts:
+    def read(readable: BinaryIO, _: list[str]) -> ImageFacts:
+        image, container, _ = open_main(readable, name, MAX_PIXELS, decode=False)
+        with image:
+            return _facts(image, name, container, file)
+
+    try:
+        return read(file, [])
+    except ValueError as error:
+        if not _is_of_texts(error):
+            raise
+    file.seek(0)
+    return _first_readable(file.read(), read)
+
+
+def _first_readable(content: bytes, read: Callable[[BinaryIO, list[str]], Facts]) -> Facts:
+    """What `read` makes of a file, if need be without a PNG's texts or its colour profile: Pillow
+    stops at those of more than a megabyte, though they say nothing of the pixels.
+    """
+    texts = (b"tEXt", b"zTXt", b"iTXt")
+    for left_out in ((), texts, (*texts, b"iCCP")):
+        try:
+            said = ["its colour profile is too large and was passed over"]
+            readable = without_chunks(content, left_out) if left_out else content
+            return read(io.BytesIO(readable), said if b"iCCP" in left_out else [])
+        except ValueError as error:
+            if not _is_of_texts(error):
+                raise
+            refused = error
+    raise refused
+
+
+def _is_of_texts(error: ValueError) -> bool:
+    return "MAX_TEXT" in str(error) or "too much memory used in text" in str(error)
+
+
+def _named(source: ImageSource) -> tuple[str, str | bytes | BinaryIO | Image.Image]:
+    """What an image is called, and its content: a path as a string, pixels as a Pillow image."""
+    name, what = (source.name, source.content) if isinstance(source, NamedImage) else ("", source)
+    if isinstance(what, str | os.PathLike):
+        path = os.fspath(what)
+        if isinstance(path, str):
+            return name or path, path
+    if isinstance(what, bytes | bytearray | memoryview):
+        return name or "<bytes>", bytes(what)
+    if isinstance(what, Image.Image):
+        return name or str(getattr(what, "filename", "") or "<image>"), what
+    if isinstance(what, np.ndarray):
+        return name or "<pixels>", _from_pixels(what)
+    if hasattr(what, "read") and not isinstance(what, io.TextIOBase):
+        own = getattr(what, "name", None)  # a number where it was opened by a descriptor
+        return name or (own if isinstance(own, str) and own else "<file>"), what
+    raise TypeError(
+        "an image comes as a path, bytes, a file opened in binary mode, a Pillow image, an array "
+        f"or a NamedImage of one of them, not as {type(what).__name__}"
     )
 
 
-def read_facts(path: str | Path) -> ImageFacts:
-    """Read an image file's header only; raises `ImageError` as `open_image` does."""
-    name = os.fspath(path)
-    with _file_errors(name), Image.open(name, formats=_formats()) as image:
-        return _facts(image, name)
+def _from_pixels(pixels: np.ndarray) -> Image.Image:
+    shape = pixels.shape
+    fits = pixels.ndim == 2 or (pixels.ndim == 3 and shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not fits or not pixels.size:
+        raise ValueError(
+            "pixels must be uint8 of (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, "
+            f"not {pixels.dtype} of {shape}"
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    """Those of `CONTAINERS` that this Pillow can read (HEIF needs a plug-in)."""
-    Image.init()
-    return tuple(name for name in CONTAINERS if name in Image.OPEN)
+def _read(what: str | BinaryIO, name: str) -> bytes:
+    """All bytes of a file, or of an open one from its start where it can go there."""
+    if isinstance(what, str):
+        with open(what, "rb") as file:
+            return _read(file, name)
+    with suppress(AttributeError, OSError, ValueError):  # of a pipe, what is left of it
+        what.seek(0)
+    blocks, size = [], 0
+    while block := what.read(_BLOCK):
+        if not isinstance(block, bytes):
+            raise ImageError(name, "gives text; open it in binary mode")
+        blocks.append(block)
+        size += len(block)
+        if size == len(block) >= HEAD and not looks_like_image(block[:HEAD]):
+            break  # it is refused by its beginning, however long it is
+        if size > MAX_BYTES:
+            raise ImageError(name, f"more than the limit of {MAX_BYTES:,} bytes; shrink it first")
+    return blocks[0] if len(blocks) == 1 else b"".join(blocks)
+
+
+def _decoded(
+    file: BinaryIO, content: bytes, name: str, max_pixels: int, said: list[str]
+) -> OpenedImage:
+    """`open_image` of a file; content: all of its bytes, of which it may give less."""
+    image, container, notes = open_main(file, name, max_pixels, decode=True)
+    with image:
+        return _opened(image, name, container, content, [*said, *notes])
+
+
+def _opened(
+    image: Image.Image,
+    name: str,
+    container: str,
+    content: bytes | None,
+    said: list[str],
+) -> OpenedImage:
+    """Decode a Pillow image; content: the bytes that it comes from, if it does from a file."""
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()  # a PNG's EXIF may come behind its pixels
+    facts = _facts(image, name, container, None if content is None else io.BytesIO(content))
+    rgb, lost = to_rgb(image, (lambda: read_deep(content)) if deep and content else None)
+    turn = _TURNS.get(_orientation(image, container))
+    if turn is not None:
+        rgb = rgb.transpose(turn)
+    return OpenedImage(
+        **vars(facts),
+        pixels=np.asarray(rgb, dtype=np.uint8),
+        warnings=(*said, *lost),
+        content=content,
+    )
+
+
+def _orientation(image: Image.Image, container: str) -> int:
+    """EXIF's, 1 to 8; 1 where the decoder has turned the picture already, or EXIF is damaged."""
+    if container == "JXL" and not getattr(image, "jpeg", False):
+        return 1
+    with suppress(Exception):  # Pillow raises nearly anything, and the picture is whole
+        return image.getexif().get(0x0112, 1)
+    return 1
+
+
+def _has_exif(image: Image.Image) -> bool:
+    try:
+        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
+        return len(Image.Image.getexif(image)) > 0
+    except Exception:
+        return True
 
 
 @contextmanager
-def _file_errors(name: str) -> Iterator[None]:
+def _errors(name: str) -> Iterator[None]:
     """Turn whatever a damaged or hostile file makes Pillow raise into an `ImageError`."""
     try:
-        if os.path.getsize(name) == 0:
-            raise ImageError(name, "the file is empty")
         yield
     except ImageError:
         raise
@@ -148,58 +334,41 @@ def _file_errors(name: str) -> Iterator[None]:
     except PermissionError:
         raise ImageError(name, "no permission to read it") from None
     except UnidentifiedImageError:
-        raise ImageError(name, "not an image, or of a kind that Pillow cannot read") from None
+        raise ImageError(name, "not an image, or of a kind that is not read") from None
     except Image.DecompressionBombError:
         raise ImageError(name, "refused: it unpacks to far more than it weighs") from None
     except MemoryError:
         raise ImageError(name, "too large for the memory of this machine") from None
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        reason = str(error).strip() or type(error).__name__
+        reason = _printable(str(error)) or type(error).__name__
         raise ImageError(name, f"truncated or damaged ({reason})") from None
 
 
-def _facts(image: ImageFile.ImageFile, name: str) -> ImageFacts:
+def _printable(text: str) -> str:
+    """The words of a message on one line, without what a damaged file may put into it."""
+    words = " ".join(text.split())[:200]
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
+
+
+def _facts(image: Image.Image, name: str, container: str, file: BinaryIO | None) -> ImageFacts:
     tables = getattr(image, "quantization", None) or {}
+    size, main = (0, 0) if file is None else bytes_of_main(image, file)
     return ImageFacts(
         path=name,
-        format=image.format or "",
+        format="JPEG" if container == "MPO" else container,
         mode=image.mode,
         stored_width=image.width,
         stored_height=image.height,
-        bytes=os.path.getsize(name),
+        bytes=size,
+        main_bytes=main,
         frames=int(getattr(image, "n_frames", 1)),
-        # Not `image.getexif()`: a PNG's decodes every pixel to look for EXIF data behind them.
-        has_exif=len(Image.Image.getexif(image)) > 0,
+        has_exif=_has_exif(image),
         quantization=tuple(tuple(int(v) for v in tables[key]) for key in sorted(tables)),
         subsampling=_subsampling(image),
     )
 
 
-def _to_rgb(image: Image.Image, transparent: bool) -> tuple[Image.Image | np.ndarray, str]:
-    """Bring any Pillow mode to 8-bit RGB; also say what was lost, or ""."""
-    if image.mode.startswith("I") or image.mode == "F":
-        grey = np.asarray(image).astype(np.float32)  # worked on in place: it may be huge
-        np.nan_to_num(grey, copy=False, nan=0.0, posinf=np.inf, neginf=0.0)
-        if image.mode.startswith("I;16") or (image.mode == "I" and grey.max(initial=0) > 255):
-            note = "16-bit brought to 8-bit"
-            grey /= 257
-        elif image.mode == "F" and grey.max(initial=0, where=np.isfinite(grey)) <= 1.0:
-            note = "floating point brought to 8-bit"
-            grey *= 255
-        else:
-            note = ""
-        np.clip(np.rint(grey, out=grey), 0, 255, out=grey)
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, -1), note
-    if transparent:
-        rgba = image.convert("RGBA")
-        if rgba.getchannel("A").getextrema() == (255, 255):
-            return rgba.convert("RGB"), ""
-        page = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(page, rgba).convert("RGB"), "transparency laid on white"
-    return image if image.mode == "RGB" else image.convert("RGB"), ""
-
-
-def _subsampling(image: ImageFile.ImageFile) -> str:
+def _subsampling(image: Image.Image) -> str:
     layers = getattr(image, "layer", None)
     if not layers or len(layers) < 3:
         return ""

@@ -11,6 +11,7 @@ from ganscope.config.benchmark import BenchmarkSettings
 from ganscope.config.check import HEATMAP_METHODS, CheckSettings
 from ganscope.config.diversity import DiversitySettings
 from ganscope.config.generate import FORMATS, GenerateSettings
+from ganscope.config.inspect import InspectSettings, TrustUpdateSettings
 from ganscope.config.latent import (
     LatentApplySettings,
     LatentArithmeticSettings,
@@ -39,6 +40,7 @@ __all__ = [
     "CheckSettings",
     "DiversitySettings",
     "GenerateSettings",
+    "InspectSettings",
     "LatentApplySettings",
     "LatentArithmeticSettings",
     "LatentDirectionSettings",
@@ -50,6 +52,7 @@ __all__ = [
     "SpectraSettings",
     "TrainDetectorSettings",
     "TrainGeneratorSettings",
+    "TrustUpdateSettings",
     "as_command",
     "changed",
     "next_free",

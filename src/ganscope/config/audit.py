@@ -16,6 +16,9 @@ class AuditSettings:
     """Exit with status 1 if the file format alone tells real from fake better than this."""
     aligned: bool = False
     """Audit the images as they are after alignment: native crops of one size, compressed alike."""
+    drop_declared: bool = False
+    """Leave out reals that declare themselves generated or edited with AI, and fakes that a camera
+    took, both by their files' own word; they are named in any case."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -32,6 +32,11 @@ class CheckSettings:
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    pixels_only: bool = False
+    """Judge by the pixels alone: what the file says of itself is shown, but sets no verdict."""
+    trust_anchors: Path | None = None
+    """Certificates (PEM) of the issuers whose C2PA signatures are trusted; None: those that
+    `ganscope trust update` fetched."""
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
     batch_size: int = 32
@@ -40,7 +45,7 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "heatmap", "csv", "report", "project")
+        as_paths(self, "heatmap", "csv", "report", "project", "trust_anchors")
         at_least(self, batch_size=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS)
         valid_device(self.device)

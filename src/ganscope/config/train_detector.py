@@ -77,6 +77,9 @@ class TrainDetectorSettings:
     val_source: tuple[str, ...] = ()
     """Sources whose photographs are used for validation only: thresholds then hold for photographs
     of a kind that the detector has not learned from."""
+    drop_declared: bool = False
+    """Leave out reals that declare themselves generated or edited with AI, and fakes that a camera
+    took, both by their files' own word; they are named in any case."""
     degrade: float | None = None
     """Probability that an image is degraded (both classes alike) before it is learned from. None,
     here and in the next three: the recipe's."""
