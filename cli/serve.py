@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ganscope.cli.console import Device, err
+from ganscope.cli.console import Device, TrustAnchors, err
 from ganscope.config import ServeSettings
 from ganscope.errors import GanscopeError
 
@@ -85,9 +85,24 @@ def serve(
         int, typer.Option(help="Pictures judged at a time.", rich_help_panel="Machine")
     ] = 8,
     fetch: Annotated[bool, typer.Option(help="Fetch pictures from public addresses.")] = True,
+    allow_private: Annotated[
+        bool,
+        typer.Option(
+            "--allow-private",
+            help="Fetch from private and loopback addresses, too.",
+            rich_help_panel="Who may ask",
+        ),
+    ] = False,
     reencode: Annotated[
         bool, typer.Option(help="Look again after re-encoding, as check does.")
     ] = True,
+    pixels_only: Annotated[
+        bool,
+        typer.Option(
+            "--pixels-only", help="What a file says of itself is shown, but sets no verdict."
+        ),
+    ] = False,
+    trust_anchors: TrustAnchors = None,
     browser: Browser = True,
     device: Device = "auto",
 ) -> None:
@@ -121,7 +136,10 @@ def serve(
         queue=queue,
         together=together,
         fetch=fetch,
+        allow_private=allow_private,
         reencode=reencode,
+        pixels_only=pixels_only,
+        trust_anchors=trust_anchors,
         browser=browser,
         device=device,
     )

@@ -1,12 +1,19 @@
 """The page, the API, the review and the game, over HTTP; and who is refused."""
 
 import asyncio
+import http.client
 import io
 import json
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'ganscope[web]'")
 from fastapi.testclient import TestClient
@@ -123,7 +132,7 @@ def test_heatmap_and_tiles_come_when_they_are_asked_for(client: TestClient, jpeg
     ("content", "said"),
     [
         (b"no picture", "not an image"),
-        (b"\xff\xd8\xff\xe0" + bytes(99), "not an image"),
+        (b"\xff\xd8\xff\xe0" + bytes(99), "damaged"),
         ("bomb", "more than the limit of 1,000,000"),
         ("half", "truncated"),
     ],
@@ -198,6 +207,143 @@ def test_the_openapi_document_has_examples(client: TestClient) -> None:
     assert set(check["requestBody"]["content"]) >= {"multipart/form-data", "application/json"}
     assert "429" in check["responses"]
     assert {"/api/v1/inspect", "/api/v1/health", "/api/v1/metrics"} <= set(document["paths"])
+
+
+@pytest.fixture
+def declared(astronaut: np.ndarray) -> bytes:
+    """A PNG that says it was generated, in words that must never become markup."""
+    out, texts = io.BytesIO(), PngInfo()
+    prompt = f"a cat {NAME}"
+    texts.add_text(
+        "parameters", f"{prompt}\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Model: {NAME}"
+    )
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x0131] = NAME
+    Image.fromarray(astronaut).save(out, "PNG", pnginfo=texts, exif=exif)
+    return out.getvalue()
+
+
+def test_what_the_file_says_is_shown_and_escaped(client: TestClient, declared: bytes) -> None:
+    record = client.post("/api/v1/check", files={"file": ("x.png", declared)}).json()
+    assert record["declared"] == "generated"
+    assert record["declared_seed"] == "5"
+    page = client.post("/check", files={"files": ("x.png", declared)}).text
+    assert "The file says: generated" in page
+    assert "a cat" in page
+    assert "<img src=x" not in page
+    report = client.post("/report", files={"files": ("x.png", declared)}).text
+    assert "a cat" in report
+    assert "<img src=x" not in report
+
+
+def test_inspect_says_what_the_command_says(
+    client: TestClient, declared: bytes, jpeg: bytes, tmp_path: Path
+) -> None:
+    from ganscope.config import InspectSettings
+    from ganscope.detector.evidence.inspection import inspect_images
+
+    (tmp_path / "x.png").write_bytes(declared)
+    (wanted,) = inspect_images(InspectSettings(paths=(str(tmp_path / "x.png"),)))
+    found = client.post("/api/v1/inspect", files={"file": ("x.png", declared)}).json()
+    assert found == json.loads(json.dumps(wanted.as_dict())) | {"path": "x.png"}
+    bad = client.post("/api/v1/inspect", files={"file": ("x.png", b"no picture")})
+    assert bad.status_code == 422
+    assert "not an image" in bad.json()["error"]
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+class Pages(BaseHTTPRequestHandler):
+    """A web server with a picture, and a way to the machine's own metadata."""
+
+    picture = b""
+
+    def do_GET(self) -> None:
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://169.254.169.254/latest/meta-data")
+            self.end_headers()
+            return
+        self.send_response(200 if self.path == "/a%20b.jpg" else 404)
+        self.end_headers()
+        self.wfile.write(self.picture)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def other_site(jpeg: bytes) -> Iterator[str]:
+    Pages.picture = jpeg
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pages)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1/x.jpg",
+        "http://localhost:8000/api/v1/health",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://10.0.0.1/",
+        "http://192.168.1.1/",
+        "http://0.0.0.0/",
+        "http://2130706433/",
+        "http://0x7f000001/",
+        "file:///etc/passwd",
+        "ftp://example.org/x.jpg",
+        "gopher://127.0.0.1/",
+        "/etc/passwd",
+        "http://",
+    ],
+)
+def test_addresses_behind_the_wall_are_refused(client: TestClient, url: str) -> None:
+    answer = client.post("/api/v1/check", json={"url": url})
+    assert answer.status_code == 422, answer.text
+    assert "root:" not in answer.text
+    page = client.post("/check", data={"url": url})
+    assert page.status_code == 422
+
+
+def test_a_picture_at_an_address(quick: None, other_site: str, jpeg: bytes) -> None:
+    url = f"{other_site}/a%20b.jpg"
+    with TestClient(make_app(ServeSettings(allow_private=True)), base_url=BASE) as client:
+        assert client.post("/api/v1/check", json={"url": url}).json()["path"] == "a b.jpg"
+        for many in ({"urls": [url, url]}, {"urls": [url]}):
+            found = client.post("/api/v1/check", json=many).json()
+            assert [one["path"] for one in found] == ["a b.jpg"] * len(many["urls"])
+        assert client.post("/api/v1/check", data={"url": url}).json()["path"] == "a b.jpg"
+        missing = client.post("/api/v1/check", json={"url": f"{other_site}/no.jpg"})
+        assert missing.status_code == 422
+        assert "404" in missing.json()["error"]
+    with TestClient(make_app(ServeSettings(fetch=False)), base_url=BASE) as client:
+        assert client.post("/api/v1/check", json={"url": url}).status_code == 403
+        assert 'name="url"' not in client.get("/").text
+
+
+def test_a_redirect_leads_nowhere_behind_the_wall(
+    quick: None, other_site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first server passes for a public one; where it sends us is looked at again."""
+    from ganscope import fetching
+
+    asked: list[str] = []
+
+    def public(address: str) -> bool:
+        asked.append(address)
+        return address == "127.0.0.1"
+
+    monkeypatch.setattr(fetching, "is_public", public)
+    with TestClient(make_app(ServeSettings()), base_url=BASE) as client:
+        answer = client.post("/api/v1/check", json={"url": f"{other_site}/away"})
+    assert asked == ["127.0.0.1", "169.254.169.254"]
+    assert answer.status_code == 422
+    assert "public internet" in answer.json()["error"]
 
 
 # -- the page --------------------------------------------------------------------------------------
@@ -707,3 +853,106 @@ def test_export_is_written_whole(reviewed: Path, tmp_path: Path) -> None:
         assert project.write_csv(text) == 4
         assert project.write_csv(io.StringIO(), wrong=True) == 0
     assert text.getvalue().startswith("path,score,verdict,")
+
+
+# -- the commands ----------------------------------------------------------------------------------
+
+
+def run(*words: str, cwd: Path) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ganscope", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+
+
+def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) -> None:
+    """Beside a name that is markup, and a file that is none; the second time only what is new."""
+    folder = photo.parent / "inbox"
+    folder.mkdir()
+    photo.rename(folder / "<b>.jpg")
+    (folder / "bad.jpg").write_bytes(b"x")
+    words = ("check", "inbox", "--detector", str(tiny), "--report", "r.html", "--project", "p.db")
+    done = run(*words, cwd=photo.parent)
+    assert done.returncode == 3, done.stderr
+    text = (photo.parent / "r.html").read_text()
+    assert text.count("<tr data-verdict=") == 2
+    assert "inbox/&lt;b&gt;.jpg" in text
+    assert "data:image/jpeg;base64," in text
+    again = run(*words[:4], "--project", "p.db", cwd=photo.parent)
+    assert again.returncode == 0, again.stderr
+    assert "2 pictures are in p.db already" in again.stderr
+    told = run("project", "p.db", "--csv", "r.csv", cwd=photo.parent)
+    assert told.stdout.startswith("2 pictures, 0 reviewed")
+    assert len((photo.parent / "r.csv").read_text().splitlines()) == 3
+    none = run("project", "p.db", "--corpus", "c", cwd=photo.parent)
+    assert none.returncode == 2
+    assert "review some with ganscope serve --project p.db" in none.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("serve", "--port", "99999"), "--port must be between"),
+        (("serve", "--port", "TAKEN"), "cannot be had"),
+        (("serve", "--host", "no such host", "--port", "0"), "cannot be had"),
+        (("serve", "--detector", "nowhere/x", "--port", "0"), "nowhere"),
+        (("serve", "--token-file", "none.txt", "--port", "0"), "cannot be read"),
+        (("serve", "--allow-origin", "example.org"), "--allow-origin must look like"),
+        (("serve", "--queue", "0"), "--queue must be at least 1"),
+        (("serve", "--corpus", "nowhere", "--port", "0"), "no such corpus"),
+        (("play", "nowhere", "--port", "0"), "no such corpus"),
+        (("project", "nowhere.db"), "no such file"),
+        (("check", "x.jpg", "--report", "y.jpg"), "name of an image"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    words: tuple[str, ...], said: str, tmp_path: Path, photo: Path
+) -> None:
+    photo.rename(tmp_path / "x.jpg")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run(*(port if word == "TAKEN" else word for word in words), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.jpg", "cache"}
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ganscope.cli import serve
+
+    monkeypatch.setattr(serve, "find_spec", lambda name: None if name == "uvicorn" else True)
+    with pytest.raises(GanscopeError, match=r"need uvicorn: pip install 'ganscope\[web\]'"):
+        serve.need_extra()
+
+
+def test_the_server_ends_when_it_is_told_to(tiny: Path, tmp_path: Path, jpeg: bytes) -> None:
+    """What was asked before is answered, and the worker is gone."""
+    words = ("serve", "--detector", str(tiny), "--port", "0", "--no-browser")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ganscope", *words], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    assert process.stderr
+    port = int(process.stderr.readline().split()[0].rstrip("/").rpartition(":")[2])
+    answers: list[int] = []
+
+    def ask() -> None:
+        line = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        line.request("POST", "/api/v1/check", jpeg, {"Content-Type": "image/jpeg"})
+        answers.append(line.getresponse().status)
+
+    asking = [threading.Thread(target=ask) for _ in range(6)]
+    for one in asking:
+        one.start()
+    time.sleep(0.3)
+    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+    children = [child for path in tasks for child in path.read_text().split()]
+    process.send_signal(signal.SIGTERM)
+    for one in asking:
+        one.join()
+    assert answers == [200] * 6
+    assert process.wait(60) in (0, -signal.SIGTERM)
+    assert "Traceback" not in process.stderr.read()
+    for child in children:
+        about = Path(f"/proc/{child}/stat")
+        assert not about.exists() or about.read_text().rpartition(")")[2].split()[0] == "Z"

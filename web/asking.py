@@ -2,16 +2,25 @@
 
 import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
 
-from ganscope.web.reading import Order, Sent, read_order
+from ganscope.errors import ImageError
+from ganscope.fetching import Limits
+from ganscope.fetching import fetch as fetch_bytes
+from ganscope.web.reading import Order, Sent, clean_name, read_order
 from ganscope.web.site import Site
 
-DRAWN = ("thumbnail", "picture", "heatmap", "tiles")
+DRAWN = ("thumbnail", "picture", "heatmap", "tiles", "evidence")
 """What is drawn on demand, beside a record's own fields."""
+
+
+FETCHING, FETCHERS = 30.0, ThreadPoolExecutor(8, "fetch")
+"""Seconds that an address may take, and threads that wait for answers."""
 
 
 async def read(request: Request) -> Order:
@@ -21,7 +30,17 @@ async def read(request: Request) -> Order:
     async def fetch(url: str) -> Sent:
         if not site.settings.fetch:
             raise HTTPException(403, "this server fetches no addresses; send the picture itself")
-        raise HTTPException(501, "addresses cannot be fetched yet; send the picture itself")
+        limits = Limits(
+            max_bytes=int(site.settings.max_mb * 1e6),
+            seconds=min(FETCHING, site.settings.timeout),
+            allow_private=site.settings.allow_private,
+        )
+        waiting = asyncio.get_running_loop().run_in_executor(FETCHERS, fetch_bytes, url, limits)
+        try:
+            content = await waiting
+        except ImageError as error:  # what can be done about it on the command line is no use here
+            raise ImageError(url, error.reason.partition("; ")[0]) from None
+        return Sent(clean_name(unquote(urlsplit(url).path)), content)
 
     return await read_order(request, site.settings, fetch)
 

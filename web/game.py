@@ -165,7 +165,7 @@ class Game:
         content = await asyncio.to_thread(Path(one.path).read_bytes)
         small = min(open_size(one.path)) < self._judge.about["smallest"]
         sent = (Path(one.path).name, one.shown if small else content)
-        (answer,) = self._judge.submit([sent], heatmap=bool(one.label))
+        (answer,) = self._judge.submit([sent], heatmap=bool(one.label), evidence=True)
         return await answer
 
     async def _told(self, one: Dealt) -> dict[str, Any]:

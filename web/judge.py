@@ -64,6 +64,8 @@ class Judge:
             device=settings.device,
             max_pixels=settings.max_pixels,
             reencode=settings.reencode,
+            pixels_only=settings.pixels_only,
+            trust_anchors=settings.trust_anchors,
         )
         self._queue: deque[Waiting] = deque()
         self._busy: dict[int, Waiting] = {}

@@ -27,9 +27,8 @@ async def check(request: Request) -> Response:
     """
     site, script = _site(request), request.headers.get("x-ganscope") == "card"
     order = await read(request)
-    records = await ask(
-        site, order.pictures, heatmap=not script, tiles=True, picture=True, thumbnail=True
-    )
+    wanted = dict.fromkeys(("tiles", "picture", "thumbnail", "evidence"), True)
+    records = await ask(site, order.pictures, heatmap=not script, **wanted)
     cards = [_card(site, record, slides=script) for record in records]
     if script:
         return HTMLResponse("\n".join(cards))
@@ -50,7 +49,7 @@ async def report(request: Request) -> Response:
     """The report of pictures, as a file."""
     site = _site(request)
     order = await read(request)
-    records = await ask(site, order.pictures, thumbnail=True)
+    records = await ask(site, order.pictures, thumbnail=True, evidence=True)
     with Report(None) as page:
         for record in records:
             page.add(record, record.get("thumbnail", ""))

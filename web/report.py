@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,12 @@ import jinja2
 
 import ganscope
 from ganscope.config import replacing
+from ganscope.detector.evidence.record import NOTHING
 from ganscope.errors import GanscopeError
 from ganscope.images import IMAGE_SUFFIXES, open_image
 from ganscope.web.thumbnails import thumbnail
 
 HERE = files("ganscope.web")
-KNOWN = frozenset(
-    [
-        "path",
-        "score",
-        "verdict",
-        "probability",
-        "meaning",
-        "thresholds",
-        "detector",
-        "width",
-        "height",
-        "heatmap",
-        "warnings",
-        "error",
-        "tiles",
-        "thumbnail",
-        "picture",
-    ]
-)
-"""Fields of a record that have a place of their own; others are told under what the file says."""
 LONG = 2000
 """Characters of a text from a file that are shown."""
 
@@ -87,25 +67,25 @@ def templates() -> jinja2.Environment:
 
 
 def told_by_file(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """What a record has beside the judgement, as (name, text): what the file itself says."""
-    return [line for name in record if name not in KNOWN for line in _lines(name, record[name])]
+    """What a picture's file says of its own making, as (name, text) for people: the findings, where
+    a record has them (`evidence`), else what it declares in sum.
+    """
+    found = (record.get("evidence") or {}).get("findings")
+    if found is None:
+        found = [] if record.get("declared") in (None, NOTHING) else [_in_sum(record)]
+    lines: list[tuple[str, str]] = []
+    for one in found:
+        lines.append((one["where"], f"{one['says']} ({one['trust']})"))
+        told = {name: one.get(name) for name in ("by", "model", "seed", "prompt")}
+        lines += [(name, str(v)) for name, v in (told | one["details"]).items() if v]
+    return lines
 
 
-def _lines(name: str, value: Any) -> Iterable[tuple[str, str]]:
-    name = name.replace("_", " ")
-    if value is None or value == "" or value == [] or value == {}:
-        return
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _lines(f"{name}: {key}", inner)
-    elif isinstance(value, list | tuple):
-        if all(isinstance(one, str | int | float) for one in value):
-            yield name, "; ".join(map(str, value))
-        else:
-            for one in value:
-                yield from _lines(name, one)
-    else:
-        yield name, str(value)
+def _in_sum(record: dict[str, Any]) -> dict[str, Any]:
+    """What a record declares, in the form of a finding."""
+    told = {name: record.get(f"declared_{name}") for name in ("by", "model", "seed", "prompt")}
+    where, trust = "declares", record.get("declared_trust")
+    return {"where": where, "says": record["declared"], "trust": trust, "details": {}, **told}
 
 
 class Report:

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
 import numpy as np
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
-from ganscope.images import ImageFacts, open_image, read_facts
+from ganscope.images import NamedImage, open_image, read_facts
 from ganscope.memory import keep_freed_memory
 from ganscope.web.thumbnails import SHOWN_QUALITY, SHOWN_SIDE, as_uri, shrunk, thumbnail
 
@@ -34,6 +33,8 @@ class Job:
     tiles: bool = False
     thumbnail: bool = False
     picture: bool = False
+    evidence: bool = False
+    """All that the file says, beside the record's own words of it."""
     judge: bool = True
     """False: only what the file says."""
 
@@ -46,6 +47,8 @@ class Plan:
     device: str
     max_pixels: int
     reencode: bool
+    pixels_only: bool = False
+    trust_anchors: Path | None = None
 
 
 def work(connection: Connection, plan: Plan) -> None:
@@ -154,49 +157,55 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
     """(number, answer) of each job, as they are done."""
     from ganscope.detector.judging.checking import check_each
 
-    with TemporaryDirectory(prefix="ganscope-") as folder:
-        todo: list[tuple[Job, str]] = []
-        for job in jobs:
-            path = Path(folder) / f"{job.number}"
-            path.write_bytes(job.content)
-            try:
-                facts = read_facts(path)
-                if facts.stored_width * facts.stored_height > plan.max_pixels:
-                    raise ImageError(
-                        job.name,
-                        f"{facts.stored_width}x{facts.stored_height} pixels, more than the limit "
-                        f"of {plan.max_pixels:,}; shrink it first",
-                    )
-                if job.judge:
-                    todo.append((job, str(path)))
-                    continue
-                answer = {"path": job.name, "error": None} | inspected(facts)
-                if job.heatmap:
-                    answer |= drawings(detector, job, open_image(path).pixels, True)
-                yield job.number, answer
-            except ImageError as error:
-                yield job.number, failure(detector, job.name, error.reason)
-        checks = check_each(
-            detector, [path for _, path in todo], device=plan.device, reencode=plan.reencode
+    todo: list[tuple[Job, NamedImage]] = []
+    for job in jobs:
+        image = NamedImage(job.name, job.content)
+        try:
+            facts = read_facts(image)
+            if facts.stored_width * facts.stored_height > plan.max_pixels:
+                raise ImageError(
+                    job.name,
+                    f"{facts.stored_width}x{facts.stored_height} pixels, more than the limit of "
+                    f"{plan.max_pixels:,}; shrink it first",
+                )
+            if job.judge:
+                todo.append((job, image))
+            else:
+                yield job.number, unjudged(detector, job, plan)
+        except ImageError as error:
+            yield job.number, failure(detector, job.name, error.reason)
+    checks = check_each(
+        detector,
+        [image for _, image in todo],
+        device=plan.device,
+        reencode=plan.reencode,
+        pixels_only=plan.pixels_only,
+        trust_anchors=plan.trust_anchors,
+    )
+    for (job, image), (check, scored) in zip(todo, checks, strict=True):
+        answer = check.as_dict()
+        if check.error is None and (job.heatmap or job.thumbnail or job.picture):
+            pixels = open_image(image).pixels
+            answer |= drawings(detector, job, pixels, check.probability is not None)
+        if job.tiles and check.error is None:
+            answer["tiles"] = tile_scores(detector, scored)
+        if job.evidence:
+            answer["evidence"] = check.evidence.as_dict()
+        yield job.number, answer
+
+
+def unjudged(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
+    """The record of `ganscope inspect --json`; or only a heatmap, if that is wanted."""
+    if job.heatmap:
+        image = NamedImage(job.name, job.content)
+        return {"path": job.name, "error": None} | drawings(
+            detector, job, open_image(image).pixels, True
         )
-        for (job, path), (check, scored) in zip(todo, checks, strict=True):
-            answer = check.as_dict() | {"path": job.name}
-            if check.error is None and (job.heatmap or job.thumbnail or job.picture):
-                pixels = open_image(path).pixels
-                answer |= drawings(detector, job, pixels, check.probability is not None)
-            if job.tiles and check.error is None:
-                answer["tiles"] = tile_scores(detector, scored)
-            yield job.number, answer
+    from ganscope.detector.evidence.evidence import read_evidence
+    from ganscope.detector.evidence.inspection import Inspection
 
-
-def inspected(facts: ImageFacts) -> dict[str, Any]:
-    """What a file says, without a look at its pixels."""
-    return {
-        "format": facts.format,
-        "width": facts.stored_width,
-        "height": facts.stored_height,
-        "bytes": facts.bytes,
-    }
+    found = read_evidence(job.content, job.name, plan.trust_anchors)
+    return Inspection(path=job.name, evidence=found).as_dict()
 
 
 def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[str, str]:

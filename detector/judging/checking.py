@@ -194,18 +194,26 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
 
 def check_each(
     detector: Detector,
-    images: Iterable[str | Path],
+    images: Iterable[ImageSource],
     batch_size: int = 32,
     device: str = "auto",
     reencode: bool = True,
+    pixels_only: bool = False,
+    trust_anchors: Path | None = None,
 ) -> Iterator[tuple[Check, Scored]]:
     """Judge images with a loaded detector, in order and as a stream; beside each judgement what it
     was made from.
     """
     for scored in score_images(
-        detector, images, batch_size, device, reencode=reencode, describe=True
+        detector,
+        images,
+        batch_size,
+        device,
+        reencode=reencode,
+        describe=True,
+        trust_anchors=trust_anchors,
     ):
-        yield _judge(detector, scored), scored
+        yield _judge(detector, scored, pixels_only), scored
 
 
 def explain_probability(probability: float) -> str:

@@ -43,15 +43,23 @@ class ServeSettings:
     """Pictures, of several requests, that the detector is given at a time."""
     fetch: bool = True
     """Fetch pictures from public addresses, too."""
+    allow_private: bool = False
+    """Fetch from private, loopback and link-local addresses, too: for whoever may ask, the server
+    then looks behind the wall that it stands behind."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking, as in `CheckSettings`."""
+    pixels_only: bool = False
+    """What a file says of itself is shown, but sets no verdict."""
+    trust_anchors: Path | None = None
+    """Certificates (PEM) of the issuers whose C2PA signatures are trusted, as in `CheckSettings`.
+    """
     browser: bool = True
     """Open the page, where the server is started from a terminal."""
     device: str = "auto"
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "project", "corpus", "keep", "token_file")
+        as_paths(self, "project", "corpus", "keep", "token_file", "trust_anchors")
         at_least(self, max_pixels=1, timeout=1, queue=1, together=1, max_mb=0.01)
         valid_port(self.port)
         valid_device(self.device)
