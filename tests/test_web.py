@@ -251,6 +251,26 @@ def test_inspect_says_what_the_command_says(
     assert "not an image" in bad.json()["error"]
 
 
+def test_the_client_of_the_docs(
+    client: TestClient, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import httpx
+
+    page = (Path(__file__).resolve().parents[1] / "docs/web.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    known: dict[str, Any] = {}
+    exec(code, known)
+    answers = [httpx.Response(429, headers={"Retry-After": "0"})]
+
+    def post(url: str, timeout: float, **rest: Any) -> Any:
+        return answers.pop() if answers else client.post(url, **rest)
+
+    monkeypatch.setattr(httpx, "post", post)
+    record = known["check"](photo, server=BASE, token="some-token-of-some-length")
+    assert (record["path"], record["verdict"]) == (photo.name, "fake")
+
+
 # -- addresses -------------------------------------------------------------------------------------
 
 
@@ -953,6 +973,15 @@ def test_the_server_ends_when_it_is_told_to(tiny: Path, tmp_path: Path, jpeg: by
     assert answers == [200] * 6
     assert process.wait(60) in (0, -signal.SIGTERM)
     assert "Traceback" not in process.stderr.read()
-    for child in children:
-        about = Path(f"/proc/{child}/stat")
-        assert not about.exists() or about.read_text().rpartition(")")[2].split()[0] == "Z"
+    patience = time.monotonic() + 20
+    while any(map(is_running, children)) and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not any(map(is_running, children))
+
+
+def is_running(process: str) -> bool:
+    try:
+        about = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return about.rpartition(")")[2].split()[0] != "Z"
