@@ -303,7 +303,7 @@ class _Making:
             (pixels,) = self.generator.make(self.settings.seed, [index], [photo.pixels])
             format, quality = self.settings.format, self.settings.quality
             if format is None:
-                format = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}.get(photo.format, "png")
+                format = {"JPEG": "jpeg", "WEBP": "webp"}.get(photo.format, "png")
                 if format == "jpeg":
                     quality = estimate_quality(photo.quantization)
             group, name = self.source.groups[index], self.names[index] + SUFFIXES[format]

@@ -5,6 +5,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from made_files import XMP, chunk, dng, encoded, several
@@ -194,6 +195,8 @@ def test_a_small_copy_in_front_of_a_tiffs_pages_is_passed_over() -> None:
     opened = open_image(file)
     assert opened.warnings == ("animated or multi-page: second of 2 frames",)
     assert np.array_equal(opened.pixels, CORNER)
+    with pytest.raises(ImageError, match="96x64 pixels, more than the limit"):
+        open_image(file, max_pixels=12 * 8)
 
 
 # What files are
@@ -284,3 +287,36 @@ def test_a_png_with_long_texts_is_no_damaged_one(kind: bytes, behind: bool) -> N
     assert opened.content == content
     assert opened.bytes == read_facts(content).bytes == len(content)
     assert read_facts(content).stored_width == 96
+    assert opened.main_bytes == read_facts(content).main_bytes < 200  # no text is a pixel
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "AVIF", "JXL", "RAW", "MPO", "float"])
+def test_random_damage_to_any_kind_is_told_in_one_line(kind: str) -> None:
+    """A few of each; `benchmarks/campaigns/pictures.py` does thousands."""
+    if kind in ("HEIF", "JXL", "RAW"):
+        pytest.importorskip({"HEIF": "pillow_heif", "JXL": "pillow_jxl", "RAW": "rawpy"}[kind])
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow writes no AVIF")
+    if kind == "RAW":
+        whole = dng(encoded(CORNER, "JPEG"), side=64)
+    elif kind == "MPO":
+        whole = several(encoded(CORNER, "JPEG"), encoded(255 - CORNER, "JPEG"))
+    elif kind == "float":
+        whole = cv2.imencode(".tif", CORNER.astype(np.float32) / 100)[1].tobytes()
+    else:
+        whole = encoded(CORNER, kind)
+    reasons = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        data = np.frombuffer(whole, np.uint8).copy()
+        places = rng.integers(0, len(data) if seed % 3 else min(len(data), 300), 1 + seed % 4)
+        data[places] = rng.integers(0, 256, len(places))
+        cut = rng.integers(1, len(data)) if seed % 5 == 0 else len(data)
+        try:
+            assert open_image(data[:cut].tobytes(), max_pixels=1_000_000).pixels.shape[2] == 3
+        except ImageError as error:
+            reasons.append(error.reason)
+    assert len(reasons) > 5
+    assert all(reason.isprintable() for reason in reasons)

@@ -331,10 +331,10 @@ def test_a_graph_of_megabytes() -> None:
     }
     text = json.dumps(nodes)
     assert len(text) > 2 << 20
-    start = time.perf_counter()
+    start = time.process_time()
     (found,) = read_graphs([("PNG text", "prompt", text)])
     assert found.declared == GENERATED
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
 
 
 # --- XMP, IPTC, EXIF ---
@@ -762,18 +762,41 @@ OUTSIDE = (
 
 @pytest.mark.parametrize("packet", [BOMB, OUTSIDE, "<x:xmpmeta", "<a>" * 50_000, "\0\0", "&&&"])
 def test_xml_bombs_are_refused_and_told(packet: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = read_evidence(png(XMP=packet))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert found.declared == NOTHING
     assert "root:" not in json.dumps(found.as_dict())
     if packet.strip("\0"):
         assert any(f.where == "XMP" and "cannot be read" in f.says for f in found.findings)
 
 
+def _bombs() -> bytes:
+    """Sixty texts of forty megabytes in a file of three."""
+    content = png()
+    body = b"zTXta\0\0" + zlib.compress(b"x" * (40 << 20))
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    return content[:33] + chunk * 60 + content[33:]
+
+
 HOSTILE = {
     "a megabyte of text": png(parameters="x" * (1 << 20)),
     "a megabyte of commas": png(parameters="Steps: 1, Seed: " + "a: b, " * 200_000),
+    "a word without an end": png(parameters="Steps: 1, Seed: 1, " + "x" * 190_000),
+    "lines without an end": png(parameters="\nSteps: 1, " * 90_000),
+    "spaces without an end": png(parameters="Steps: 1, Seed: 1," + " " * 190_000),
+    "thousands of samplers": png(
+        prompt=json.dumps(
+            {
+                str(i): {
+                    "class_type": "KSampler",
+                    "inputs": {"latent_image": [str(i + 1), 0], "model": [str(i + 1), 0]},
+                }
+                for i in range(9000)
+            }
+        )
+    ),
+    "bombs one after the other": _bombs(),
     "quotes without an end": png(parameters='Steps: 1, Seed: 1, X: "' + "\\" * 100_000),
     "nested JSON": png(prompt='{"a":' * 100_000, workflow="[" * 100_000),
     "numbers without an end": png(
@@ -802,9 +825,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_bytes_never_raise(name: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     found = read_evidence(HOSTILE[name])
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     json.dumps(found.as_dict()).encode("utf-8")
     assert found.declared != CAPTURED or name == "names from nowhere"
 
@@ -842,7 +865,7 @@ def test_invisible_watermarks(model: str, astronaut: np.ndarray, tmp_path: Path)
 
 
 def test_inspect_leaves_torch_alone_and_is_quick(tmp_path: Path) -> None:
-    """A loose bound; it is 0.5 s of the machine's own time on two cores that have nothing else."""
+    """A loose bound on the machine's own time, which others use, too; most goes to `--help`."""
     (tmp_path / "made.png").write_bytes(png(parameters=WEBUI))
     code = (
         "import sys; sys.argv = ['ganscope', 'inspect', 'made.png', '--json']\n"
@@ -864,7 +887,7 @@ def test_inspect_leaves_torch_alone_and_is_quick(tmp_path: Path) -> None:
     said, loaded = done.stdout.splitlines()
     assert json.loads(said)["declared"] == GENERATED
     assert loaded == "[]"
-    assert best < 1.0
+    assert best < 1.5
 
 
 def test_inspect_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path) -> None:

@@ -36,8 +36,12 @@ SERVICES = re.compile(
     r"|ByteDance(?:Image|Seedream)|RunwayTextToImage|Reve|Wan.*ToImageApi)"
 )
 """Nodes that have a picture made by a service."""
+SAMPLERS = 8
+"""Samplers of a graph that are looked into, the nearest to what is saved."""
 NODES = 20_000
 """Nodes of a graph that are looked at."""
+NEAR = 3000
+"""Nodes that are followed upwards from one; the largest graphs of people have some hundreds."""
 
 
 def read_graphs(texts: Iterable[tuple[str, str, str]]) -> Iterator[Finding]:
@@ -160,7 +164,7 @@ def _above(graph: Graph, begin: Iterable[str], only: bool = False) -> Iterator[s
     only: follow no `WIRES`, and nothing above an empty latent.
     """
     open_, seen = deque(begin), set()
-    while open_:
+    while open_ and len(seen) < NEAR:
         name = open_.popleft()
         if name in seen or name not in graph:
             continue
@@ -177,6 +181,7 @@ def _told(where: str, graph: Graph) -> Finding:
         saving = [n for n in graph if n not in used]
     above = list(_above(graph, saving))
     samplers = [n for n in above if _samples(graph[n]["class_type"], graph[n]["inputs"])]
+    samplers = samplers[:SAMPLERS]
     kinds = sorted({graph[n]["class_type"] for n in graph})
     details = {"nodes": f"{len(graph):,}: {clean(', '.join(kinds), 2000)}"}
     if not samplers:
@@ -190,7 +195,7 @@ def _told(where: str, graph: Graph) -> Finding:
         )
     edited = any(_edits(graph, name) for name in samplers)
     detail = _details(graph, samplers[0])
-    for name in samplers[1:]:  # the nearest may be a second pass that has less to say
+    for name in samplers[1:3]:  # the nearest may be a second pass that has less to say
         detail |= {k: v for k, v in _details(graph, name).items() if v and not detail[k]}
     details |= detail["details"]
     return Finding(

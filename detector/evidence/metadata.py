@@ -81,7 +81,7 @@ def _without_pixels(content: bytes, found: Metadata) -> bytes:
     """A PNG without its pixels, so that what comes behind them is read at once; chunks that are
     damaged or cut off are left out and told.
     """
-    kept, at, damaged, texts = [PNG], len(PNG), 0, 0
+    kept, at, damaged, texts, unpacked = [PNG], len(PNG), 0, 0, 0
     while at + 12 <= len(content):
         size, kind = int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
         end = at + 12 + size
@@ -91,7 +91,11 @@ def _without_pixels(content: bytes, found: Metadata) -> bytes:
             chunk = content[at:end]
             whole = end <= len(content) and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:])
             if whole and kind in (b"zTXt", b"iTXt"):
-                chunk = _unpacked(kind, chunk[8:-4])
+                try:
+                    chunk = _unpacked(kind, chunk[8:-4], LONGEST_TEXTS - unpacked)
+                    unpacked += len(chunk)
+                except OverflowError:
+                    chunk, unpacked = b"", LONGEST_TEXTS
             texts += len(chunk) if kind[1:] in (b"EXt", b"TXt") else 0
             if whole and chunk and texts <= LONGEST_TEXTS:
                 kept.append(chunk)
@@ -105,9 +109,10 @@ def _without_pixels(content: bytes, found: Metadata) -> bytes:
     return b"".join([*kept, b"\0\0\0\0IEND\xaeB`\x82"])
 
 
-def _unpacked(kind: bytes, body: bytes) -> bytes:
+def _unpacked(kind: bytes, body: bytes, most: int) -> bytes:
     """A chunk of compressed text as one that is not: Pillow stops at more than a megabyte, which
-    graphs of ComfyUI have. Nothing for one that cannot be unpacked, or is too long.
+    graphs of ComfyUI have. Nothing for one that cannot be unpacked; raises `OverflowError` for one
+    of more than `most` bytes.
     """
     key, _, rest = body.partition(b"\0")
     if kind == b"zTXt":
@@ -118,20 +123,25 @@ def _unpacked(kind: bytes, body: bytes) -> bytes:
         head = key + b"\0\0\0" + language + b"\0" + translated + b"\0"
     else:
         head, packed = body, b""
-    text = _inflated(packed) if packed else b""
+    text = _inflated(packed, most) if packed else b""
     if text is None:
         return b""
     chunk = kind + head + text
     return (len(chunk) - 4).to_bytes(4) + chunk + zlib.crc32(chunk).to_bytes(4)
 
 
-def _inflated(packed: bytes) -> bytes | None:
+def _inflated(packed: bytes, most: int) -> bytes | None:
+    """What was compressed; None if it is damaged. Raises `OverflowError` if it is longer."""
+    if most <= 0:
+        raise OverflowError
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(packed, LONGEST_TEXTS)
+        text = unpacker.decompress(packed, most)
     except zlib.error:
         return None
-    return None if unpacker.unconsumed_tail else text
+    if unpacker.unconsumed_tail:
+        raise OverflowError
+    return text
 
 
 def _texts(image: Image.Image, found: Metadata) -> None:

@@ -41,7 +41,10 @@ def read_parameters(metadata: Metadata) -> Iterator[Finding]:
             yield found
 
 
-_PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+LONGEST_LINE = 200_000
+"""Characters from the end in which a line of settings is looked for."""
+_LINE = re.compile(r"(?:^|\n) {0,9}(?=Steps: \d{1,9},)")
+_PAIR = re.compile(r'\s{0,9}(\w[\w \-/]{0,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 
 
 def _webui(text: Text) -> Finding | None:
@@ -83,10 +86,11 @@ def _webui(text: Text) -> Finding | None:
 
 def _last(text: str) -> int | None:
     """Where the last line of settings begins: a prompt may hold words like them."""
-    at = text.rfind("Steps: ")
-    while at > 0 and text[:at].rstrip(" ")[-1:] not in ("\n", ""):
-        at = text.rfind("Steps: ", 0, at)
-    return at if at >= 0 and re.match(r"Steps: \d+,", text[at : at + 20]) else None
+    skipped = max(len(text) - LONGEST_LINE, 0)
+    found = None
+    for found in _LINE.finditer(text, skipped):  # noqa: B007
+        pass
+    return found.end() if found else None
 
 
 def _dream(text: Text) -> Finding | None:

@@ -30,7 +30,7 @@ WRONG = 16
 """One bit in so many may be read wrongly."""
 SMALLEST = 256 * 256
 """Pixels below which nothing is hidden."""
-BLOCKS = 24_000
+BLOCKS = 12_000
 """Blocks of 8 x 8 pixels that are read, the first ones: each bit some hundred times."""
 
 

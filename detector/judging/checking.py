@@ -85,41 +85,22 @@ class Check:
     error: str | None
     pixels_verdict: str | None = None
     """What the pixels alone look like."""
+    declared: str = NOTHING
+    """What the file says of its own making: generated, edited with AI, captured by a camera, or
+    nothing said."""
+    declared_by: str | None = None
+    """Company, program or camera."""
+    declared_model: str | None = None
+    declared_seed: str | None = None
+    declared_prompt: str | None = None
+    declared_trust: str | None = None
+    """How far that can be trusted: signed by whom, or text that anybody can write."""
+    declared_reason: str = NOTHING
+    """Where the file says it, in a line."""
     evidence: Evidence = field(default_factory=Evidence)
-    """What the file says of its own making, in full."""
+    """All of that in full; neither JSON nor CSV has it, `ganscope inspect` does."""
     heatmap: str | None = None
     """Its overlay, where one was written."""
-
-    @property
-    def declared(self) -> str:
-        """generated, edited with AI, captured by a camera, or nothing said."""
-        return self.evidence.declared
-
-    @property
-    def declared_by(self) -> str | None:
-        return self.evidence.by
-
-    @property
-    def declared_model(self) -> str | None:
-        return self.evidence.model
-
-    @property
-    def declared_seed(self) -> str | None:
-        return self.evidence.seed
-
-    @property
-    def declared_prompt(self) -> str | None:
-        return self.evidence.prompt
-
-    @property
-    def declared_trust(self) -> str | None:
-        """How far that can be trusted: signed by whom, or text that anybody can write."""
-        return self.evidence.trust
-
-    @property
-    def declared_reason(self) -> str:
-        """Where the file says it, in a line."""
-        return self.evidence.reason
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields of `FIELDS`, in that order."""
@@ -267,6 +248,13 @@ def _judge(detector: Detector, scored: Scored, pixels_only: bool = False) -> Che
         warnings=tuple(said),
         error=scored.error,
         pixels_verdict=seen,
+        declared=scored.evidence.declared,
+        declared_by=scored.evidence.by,
+        declared_model=scored.evidence.model,
+        declared_seed=scored.evidence.seed,
+        declared_prompt=scored.evidence.prompt,
+        declared_trust=scored.evidence.trust,
+        declared_reason=scored.evidence.reason,
         evidence=scored.evidence,
     )
 

@@ -86,7 +86,8 @@ def container_of(head: bytes) -> str:
     """The container of a file that begins so, as Pillow names it, or "RAW"; "" for no image."""
     for start, name in _STARTS:
         if head.startswith(start):
-            return "RAW" if name == "TIFF" and head[8:10] == b"CR" else name
+            marked = head[8:10] == b"CR" or head[8:12] == b"IIII"  # Canon, Phase One
+            return "RAW" if name == "TIFF" and marked else name
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "WEBP"
     if (
@@ -101,7 +102,7 @@ def container_of(head: bytes) -> str:
         brands = {head[8:12], *(head[i : i + 4] for i in range(16, HEAD, 4))}
         if brands & {b"avif", b"avis"}:
             return "AVIF"
-        return "RAW" if head[8:12] == b"crx " else "HEIF" if head[8:12] in _HEIF else ""
+        return "RAW" if head[8:12] == b"crx " else "HEIF" if brands & _HEIF else ""
     return ""
 
 
@@ -133,14 +134,17 @@ def _require(container: str, name: str) -> None:
             raise ImageError(name, missing) from None
         if container == "HEIF" and container not in Image.OPEN:
             plugin.register_heif_opener()
-    elif container not in _of_pillow():
+    elif not _pillow_reads(container):
         raise ImageError(name, f"{container}, which this Pillow cannot read: update Pillow")
 
 
 @functools.cache
-def _of_pillow() -> frozenset[str]:
-    Image.init()
-    return frozenset(Image.OPEN)
+def _pillow_reads(container: str) -> bool:
+    """Whether this Pillow does; its five most common readers load first, the others take longer."""
+    Image.preinit()
+    if container not in Image.OPEN:
+        Image.init()
+    return container in Image.OPEN
 
 
 def open_main(
@@ -172,17 +176,20 @@ def open_main(
         file.seek(0)
         image = _open_tiff(file.read(), name, max_pixels)
         return image, container, []
+    said = _main_of_several(image)
     if decode:
         _limit(image.size, name, max_pixels)
-    return image, image.format or container, _main_of_several(image)
+    return image, image.format or container, said
 
 
 def bytes_of_main(image: Image.Image, file: BinaryIO) -> tuple[int, int]:
     """How many bytes a file has, and how many of them are its main picture's; `image`: that.
 
-    Of a JPEG's, its metadata are none.
+    Of a JPEG's and a PNG's, its metadata are none.
     """
     size = file.seek(0, os.SEEK_END)
+    if image.format == "PNG":
+        return size, _bytes_of_chunks(file, b"IDAT", size)
     if image.format not in ("JPEG", "MPO"):
         return size, size
     about = sum(4 + len(data) for _, data in getattr(image, "applist", ()))
@@ -200,6 +207,24 @@ def _end_of_main(image: Image.Image, file: BinaryIO, size: int) -> int:
         return size
     file.seek(0)
     return jpeg_end(file.read())
+
+
+def _bytes_of_chunks(file: BinaryIO, wanted: bytes, size: int) -> int:
+    """How many bytes a PNG's chunks of a kind have."""
+    at, found = 8, 0
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        head = file.read(8)
+        if len(head) < 8:
+            return found
+        length, kind = struct.unpack(">I4s", head)
+        found += length * (kind == wanted)
+        at += 12 + length
+    return size
+
+
+_MOST_CHUNKS = 100_000
+"""A PNG of 250 million pixels has some 30,000."""
 
 
 def jpeg_end(content: bytes) -> int:
@@ -388,14 +413,11 @@ def _open_raw(
                 preview = Image.open(io.BytesIO(thumb.data), formats=("JPEG", "MPO"))
                 if max(preview.size) >= min(SMALL_PREVIEW, max(size) // 2):
                     _limit(preview.size, name, max_pixels)
-                    turn = _TURNS.get(sizes.flip)
-                    if (
-                        turn
-                        and not preview.getexif().get(0x0112)
-                        and preview.width > preview.height
-                    ):
-                        preview = preview.transpose(turn) if decode else preview
-                    return preview, ["raw file: the preview that its camera made"]
+                    shown: Image.Image = preview
+                    marked = preview.getexif().get(0x0112)
+                    if turned and decode and not marked and preview.width > preview.height:
+                        shown = preview.transpose(_TURNS[sizes.flip])
+                    return shown, ["raw file: the preview that its camera made"]
         _limit(size, name, max_pixels)
         if not decode:
             return Image.new("RGB", size), []

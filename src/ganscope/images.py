@@ -102,8 +102,8 @@ class ImageFacts:
     bytes: int
     """Size of the file in bytes; 0 for Pillow images and pixels."""
     main_bytes: int
-    """Those of its main picture: without the previews, gain maps and films that cameras append to a
-    JPEG, and without its metadata. As `bytes` for other containers."""
+    """Those of its main picture: of a JPEG without the previews, gain maps and films that cameras
+    append, of JPEG and PNG without metadata. As `bytes` for other containers."""
     frames: int
     has_exif: bool
     quantization: tuple[tuple[int, ...], ...]
