@@ -25,6 +25,8 @@ from ganscope.images import IMAGE_SUFFIXES, open_image
 from ganscope.web.thumbnails import thumbnail
 
 HERE = files("ganscope.web")
+AT_ONCE = 200
+"""Rows that are laid out before the script pages them: of thousands that would take long."""
 LONG = 2000
 """Characters of a text from a file that are shown."""
 
@@ -128,6 +130,8 @@ class Report:
         self.told(record.get("detector") or "")
         shown = thumbnail_of(record) if picture is None else picture
         try:
+            if self.counts.total() == AT_ONCE + 1:
+                self._rows.write('</tbody><tbody class="more">')
             self._rows.write(self.row(record, shown))
         except OSError as error:
             raise self._unwritable(error) from None

@@ -7,7 +7,7 @@ import numpy as np
 
 SHOWN_SIDE, SHOWN_QUALITY = 1024, 88
 """Longest side in pixels and JPEG quality of a picture that is sent to be looked at."""
-THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 176, 78
+THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 144, 70
 
 
 def thumbnail(pixels: np.ndarray) -> str:

@@ -1,8 +1,8 @@
 // The report's table: sorted, filtered and paged in the browser; without this all rows are there.
 "use strict";
 (() => {
-  const body = document.querySelector("#rows tbody");
-  const rows = [...body.rows].map((row) => ({
+  const [body, ...more] = document.querySelectorAll("#rows tbody");
+  const rows = [...document.querySelectorAll("#rows tbody tr")].map((row) => ({
     row,
     verdict: row.dataset.verdict,
     score: parseFloat(row.dataset.score),
@@ -55,6 +55,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   by("before").addEventListener("click", () => { page -= 1; show(); });
   by("after").addEventListener("click", () => { page += 1; show(); });
+  for (const one of more) one.remove();
   form.hidden = false;
   show();
 })();
