@@ -61,9 +61,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 for one in checks:
                     project.add(one.as_dict(), thumbnail_of(one.as_dict()))
             record = checks[number % 3].as_dict()
-            report.add(
-                record | {"score": number / 260, "verdict": ("fake", "real")[number % 2]}, ""
-            )
+            verdict = ("fake", "real")[number % 2]
+            report.add(record | {"score": number / 260, "verdict": verdict}, "")
     return folder
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ganscope.config import replacing, write_text
 from ganscope.errors import GanscopeError, refuse_bytes
+from ganscope.fetching import is_address
 from ganscope.locks import holding
 
 VERSION = 1
@@ -342,7 +343,7 @@ def _as_dict(row: sqlite3.Row) -> dict[str, Any]:
 
 
 def _whole(path: str) -> str:
-    return str(Path(path).absolute())
+    return path if is_address(path) else str(Path(path).absolute())
 
 
 def _stamp(path: str) -> str:
