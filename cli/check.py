@@ -116,8 +116,8 @@ def check(
         if desk:
             rest = _not_yet(settings, desk)
             if len(rest) < total:
-                many = total - len(rest)
-                what = "1 picture is" if many == 1 else f"{many:,} pictures are"
+                known = total - len(rest)
+                what = "1 picture is" if known == 1 else f"{known:,} pictures are"
                 err.print(f"{what} in {desk.path} already", highlight=False)
             if not rest:
                 return

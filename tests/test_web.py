@@ -182,6 +182,10 @@ def test_the_empty_form_is_answered_by_a_page(client: TestClient) -> None:
     assert answer.status_code == 400
     assert "<h1>" in answer.text
     assert "No picture was sent" in answer.text
+    card = client.post("/check", files={"files": ("", b"")}, headers={"x-ganscope": "card"})
+    assert card.status_code == 400
+    assert card.text.strip().startswith('<article class="card problem"')
+    assert "No picture was sent" in card.text
 
 
 def test_health_detectors_and_metrics(client: TestClient, jpeg: bytes) -> None:

@@ -29,7 +29,7 @@ class Site:
     game: Game
     pages: jinja2.Environment
 
-    def render(self, name: str, request: Request | None = None, **values: Any) -> str:
+    def render(self, template: str, request: Request | None = None, **values: Any) -> str:
         """A page of `templates/`."""
         known = {
             "here": request.url.path if request else "",
@@ -39,4 +39,4 @@ class Site:
             "settings": self.settings,
             "detector": self.judge.about,
         }
-        return self.pages.get_template(name).render(**known | values)
+        return self.pages.get_template(template).render(**known | values)
