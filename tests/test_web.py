@@ -919,7 +919,10 @@ def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) ->
         (("serve", "--host", "no such host", "--port", "0"), "cannot be had"),
         (("serve", "--detector", "nowhere/x", "--port", "0"), "nowhere"),
         (("serve", "--token-file", "none.txt", "--port", "0"), "cannot be read"),
-        (("serve", "--allow-origin", "example.org"), "--allow-origin must look like"),
+        (
+            ("serve", "--allow-origin", "example.org", "--port", "0"),
+            "--allow-origin must look like",
+        ),
         (("serve", "--queue", "0"), "--queue must be at least 1"),
         (("serve", "--corpus", "nowhere", "--port", "0"), "no such corpus"),
         (("play", "nowhere", "--port", "0"), "no such corpus"),

@@ -27,9 +27,14 @@ from ganscope.web.site import Site
 def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:
     """The application; judge: one that is started already.
 
-    Raises `GanscopeError` for a project, token file, or corpus that cannot be used; the detector is
+    Raises `GanscopeError` for a project, token file, or corpus that cannot be used, and an origin that is none; the detector is
     loaded when the application starts.
     """
+    for origin in settings.allow_origin:
+        if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
+            raise GanscopeError(
+                f"--allow-origin must look like https://example.org, not {origin!r}"
+            )
     metrics = Metrics() if judge is None else judge.metrics
     judge = judge or Judge(settings, metrics)
     project = Project(settings.project)
