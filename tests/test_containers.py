@@ -270,6 +270,14 @@ def test_damaged_exif_data_are_passed_over(format: str, exif: bytes) -> None:
     assert away(open_image(content).pixels, CORNER) < 4
 
 
+def test_a_damaged_text_is_no_damaged_png() -> None:
+    content = encoded(CORNER, "PNG")
+    text = chunk(b"tEXt", b"key\0value")[:-1] + b"?"  # its check sum is wrong
+    content = content[:33] + text + content[33:]
+    assert np.array_equal(open_image(content).pixels, CORNER)
+    assert read_facts(content).stored_width == 96
+
+
 @pytest.mark.parametrize("behind", [False, True])
 @pytest.mark.parametrize("kind", [b"tEXt", b"zTXt", b"iTXt"])
 def test_a_png_with_long_texts_is_no_damaged_one(kind: bytes, behind: bool) -> None:

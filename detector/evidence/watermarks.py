@@ -30,8 +30,8 @@ WRONG = 16
 """One bit in so many may be read wrongly."""
 SMALLEST = 256 * 256
 """Pixels below which nothing is hidden."""
-BLOCKS = 12_000
-"""Blocks of 8 x 8 pixels that are read, the first ones: each bit some hundred times."""
+BLOCKS = 6_000
+"""Blocks of 8 x 8 pixels that are read, the first ones: each bit 44 times or more."""
 
 
 def watermarks_installed() -> bool:

@@ -322,9 +322,9 @@ def read_deep(content: bytes) -> np.ndarray:
     """All the depth that a PNG or TIFF has: (H, W), (H, W, 3) or (H, W, 4), as it is stored, in RGB
     order.
     """
-    import cv2  # `ganscope --help` and `inspect` do without it
+    import cv2  # not above: `--help` is to be quick
 
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what fails
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # we tell what it cannot read
     found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None:
         raise ValueError("of a kind that is not read")

@@ -190,32 +190,35 @@ def _read_facts(file: BinaryIO, name: str) -> ImageFacts:
 
     try:
         return read(file, [])
-    except ValueError as error:
-        if not _is_of_texts(error):
-            raise
-    file.seek(0)
-    return _first_readable(file.read(), read)
+    except ImageError:
+        raise
+    except Exception:  # perhaps it is only its texts
+        file.seek(0)
+        return _first_readable(file.read(), read)
 
 
 def _first_readable(content: bytes, read: Callable[[BinaryIO, list[str]], Facts]) -> Facts:
     """What `read` makes of a file, if need be without a PNG's texts or its colour profile: Pillow
-    stops at those of more than a megabyte, though they say nothing of the pixels.
+    stops at those that are damaged or of more than a megabyte, though they say nothing of the
+    pixels.
     """
     texts = (b"tEXt", b"zTXt", b"iTXt")
+    first = None
     for left_out in ((), texts, (*texts, b"iCCP")):
+        readable = without_chunks(content, left_out) if left_out else content
+        if left_out and len(readable) == len(content):
+            continue
+        said = ["its colour profile is too large or damaged and was passed over"]
         try:
-            said = ["its colour profile is too large and was passed over"]
-            readable = without_chunks(content, left_out) if left_out else content
             return read(io.BytesIO(readable), said if b"iCCP" in left_out else [])
-        except ValueError as error:
-            if not _is_of_texts(error):
-                raise
-            refused = error
-    raise refused
-
-
-def _is_of_texts(error: ValueError) -> bool:
-    return "MAX_TEXT" in str(error) or "too much memory used in text" in str(error)
+        except ImageError:
+            raise
+        except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
+            first = first or error
+            if content[:4] != b"\x89PNG":
+                break
+    assert first
+    raise first
 
 
 def _named(source: ImageSource) -> tuple[str, str | bytes | BinaryIO | Image.Image]:
