@@ -27,8 +27,8 @@ from ganscope.web.site import Site
 def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:
     """The application; judge: one that is started already.
 
-    Raises `GanscopeError` for a project, token file, or corpus that cannot be used, and an origin that is none; the detector is
-    loaded when the application starts.
+    Raises `GanscopeError` for a project, token file, or corpus that cannot be used, and an origin
+    that is none; the detector is loaded when the application starts.
     """
     for origin in settings.allow_origin:
         if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
