@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test lint format bench clean
 
 # A stamp for each kind of installation; pyproject.toml or a source file newer than it installs again.
-SOURCES := pyproject.toml $(shell find src cli datasets detector generator -type f -not -path '*/__pycache__/*')
+SOURCES := pyproject.toml $(shell find src cli datasets detector generator web -type f -not -path '*/__pycache__/*')
 
 $(VENV)/installed: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

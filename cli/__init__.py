@@ -26,6 +26,9 @@ from ganscope.cli import (
     inspect,
     latent,
     list,
+    play,
+    project,
+    serve,
     spectra,
     train_detector,
     train_generator,
@@ -68,6 +71,9 @@ app.add_typer(latent.app, name="latent")
 app.command("spectra")(spectra.spectra)
 app.command("audit")(audit.audit)
 app.command("export")(export.export)
+app.command("serve")(serve.serve)
+app.command("play")(play.play)
+app.command("project")(project.project)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)
 

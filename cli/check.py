@@ -1,7 +1,10 @@
 """`ganscope check`: judge photos."""
 
 import json as json_library
+import os
 from collections import Counter
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +16,11 @@ from ganscope.cli.console import VERDICT_STYLES, Device, TrustAnchors, err, out,
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
 from ganscope.errors import escaped
-from ganscope.inputs import count_inputs
+from ganscope.inputs import count_inputs, find_images
 
 if TYPE_CHECKING:
     from ganscope.detector.judging.checking import Check
+    from ganscope.web.project import Project
 
 SHOWN = 50
 """A table on the screen has at most this many rows; CSV and JSON have all."""
@@ -41,6 +45,17 @@ def check(
         str, typer.Option(help="auto (the detector's own), tiles, patches or gradcam.")
     ] = "auto",
     csv: Annotated[Path | None, typer.Option(help="Write the verdicts as CSV.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write one HTML file with every picture, sortable, with thumbnails."),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option(
+            help="Enter the pictures into this file, to review them with ganscope serve; those "
+            "that are in it already are passed over."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
     pixels_only: Annotated[
         bool,
@@ -100,6 +115,8 @@ def check(
 
       ganscope check clip.mp4 --frames 32 --timeline timelines/
 
+      ganscope check inbox/ --report report.html --project inbox.db
+
       curl -s https://example.org/photo.jpg | ganscope check -
     """
     settings = CheckSettings(
@@ -108,6 +125,8 @@ def check(
         heatmap=heatmap,
         heatmap_method=heatmap_method,
         csv=csv,
+        report=report,
+        project=project,
         json=json,
         reencode=reencode,
         pixels_only=pixels_only,
@@ -123,15 +142,37 @@ def check(
     total = count_inputs(settings.paths)  # a mistyped path is told before the detector is loaded
     from ganscope.detector.judging.checking import check_images
 
+    if settings.report or settings.project:
+        from ganscope.web.project import Project
+        from ganscope.web.report import Report, thumbnail_of
+
     counts: Counter[str] = Counter()
     shown: list[Check] = []
     drawn = 0
-    checks = check_images(settings)
-    with progress() as bar:
+    with ExitStack() as stack:
+        desk = stack.enter_context(Project(settings.project)) if settings.project else None
+        if desk:
+            rest, known = _not_yet(settings, desk)
+            if known:
+                what = "1 picture is" if known == 1 else f"{known:,} pictures are"
+                err.print(f"{what} in {desk.path} already", highlight=False)
+            if not rest:
+                return
+            settings, total = replace(settings, paths=rest), count_inputs(rest)
+        page = stack.enter_context(Report(settings.report)) if settings.report else None
+        checks = check_images(settings)
+        bar = stack.enter_context(progress())
         task = bar.add_task("checking", total=total, note="")
         for one in checks:
             counts[_outcome(one)] += 1
             drawn += one.heatmap is not None
+            if desk or page:
+                record = one.as_dict()
+                small = thumbnail_of(record)
+                if page:
+                    page.add(record, small)
+                if desk:
+                    desk.add(record, small)
             if json:
                 try:
                     print(json_library.dumps(one.as_dict()), flush=True)
@@ -154,6 +195,18 @@ def check(
         raise typer.Exit(1)
     if counts["error"]:
         raise typer.Exit(3)
+
+
+def _not_yet(settings: CheckSettings, desk: "Project") -> tuple[tuple[str, ...], int]:
+    """What a project does not have from this detector, and how many pictures it has."""
+    rest, known = [], 0
+    for path in settings.paths:
+        for one in find_images(path) if os.path.isdir(path) else [path]:
+            if desk.has(one, settings.detector):
+                known += 1
+            else:
+                rest.append(one)
+    return tuple(rest), known
 
 
 def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> None:

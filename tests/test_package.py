@@ -29,6 +29,7 @@ ROOMS = {
     "ganscope.generator.borrowed": ROOT / "generator/borrowed",
     "ganscope.generator.kinds": ROOT / "generator/kinds",
     "ganscope.together": ROOT / "src/ganscope/together",
+    "ganscope.web": ROOT / "web",
 }
 DOORS = {
     "ganscope.detector.judge": ROOT / "detector/judge.py",
@@ -73,7 +74,8 @@ MAY_IMPORT = {
             ("", set(), ()),
         )
     },
-    "ganscope.together": {*ROOMS, *DOORS} - {"ganscope.cli"},
+    "ganscope.together": {*ROOMS, *DOORS} - {"ganscope.cli", "ganscope.web"},
+    "ganscope.web": DATA | {f"ganscope.detector.{one}" for one in ("judging", "evidence", "model")},
     "ganscope.cli": {*ROOMS, *DOORS},
 }
 """Room or door -> what it may import besides itself. Only what stands above all imports a
@@ -153,6 +155,21 @@ def test_the_template_of_the_report_is_packaged() -> None:
     assert files("ganscope.detector.benchmark.report").joinpath("page.html.jinja").is_file()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert "*.jinja" in project["package-data"]["ganscope.detector.benchmark.report"]
+
+
+def test_pages_of_the_server_are_packaged() -> None:
+    from importlib.resources import files
+
+    for name in ("templates/page.html.jinja", "static/style.css", "static/page.js"):
+        assert files("ganscope.web").joinpath(name).is_file(), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert project["package-data"]["ganscope.web"] == ["templates/*.jinja", "static/*"]
+
+
+def test_the_server_leaves_torch_to_its_worker() -> None:
+    pytest.importorskip("fastapi")
+    code = "import sys, ganscope.web.server; print('torch' in sys.modules)"
+    assert python(code) == "False"
 
 
 def test_import_and_help_leave_torch_alone() -> None:

@@ -114,7 +114,7 @@ class QuickJudge(OnnxJudge):
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
-            self.exact = _from_cache(self.name, OnnxJudge, int8=False)
+            self.exact = _from_cache(self.origin, OnnxJudge, int8=False)
         return self.exact
 
 

@@ -40,7 +40,8 @@ class ExportedJudge(Judge):
             ) from None
         if version != FORMAT:
             raise GanscopeError(f"{said}: is of format {version!r}, this ganscope reads {FORMAT}")
-        self.name, self.about = said, about
+        self.name = self.origin = said
+        self.about = about
 
     on_cpu = True  # type: ignore[assignment]
     has_gradients = False  # type: ignore[assignment]

@@ -5,7 +5,7 @@ verdict.
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -386,6 +386,30 @@ def _name_for(folder: Path, image: str, table: Table) -> Iterator[Path]:
         if not before:
             table.draw(image, str(found))
         yield found
+
+
+def check_each(
+    detector: Judge,
+    images: Iterable[ImageSource],
+    batch_size: int = 32,
+    device: str = "auto",
+    reencode: bool = True,
+    pixels_only: bool = False,
+    trust_anchors: Path | None = None,
+) -> Iterator[tuple[Check, Scored]]:
+    """Judge images with a loaded detector, in order and as a stream; beside each judgement what it
+    was made from.
+    """
+    for scored in score_images(
+        detector,
+        images,
+        batch_size,
+        device,
+        reencode=reencode,
+        describe=True,
+        trust_anchors=trust_anchors,
+    ):
+        yield _judge(detector, scored, pixels_only), scored
 
 
 def explain_probability(probability: float) -> str:

@@ -21,6 +21,7 @@ from ganscope.config.latent import (
     LatentWalkSettings,
 )
 from ganscope.config.records import as_command, changed, plain
+from ganscope.config.serve import PlaySettings, ProjectSettings, ServeSettings
 from ganscope.config.spectra import SpectraSettings
 from ganscope.config.train_detector import RECIPES, TrainDetectorSettings
 from ganscope.config.train_generator import TrainGeneratorSettings
@@ -49,6 +50,9 @@ __all__ = [
     "LatentDirectionSettings",
     "LatentSettings",
     "LatentWalkSettings",
+    "PlaySettings",
+    "ProjectSettings",
+    "ServeSettings",
     "SpectraSettings",
     "TrainDetectorSettings",
     "TrainGeneratorSettings",

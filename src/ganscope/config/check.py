@@ -25,6 +25,11 @@ class CheckSettings:
     """auto (the detector's own), tiles, patches or gradcam."""
     csv: Path | None = None
     """Write the verdicts as CSV."""
+    report: Path | None = None
+    """Write one HTML file with every picture, its verdict and a thumbnail."""
+    project: Path | None = None
+    """Enter the pictures into this project file, to review them with `ganscope serve`; those that
+    are in it already are passed over."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
@@ -50,7 +55,7 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         as_lists(self)
-        as_paths(self, "heatmap", "csv", "timeline", "trust_anchors")
+        as_paths(self, "heatmap", "csv", "timeline", "report", "project", "trust_anchors")
         at_least(self, batch_size=1, frames=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS, runtime=RUNTIMES)
         valid_device(self.device)
