@@ -69,13 +69,22 @@ MAY_IMPORT = {
             (
                 ".benchmark",
                 DATA,
-                ("networks", "model", "published", "judging", "training", "benchmark.report"),
+                (
+                    "networks",
+                    "judge",
+                    "model",
+                    "published",
+                    "judging",
+                    "training",
+                    "benchmark.report",
+                ),
             ),
             ("", set(), ()),
         )
     },
     "ganscope.together": {*ROOMS, *DOORS} - {"ganscope.cli", "ganscope.web"},
-    "ganscope.web": DATA | {f"ganscope.detector.{one}" for one in ("judging", "evidence", "exported")},
+    "ganscope.web": DATA
+    | {f"ganscope.detector.{one}" for one in ("judging", "evidence", "exported")},
     "ganscope.cli": {*ROOMS, *DOORS},
 }
 """Room or door -> what it may import besides itself. Only what stands above all imports a

@@ -821,7 +821,9 @@ def test_full_and_slow_over_http(quick: None, jpeg: bytes) -> None:
         assert many.status_code in (400, 429)
         late = client.post("/api/v1/check", files={"file": ("stuck", b"x")})
         assert late.status_code in (422, 504)
-        assert client.post("/api/v1/check", files={"file": ("a", b"x")}).status_code == 200
+        until = time.monotonic() + 60  # a worker that hung is replaced, in its own time
+        while client.post("/api/v1/check", files={"file": ("a", b"x")}).status_code != 200:
+            assert time.monotonic() < until
 
 
 def test_a_detector_that_is_none_is_told(tmp_path: Path) -> None:

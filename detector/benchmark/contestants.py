@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ganscope.config import read_json
 from ganscope.datasets.writing import encode_image
+from ganscope.detector.judge import check_config
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import RULE, Detector, load_detector
 from ganscope.detector.networks.onnx import OnnxNet
@@ -328,7 +329,7 @@ def open_onnx(file: str, device: str = "auto") -> Detector:
         "training": {},
     }
     try:
-        Detector.check(config)
+        check_config(config)
         detector = Detector(config, net).eval()
     except (ValueError, TypeError, RuntimeError) as error:
         raise GanscopeError(f"{beside}: {error}") from None
