@@ -350,6 +350,37 @@ def test_a_picture_at_an_address(quick: None, other_site: str, jpeg: bytes) -> N
         assert 'name="url"' not in client.get("/").text
 
 
+def test_one_request_fetches_no_more_than_it_may_send(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in number, which is told before the first is asked, nor in bytes, nor for longer."""
+    from ganscope.web import asking
+
+    fetched: list[str] = []
+
+    def fetch(url: str, limits: Any) -> bytes:
+        fetched.append(url)
+        return bytes(400_000)
+
+    monkeypatch.setattr(asking, "fetch_bytes", fetch)
+    settings = ServeSettings(queue=8, max_mb=1, timeout=1)
+    with TestClient(make_app(settings), base_url=BASE) as client:
+        urls = [f"https://example.org/{number}" for number in range(9)]
+        for sent in (
+            {"json": {"urls": urls}},
+            {"data": {"urls": "\n".join(urls)}},
+            {"files": [("urls", (None, "\n".join(urls)))]},
+        ):
+            assert client.post("/api/v1/check", **sent).status_code == 413
+            assert not fetched
+        assert client.post("/api/v1/check", json={"urls": urls[:2]}).status_code == 200
+        fetched.clear()
+        assert client.post("/api/v1/check", json={"urls": urls[:8]}).status_code == 413
+        assert len(fetched) == 3
+        monkeypatch.setattr(asking, "fetch_bytes", lambda *_: time.sleep(0.4) or b"x")
+        assert client.post("/api/v1/check", json={"urls": urls[:8]}).status_code == 504
+
+
 def test_a_redirect_leads_nowhere_behind_the_wall(
     quick: None, other_site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
