@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,15 @@ from ganscope.detector.judge import Judge, check_config
 from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
 from ganscope.files import cache_folder, replacing, write_json
 from ganscope.locks import holding_file
-from ganscope.named import WEIGHTS, find_folder, hash_files, read_config
+from ganscope.named import (
+    CONFIG,
+    SAVED_WITH,
+    WEIGHTS,
+    find_folder,
+    hash_files,
+    read_config,
+    weights_hash,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -114,7 +123,12 @@ class QuickJudge(OnnxJudge):
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
-            self.exact = _from_cache(self.origin, OnnxJudge, int8=False)
+            exact = _from_cache(self.origin, OnnxJudge, int8=False)
+            if exact.made_of != self.made_of:
+                raise GanscopeError(
+                    f"{self.origin}: was trained anew since it was loaded; start this again"
+                )
+            self.exact = exact
         return self.exact
 
 
@@ -141,7 +155,9 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
     made_of = [VERSION, place, weights.st_size, weights.st_mtime_ns, config]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
-    if judge := _checked(path, name, kind):
+    judge = _checked(path, name, kind)
+    if judge:
+        judge.made_of = digest
         return judge
     with holding_file(path, WAIT):
         judge = _checked(path, name, kind)  # another command may have made it meanwhile
@@ -156,6 +172,7 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
             judge = _checked(path, name, kind)
     if judge is None:
         raise GanscopeError(f"{path}: is damaged as soon as it is written; is the disk full?")
+    judge.made_of = digest
     return judge
 
 
@@ -180,6 +197,11 @@ def graph_of(
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        if config.get(SAVED_WITH) not in (None, weights_hash(folder)):
+            raise GanscopeError(
+                f"{name}: {WEIGHTS} is damaged, or not the one that {CONFIG} was written with; "
+                "fetch or train it again"
+            )
         try:
             state = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
@@ -248,7 +270,12 @@ def _checked(path: Path, name: str, kind: type[OnnxJudge]) -> OnnxJudge | None:
     try:
         expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         found: list[str] = []
-        hashing = threading.Thread(target=lambda: found.append(hash_files(path)))
+
+        def look() -> None:
+            with suppress(OSError):
+                found.append(hash_files(path))
+
+        hashing = threading.Thread(target=look)
         hashing.start()  # takes as long as loading does, beside it
         judge = kind(path, name)
         hashing.join()
