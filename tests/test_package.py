@@ -75,7 +75,8 @@ MAY_IMPORT = {
         )
     },
     "ganscope.together": {*ROOMS, *DOORS} - {"ganscope.cli", "ganscope.web"},
-    "ganscope.web": DATA | {f"ganscope.detector.{one}" for one in ("judging", "evidence", "exported")},
+    "ganscope.web": DATA
+    | {f"ganscope.detector.{one}" for one in ("judging", "evidence", "exported")},
     "ganscope.cli": {*ROOMS, *DOORS},
 }
 """Room or door -> what it may import besides itself. Only what stands above all imports a
