@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,13 +33,16 @@ from ganscope.config import CheckSettings, ServeSettings
 from ganscope.detector.judging.checking import FIELDS, check_image, check_images
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
+from ganscope.named import shipped
 from ganscope.web import judge as judging
 from ganscope.web.app import make_app
 from ganscope.web.judge import Full, Judge
+from ganscope.web.keeping import Keeper
 from ganscope.web.metrics import Metrics
 from ganscope.web.project import Project
-from ganscope.web.reading import clean_name
+from ganscope.web.reading import Sent, clean_name
 from ganscope.web.report import Report
+from ganscope.web.worker import validation
 
 NAME = '"><img src=x onerror=alert(1)>.jpg'
 """A file's name that must never become a part of a page."""
@@ -186,6 +190,63 @@ def test_the_empty_form_is_answered_by_a_page(client: TestClient) -> None:
     assert card.status_code == 400
     assert card.text.strip().startswith('<article class="card problem"')
     assert "No picture was sent" in card.text
+
+
+def test_a_video_is_judged_as_check_does(client: TestClient, tiny: Path, tmp_path: Path) -> None:
+    """By its content, whatever its name; the page shows a frame of it."""
+    pytest.importorskip("av", reason="needs the extra: pip install 'ganscope[video]'")
+    from test_videos import clip
+
+    path = clip(tmp_path / "clip.mp4", (4, 3))
+    settings = CheckSettings(paths=(str(path),), detector=str(tiny), device="cpu")
+    (check,) = check_images(settings)
+    sent = {"files": {"file": ("clip.jpg", path.read_bytes())}}
+    answer = client.post("/api/v1/check?tiles=true&heatmap=true", **sent)
+    assert answer.status_code == 200
+    expected = check.as_dict() | {"path": "clip.jpg", "detector": "tiny", "tiles": []}
+    assert len(expected["frames"]) == 7
+    assert answer.json() == json.loads(json.dumps(expected))
+    page = client.post("/check", **sent).text
+    assert "most suspect of the 7 frames" in page
+    assert page.count('src="data:image/jpeg;base64,') == 2  # and in the report's row
+    inspected = client.post("/api/v1/inspect", **sent)
+    assert inspected.status_code == 422
+    assert "a video" in inspected.json()["error"]
+
+
+def test_the_shipped_detector_tells_its_validation() -> None:
+    """The counts are those that its thresholds and false alarms are made of."""
+    config = json.loads((shipped("detectors")["default"] / "config.json").read_text())
+    real, fake = (validation(config, None)[name] for name in ("real", "fake"))  # type: ignore[index]
+    images, alarms = config["training"]["images"]["train"], config["false_alarms"]
+    assert (sum(real), sum(fake)) == (images["real"], images["fake"])
+    assert len(real) == len(fake) == 20
+    above = int(config["thresholds"]["fake"] * 20)
+    assert sum(real[above + 1 :]) <= alarms["called_fake"] <= sum(real[above:])
+    missed = int(config["thresholds"]["real"] * 20)
+    assert sum(fake[:missed]) <= 0.1 * sum(fake) <= sum(fake[: missed + 1])
+
+
+def test_a_defect_is_told_with_the_headers_of_every_answer() -> None:
+    app = make_app(ServeSettings())
+    app.add_api_route("/api/v1/broken", lambda: 1 / 0)
+    answer = TestClient(app, base_url=BASE, raise_server_exceptions=False).get("/api/v1/broken")
+    assert answer.status_code == 500
+    assert "defect of ours" in answer.json()["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_trust_anchors_of_no_use_are_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("no certificate")
+    with pytest.raises(GanscopeError, match=r"none\.pem"):
+        make_app(ServeSettings(trust_anchors=tmp_path / "none.pem"))
+
+
+def test_a_name_of_long_letters_is_kept(tmp_path: Path) -> None:
+    Keeper(tmp_path, None).keep(Sent("\U00020000" * 200 + ".png", b"x"), {"error": None}, "")
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("\U00020000")
+    assert kept.read_bytes() == b"x"
 
 
 def test_health_detectors_and_metrics(client: TestClient, jpeg: bytes) -> None:
@@ -599,7 +660,13 @@ def test_a_person_reviews_and_exports(reviewed: Path, tmp_path: Path) -> None:
     picture = client.get("/desk/1/picture")
     assert picture.headers["content-type"] == "image/jpeg"
     assert picture.content[:2] == b"\xff\xd8"
-    for path in ("/desk/99", "/desk/99/picture", "/desk/4/picture", "/desk?show=nothing"):
+    for path in (
+        "/desk/99",
+        f"/desk/{2**70}",
+        "/desk/99/picture",
+        "/desk/4/picture",
+        "/desk?show=nothing",
+    ):
         assert client.get(path).status_code in (404, 422), path
     assert client.post("/desk/1", data={"truth": "maybe"}).status_code == 400
     from ganscope.datasets.corpus import open_corpus
@@ -615,6 +682,35 @@ def test_a_person_reviews_and_exports(reviewed: Path, tmp_path: Path) -> None:
         (1, "reviewed"),
     ]
     assert all(Path(path).is_file() for path in table["path"])
+
+
+def test_what_is_no_picture_file_is_left_out_of_a_corpus(reviewed: Path, tmp_path: Path) -> None:
+    """A picture in an archive, one at an address, and a video, beside one that is a file."""
+    with Project(reviewed) as project:
+        (one, *_) = project.pictures(order="added")
+        (tmp_path / "a.zip").write_bytes(b"x")
+        (tmp_path / "clip.mp4").write_bytes(b"x")
+        for path, more in (
+            (str(tmp_path / "a.zip" / "1.png"), {}),
+            ("https://example.org/1.png", {}),
+            (str(tmp_path / "clip.mp4"), {"frames": []}),
+        ):
+            project.review(project.add(one["record"] | {"path": path} | more), "real", "")
+        with pytest.raises(GanscopeError, match="none of its 3 reviewed pictures is a file here"):
+            project.write_corpus(tmp_path / "none")
+        project.review(one["id"], "real", "")
+        assert project.write_corpus(tmp_path / "c") == (1, 3)
+
+
+def test_a_project_knows_files_alone(reviewed: Path) -> None:
+    """What comes from standard input or an address is looked at each time."""
+    with Project(reviewed) as project:
+        (one, *_) = project.pictures(order="added")
+        assert project.has(one["path"], one["detector"])
+        assert not project.has(one["path"], "other")
+        for path in ("-", "https://example.org/1.png"):
+            project.add(one["record"] | {"path": path})
+            assert not project.has(path, one["detector"]), path
 
 
 def test_reviews_outlive_another_look(reviewed: Path) -> None:
@@ -834,6 +930,27 @@ def test_killing_the_worker_loses_nothing() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = some_judge()
+    start, tries = judge.start, []
+
+    def failing() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise BlockingIOError("no process to be had")
+        start()
+
+    async def do() -> dict[str, Any]:
+        monkeypatch.setattr(judge, "start", failing)
+        assert judge.process
+        os.kill(judge.process, signal.SIGKILL)
+        return await judge.submit([("a", b"")])[0]
+
+    assert answers_of(judge, do)["error"] is None
+    assert len(tries) == 3
+
+
+@pytest.mark.usefixtures("quick")
 def test_nobody_judges_what_nobody_waits_for() -> None:
     judge = some_judge(together=1)
 
@@ -940,6 +1057,39 @@ def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) ->
     none = run("project", "p.db", "--corpus", "c", cwd=photo.parent)
     assert none.returncode == 2
     assert "review some with ganscope serve --project p.db" in none.stderr
+
+
+def test_what_is_no_file_is_shown_and_never_passed_over(
+    tiny: Path, tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture in an archive, one from standard input, and a video, beside a file."""
+    pytest.importorskip("av", reason="needs the extra: pip install 'ganscope[video]'")
+    from test_videos import clip
+
+    from ganscope.cli.check import check
+
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(jpeg)
+    clip(Path("clip.mp4"), (2,))
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("photo.jpg", "in.jpg")
+    for _ in range(2):  # in the second report, the file comes out of the project
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jpeg)))
+        check(
+            ["photo.jpg", "clip.mp4", "a.zip", "-"],
+            detector=str(tiny),
+            report=Path("r.html"),
+            project=Path("p.db"),
+            device="cpu",
+        )
+        text = Path("r.html").read_text()
+        assert text.count("<tr data-verdict=") == 4
+        assert text.count('<img src="data:image/jpeg;base64,') == 4
+        with Project(Path("p.db")) as project:
+            known = project.pictures()
+            assert len(known) == 4
+            assert all(one["thumbnail"] for one in known)
+            assert project.has("photo.jpg", known[0]["detector"])
 
 
 @pytest.mark.parametrize(
