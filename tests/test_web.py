@@ -36,6 +36,7 @@ from ganscope.errors import GanscopeError
 from ganscope.named import shipped
 from ganscope.web import judge as judging
 from ganscope.web.app import make_app
+from ganscope.web.guard import HELD, Guard, Tokens
 from ganscope.web.judge import Full, Judge
 from ganscope.web.keeping import Keeper
 from ganscope.web.metrics import Metrics
@@ -963,19 +964,73 @@ def test_nobody_judges_what_nobody_waits_for() -> None:
 
 
 def test_full_and_slow_over_http(quick: None, jpeg: bytes) -> None:
-    settings = ServeSettings(queue=1, timeout=1)
+    settings = ServeSettings(queue=1, timeout=2)
     with TestClient(make_app(settings), base_url=BASE) as client:
-        many = client.post("/api/v1/check", files=[("files", ("a", b"x")), ("files", ("b", b"x"))])
-        assert many.status_code in (400, 429)
-        late = client.post("/api/v1/check", files={"file": ("stuck", b"x")})
-        assert late.status_code in (422, 504)
-        assert client.post("/api/v1/check", files={"file": ("a", b"x")}).status_code == 200
+        many = client.post("/api/v1/check", files=[("files", ("a", b"x"))] * 3)
+        assert many.status_code == 413
+        assert "may bring 1 pictures" in many.json()["error"]
+        late: list[int] = []
+
+        def stuck() -> None:
+            sent = client.post("/api/v1/check", files={"file": ("stuck", b"x")})
+            late.append(sent.status_code)
+
+        asking = threading.Thread(target=stuck)
+        asking.start()
+        while not client.get("/api/v1/health").json()["waiting"]:
+            time.sleep(0.01)
+        full = client.post("/api/v1/check", files={"file": ("a", b"x")})
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) >= 1
+        asking.join()
+        assert late[0] in (422, 504)
+        for _ in range(30):  # the new worker needs its time
+            answer = client.post("/api/v1/check", files={"file": ("a", b"x")})
+            if answer.status_code == 200:
+                break
+            assert answer.status_code in (429, 504)
+            time.sleep(0.5)
+        assert answer.status_code == 200
 
 
 def test_a_detector_that_is_none_is_told(tmp_path: Path) -> None:
     judge = some_judge(detector=str(tmp_path / "nowhere"))
     with pytest.raises(GanscopeError, match="nowhere"):
         judge.start()
+
+
+def test_all_requests_together_are_held_within_a_limit() -> None:
+    """Of many large ones at once some are told to come back, and can once others are answered."""
+    settings = ServeSettings(max_mb=0.01)
+
+    async def do() -> None:
+        gate = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await gate.wait()
+
+        guard = Guard(app, settings, Tokens(None), Metrics())
+
+        async def ask() -> None:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(10_000), "more_body": False}
+
+            headers = [(b"host", b"localhost")]
+            scope = {"type": "http", "method": "POST", "path": "/api/v1/check", "headers": headers}
+            await guard(scope, receive, receive)
+
+        asked = [asyncio.create_task(ask()) for _ in range(HELD)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(Full):
+            await asyncio.wait_for(ask(), 10)
+        gate.set()
+        await asyncio.gather(*asked)
+        await ask()
+        assert guard.held == 0
+
+    asyncio.run(do())
 
 
 def test_slow_and_half_uploads_end(quick: None) -> None:

@@ -61,7 +61,7 @@ async def read_order(request: Request, settings: ServeSettings, fetch: Fetch) ->
     if not asked.pictures:
         raise HTTPException(400, "no picture was sent: choose a file, or give an address")
     if len(asked.pictures) > settings.queue:
-        raise HTTPException(413, f"a request may bring {settings.queue} pictures; send several")
+        raise _too_many(settings)
     fetched = _fetched(asked.pictures, fetch, int(settings.max_mb * 1e6))
     return Order(await asyncio.wait_for(fetched, settings.timeout), asked.several)
 
@@ -78,8 +78,15 @@ async def _fetched(asked: Sequence[Sent | str], fetch: Fetch, most: int) -> list
     return found
 
 
+def _too_many(settings: ServeSettings) -> HTTPException:
+    return HTTPException(413, f"a request may bring {settings.queue} pictures; send several")
+
+
 async def _from_parts(request: Request, settings: ServeSettings) -> _Asked:
-    form = await request.form(max_files=settings.queue, max_fields=100)
+    try:
+        form = await request.form(max_files=settings.queue, max_fields=100)
+    except HTTPException as error:
+        raise _too_many(settings) if "Too many files" in error.detail else error from None
     asked: list[Sent | str] = []
     several = False
     for name, value in form.multi_items():
