@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from ganscope.detector.exported.loading import (
 )
 from ganscope.detector.exported.running import OnnxJudge, ScriptJudge, open_exported
 from ganscope.detector.judge import Judge
+from ganscope.detector.judging import checking
 from ganscope.detector.judging.checking import check_image, check_images
 from ganscope.detector.judging.exporting import export_detector, made_pictures
 from ganscope.detector.judging.heatmaps import heatmap
@@ -173,6 +175,26 @@ def test_a_graph_is_made_of_what_belongs_together(cache: Path, tmp_path: Path) -
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(GanscopeError, match=r"not the one that config\.json was written with"):
         cached_graph(str(tmp_path))
+
+
+def test_gradcam_is_left_to_torch(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_is_quicker", lambda *_: True)
+    monkeypatch.setattr(loading, "cached_graph", lambda _: "graph")
+    monkeypatch.setattr(loading, "_with_torch", lambda _: "torch")
+    assert load_judge() == "graph"
+    assert load_judge(gradients=True) == "torch"
+    wanted: list[bool] = []
+
+    def load(name: str, runtime: str, device: str, gradients: bool) -> Any:
+        wanted.append(gradients)
+        raise GanscopeError("enough")
+
+    monkeypatch.setattr(checking, "load_judge", load)
+    drawn = CheckSettings(paths=(str(photo),), heatmap=photo.parent, heatmap_method="gradcam")
+    for settings in (drawn, replace(drawn, heatmap_method="auto"), replace(drawn, heatmap=None)):
+        with pytest.raises(GanscopeError, match="enough"):
+            next(iter(check_images(settings)))
+    assert wanted == [True, False, False]
 
 
 def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(

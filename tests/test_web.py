@@ -169,7 +169,7 @@ def test_the_ending_of_a_name_is_not_believed(client: TestClient, jpeg: bytes) -
         ({"json": {"adress": "x"}}, 400, "no picture was sent"),
         ({"json": ["x"]}, 400, '{"url"'),
         ({"content": b""}, 400, "no picture was sent"),
-        ({"files": [("files", ("a.jpg", b"x"))] * 65}, 400, "Too many files"),
+        ({"files": [("files", ("a.jpg", b"x"))] * 65}, 413, "may bring 64 pictures"),
     ],
 )
 def test_a_request_without_pictures_is_told_what_to_send(

@@ -54,12 +54,15 @@ WAIT = 600.0
 """Seconds to wait for another command that makes the same graph."""
 
 
-def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto") -> Judge:
+def load_judge(
+    name: str = "default", runtime: str = "auto", device: str = "auto", gradients: bool = False
+) -> Judge:
     """A detector by shipped name, run folder, hub id, or exported file or folder, ready to judge.
 
     runtime: torch; onnx: by onnxruntime, from a graph that is made on first use; auto: the quicker
-    of the two (onnx for a `clip` detector on a machine without a GPU, if it is installed). Raises
-    `GanscopeError` if it cannot be had.
+    of the two (onnx for a `clip` detector on a machine without a GPU, if it is installed).
+    gradients: Grad-CAM is wanted, for which auto takes torch. Raises `GanscopeError` if it cannot
+    be had.
     """
     exported = open_exported(name)
     if exported is not None:
@@ -67,7 +70,7 @@ def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto
         return exported
     if runtime == "onnx":
         return cached_graph(name)
-    if runtime == "auto" and _is_quicker(name, device):
+    if runtime == "auto" and not gradients and _is_quicker(name, device):
         try:
             return cached_graph(name)
         except GanscopeError as error:  # weights of another kind, say, or no room for a graph

@@ -190,7 +190,8 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     """
     find_anchors(settings.trust_anchors)
     refuse_missing(settings.paths)
-    detector = load_judge(settings.detector, settings.runtime, settings.device)
+    gradients = settings.heatmap is not None and settings.heatmap_method == "gradcam"
+    detector = load_judge(settings.detector, settings.runtime, settings.device, gradients)
     passed = Passed()
     with ExitStack() as stack:
         table = Table(settings.csv, FIELDS, _plan(settings, detector))
