@@ -529,6 +529,11 @@ def test_other_sites_may_neither_send_nor_read(jpeg: bytes) -> None:
         for path in ("/check", "/report", "/api/v1/check", "/login", "/play", "/desk/1"):
             answer = client.post(path, files={"file": jpeg}, headers=headers)
             assert answer.status_code == 403, (path, headers)
+    part = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}
+    for path in ("/play", "/", "/style.css", "/api/v1/health"):  # each round of the game is judged
+        assert client.get(path, headers=part).status_code == 403, path
+    assert client.get("/", headers=part | {"sec-fetch-dest": "document"}).status_code == 200
+    assert client.get("/", headers=part | {"sec-fetch-site": "same-origin"}).status_code == 200
     assert "access-control-allow-origin" not in client.get("/api/v1/health").headers
     friend = client.get("/api/v1/health", headers={"origin": "https://friend.example"})
     assert friend.headers["access-control-allow-origin"] == "https://friend.example"

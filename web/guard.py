@@ -187,10 +187,14 @@ class Guard:
                     "access-control-max-age": "600",
                 },
             )
-        if method not in SAFE and not (allowed and path.startswith("/api/")):
+        if not (allowed and path.startswith("/api/")):
             site = headers.get(b"sec-fetch-site", b"").decode("latin-1")
-            foreign = origin and urlsplit(origin).netloc != host
-            if foreign or site not in ("", "same-origin", "none"):
+            foreign = site not in ("", "same-origin", "none")
+            if method in SAFE:  # elsewhere may be a link to here, but no picture of ours
+                foreign = foreign and headers.get(b"sec-fetch-dest", b"") not in (b"", b"document")
+            else:
+                foreign = foreign or bool(origin and urlsplit(origin).netloc != host)
+            if foreign:
                 return _plain(403, "pages of other sites may not send anything here")
         if path not in OPEN and not self.tokens.allows(headers):
             if path.startswith("/api/") or method not in SAFE:
