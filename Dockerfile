@@ -14,7 +14,7 @@ COPY datasets ./datasets
 COPY detector ./detector
 COPY generator ./generator
 COPY web ./web
-RUN pip install ".[web]"
+RUN pip install ".[web,formats,onnx,video]"
 
 FROM python:3.12-slim
 # What OpenCV's wheel links to.

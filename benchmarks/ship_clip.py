@@ -109,6 +109,10 @@ def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
         "calibration": calibrate(logit, label),
         "thresholds": thresholds,
         "false_alarms": {**alarms, "split": LEFT_OUT, "by_source": {}},
+        "validation": {
+            name: np.histogram(sigmoid(found), 20, (0, 1))[0].tolist()
+            for name, found in (("real", reals), ("fake", fakes))
+        },
     }
 
 

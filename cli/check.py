@@ -145,6 +145,7 @@ def check(
     if settings.report or settings.project:
         from ganscope.web.project import Project
         from ganscope.web.report import Report, thumbnail_of
+        from ganscope.web.thumbnails import thumbnail
 
     counts: Counter[str] = Counter()
     shown: list[Check] = []
@@ -154,12 +155,17 @@ def check(
         if desk:
             rest, known = _not_yet(settings, desk)
             if known:
-                what = "1 picture is" if known == 1 else f"{known:,} pictures are"
+                what = "1 picture is" if len(known) == 1 else f"{len(known):,} pictures are"
                 err.print(f"{what} in {desk.path} already", highlight=False)
+        page = stack.enter_context(Report(settings.report)) if settings.report else None
+        if desk:
+            for path in known if page else ():
+                entry = desk.entry(path)
+                if page and entry:
+                    page.add(entry["record"], entry["thumbnail"])
             if not rest:
                 return
             settings, total = replace(settings, paths=rest), count_inputs(rest)
-        page = stack.enter_context(Report(settings.report)) if settings.report else None
         checks = check_images(settings)
         bar = stack.enter_context(progress())
         task = bar.add_task("checking", total=total, note="")
@@ -168,7 +174,8 @@ def check(
             drawn += one.heatmap is not None
             if desk or page:
                 record = one.as_dict()
-                small = thumbnail_of(record)
+                small = thumbnail_of(record) if one.small is None else thumbnail(one.small)
+                one = replace(one, small=None)
                 if page:
                     page.add(record, small)
                 if desk:
@@ -197,13 +204,13 @@ def check(
         raise typer.Exit(3)
 
 
-def _not_yet(settings: CheckSettings, desk: "Project") -> tuple[tuple[str, ...], int]:
-    """What a project does not have from this detector, and how many pictures it has."""
-    rest, known = [], 0
+def _not_yet(settings: CheckSettings, desk: "Project") -> tuple[tuple[str, ...], list[str]]:
+    """What a project does not have from this detector, and what it has."""
+    rest, known = [], []
     for path in settings.paths:
         for one in find_images(path) if os.path.isdir(path) else [path]:
             if desk.has(one, settings.detector):
-                known += 1
+                known.append(one)
             else:
                 rest.append(one)
     return tuple(rest), known

@@ -46,7 +46,7 @@ def project(
             many, gone = opened.write_corpus(settings.corpus, settings.wrong)
             err.print(f"{many:,} pictures are in {settings.corpus}", highlight=False)
             if gone:
-                err.print(f"left out: {gone:,} whose files are gone", style="yellow")
+                err.print(f"left out: {gone:,} that are no picture files here", style="yellow")
         counts = opened.counts()
     names = {
         "all": "pictures",

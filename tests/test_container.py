@@ -40,6 +40,15 @@ def test_what_is_copied_is_there_and_whole() -> None:
     assert let == copied
 
 
+def test_it_reads_what_check_reads_and_judges_the_quick_way() -> None:
+    """With every extra that a server can use: HEIC, videos, onnxruntime."""
+    (install,) = [rest for rest in of("RUN") if ".[" in rest]
+    extras = install.partition("[")[2].partition("]")[0].split(",")
+    assert {"web", "formats", "video", "onnx"} <= set(extras)
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= set(known["optional-dependencies"])
+
+
 def test_it_runs_as_nobody_special_and_serves() -> None:
     assert of("USER") == ["10001"]
     assert of("ENTRYPOINT") == ['["ganscope"]']

@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,9 +19,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ganscope.config import CheckSettings, ExportSettings
 from ganscope.detector.exported import loading, shrinking
-from ganscope.detector.exported.loading import MARGIN, cached_graph, graph_of, load_judge
+from ganscope.detector.exported.loading import (
+    MARGIN,
+    QuickJudge,
+    cached_graph,
+    graph_of,
+    load_judge,
+)
 from ganscope.detector.exported.running import OnnxJudge, ScriptJudge, open_exported
 from ganscope.detector.judge import Judge
+from ganscope.detector.judging import checking
 from ganscope.detector.judging.checking import check_image, check_images
 from ganscope.detector.judging.exporting import export_detector, made_pictures
 from ganscope.detector.judging.heatmaps import heatmap
@@ -107,7 +117,9 @@ finally:
     assert cv2.imread(check["heatmap"]) is not None
 
 
-def test_a_damaged_graph_is_made_again(cache: Path, tmp_path: Path) -> None:
+def test_a_damaged_graph_is_made_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = trained(tmp_path / "run", "cnn", width=8, depth=3)
     expected = cached_graph(name).logits(views(1, 64))
     (path,) = (p for p in cache.glob("graphs/*.onnx") if "int8" not in p.name and old(p, name))
@@ -119,6 +131,11 @@ def test_a_damaged_graph_is_made_again(cache: Path, tmp_path: Path) -> None:
     assert bytes(data) != path.read_bytes()
     path.with_suffix(".json").unlink()
     np.testing.assert_array_equal(cached_graph(name).logits(views(1, 64)), expected)
+    path.unlink()
+    lost: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", lost.append)
+    np.testing.assert_array_equal(cached_graph(name).logits(views(1, 64)), expected)
+    assert not lost
 
 
 def old(graph: Path, folder: str) -> bool:
@@ -127,13 +144,57 @@ def old(graph: Path, folder: str) -> bool:
 
 def test_a_detector_trained_anew_gets_a_new_graph(cache: Path, tmp_path: Path) -> None:
     name = trained(tmp_path / "run", "cnn", width=8, depth=3)
-    before = cached_graph(name).logits(views(1, 64))
+    first = cached_graph(name)
+    before = first.logits(views(1, 64))
     detector = load_detector(name)
     detector.net.head.bias.data += 1  # type: ignore[union-attr, operator]
     detector.save(name)
     os.utime(Path(name) / "model.safetensors", ns=(1, 1))  # within the clock's grain
     np.testing.assert_allclose(cached_graph(name).logits(views(1, 64)), before + 1, atol=1e-2)
     assert len([p for p in cache.glob("graphs/*.onnx") if old(p, name)]) == 1
+    assert first.made_of
+    assert cached_graph(name).made_of != first.made_of
+
+
+def test_no_second_look_by_another_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the folder was trained anew while its quick graph was at work, that is said."""
+    exact = SimpleNamespace(made_of="then", logits=lambda pixels: "exact")
+    monkeypatch.setattr(loading, "_from_cache", lambda *_, **__: exact)
+    quick = QuickJudge.__new__(QuickJudge)
+    quick.origin, quick.made_of = "run", "then"
+    assert quick.exact_logits(views(1, 64)) == "exact"
+    quick.exact, quick.made_of = None, "before"
+    with pytest.raises(GanscopeError, match="run: was trained anew"):
+        quick.exact_logits(views(1, 64))
+
+
+def test_a_graph_is_made_of_what_belongs_together(cache: Path, tmp_path: Path) -> None:
+    """As with torch, weights that the configuration was not written with are refused."""
+    config = json.loads((shipped("detectors")["default"] / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"weights": "0" * 12}))
+    (tmp_path / "model.safetensors").write_bytes(b"x")
+    with pytest.raises(GanscopeError, match=r"not the one that config\.json was written with"):
+        cached_graph(str(tmp_path))
+
+
+def test_gradcam_is_left_to_torch(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "_is_quicker", lambda *_: True)
+    monkeypatch.setattr(loading, "cached_graph", lambda _: "graph")
+    monkeypatch.setattr(loading, "_with_torch", lambda _: "torch")
+    assert load_judge() == "graph"
+    assert load_judge(gradients=True) == "torch"
+    wanted: list[bool] = []
+
+    def load(name: str, runtime: str, device: str, gradients: bool) -> Any:
+        wanted.append(gradients)
+        raise GanscopeError("enough")
+
+    monkeypatch.setattr(checking, "load_judge", load)
+    drawn = CheckSettings(paths=(str(photo),), heatmap=photo.parent, heatmap_method="gradcam")
+    for settings in (drawn, replace(drawn, heatmap_method="auto"), replace(drawn, heatmap=None)):
+        with pytest.raises(GanscopeError, match="enough"):
+            next(iter(check_images(settings)))
+    assert wanted == [True, False, False]
 
 
 def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(

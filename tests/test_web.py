@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,13 +33,17 @@ from ganscope.config import CheckSettings, ServeSettings
 from ganscope.detector.judging.checking import FIELDS, check_image, check_images
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
+from ganscope.named import shipped
 from ganscope.web import judge as judging
 from ganscope.web.app import make_app
+from ganscope.web.guard import HELD, Guard, Tokens
 from ganscope.web.judge import Full, Judge
+from ganscope.web.keeping import Keeper
 from ganscope.web.metrics import Metrics
 from ganscope.web.project import Project
-from ganscope.web.reading import clean_name
+from ganscope.web.reading import Sent, clean_name
 from ganscope.web.report import Report
+from ganscope.web.worker import validation
 
 NAME = '"><img src=x onerror=alert(1)>.jpg'
 """A file's name that must never become a part of a page."""
@@ -164,7 +169,7 @@ def test_the_ending_of_a_name_is_not_believed(client: TestClient, jpeg: bytes) -
         ({"json": {"adress": "x"}}, 400, "no picture was sent"),
         ({"json": ["x"]}, 400, '{"url"'),
         ({"content": b""}, 400, "no picture was sent"),
-        ({"files": [("files", ("a.jpg", b"x"))] * 65}, 400, "Too many files"),
+        ({"files": [("files", ("a.jpg", b"x"))] * 65}, 413, "may bring 64 pictures"),
     ],
 )
 def test_a_request_without_pictures_is_told_what_to_send(
@@ -186,6 +191,63 @@ def test_the_empty_form_is_answered_by_a_page(client: TestClient) -> None:
     assert card.status_code == 400
     assert card.text.strip().startswith('<article class="card problem"')
     assert "No picture was sent" in card.text
+
+
+def test_a_video_is_judged_as_check_does(client: TestClient, tiny: Path, tmp_path: Path) -> None:
+    """By its content, whatever its name; the page shows a frame of it."""
+    pytest.importorskip("av", reason="needs the extra: pip install 'ganscope[video]'")
+    from test_videos import clip
+
+    path = clip(tmp_path / "clip.mp4", (4, 3))
+    settings = CheckSettings(paths=(str(path),), detector=str(tiny), device="cpu")
+    (check,) = check_images(settings)
+    sent = {"files": {"file": ("clip.jpg", path.read_bytes())}}
+    answer = client.post("/api/v1/check?tiles=true&heatmap=true", **sent)
+    assert answer.status_code == 200
+    expected = check.as_dict() | {"path": "clip.jpg", "detector": "tiny", "tiles": []}
+    assert len(expected["frames"]) == 7
+    assert answer.json() == json.loads(json.dumps(expected))
+    page = client.post("/check", **sent).text
+    assert "most suspect of the 7 frames" in page
+    assert page.count('src="data:image/jpeg;base64,') == 2  # and in the report's row
+    inspected = client.post("/api/v1/inspect", **sent)
+    assert inspected.status_code == 422
+    assert "a video" in inspected.json()["error"]
+
+
+def test_the_shipped_detector_tells_its_validation() -> None:
+    """The counts are those that its thresholds and false alarms are made of."""
+    config = json.loads((shipped("detectors")["default"] / "config.json").read_text())
+    real, fake = (validation(config, None)[name] for name in ("real", "fake"))  # type: ignore[index]
+    images, alarms = config["training"]["images"]["train"], config["false_alarms"]
+    assert (sum(real), sum(fake)) == (images["real"], images["fake"])
+    assert len(real) == len(fake) == 20
+    above = int(config["thresholds"]["fake"] * 20)
+    assert sum(real[above + 1 :]) <= alarms["called_fake"] <= sum(real[above:])
+    missed = int(config["thresholds"]["real"] * 20)
+    assert sum(fake[:missed]) <= 0.1 * sum(fake) <= sum(fake[: missed + 1])
+
+
+def test_a_defect_is_told_with_the_headers_of_every_answer() -> None:
+    app = make_app(ServeSettings())
+    app.add_api_route("/api/v1/broken", lambda: 1 / 0)
+    answer = TestClient(app, base_url=BASE, raise_server_exceptions=False).get("/api/v1/broken")
+    assert answer.status_code == 500
+    assert "defect of ours" in answer.json()["error"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_trust_anchors_of_no_use_are_refused_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "none.pem").write_text("no certificate")
+    with pytest.raises(GanscopeError, match=r"none\.pem"):
+        make_app(ServeSettings(trust_anchors=tmp_path / "none.pem"))
+
+
+def test_a_name_of_long_letters_is_kept(tmp_path: Path) -> None:
+    Keeper(tmp_path, None).keep(Sent("\U00020000" * 200 + ".png", b"x"), {"error": None}, "")
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("\U00020000")
+    assert kept.read_bytes() == b"x"
 
 
 def test_health_detectors_and_metrics(client: TestClient, jpeg: bytes) -> None:
@@ -350,6 +412,37 @@ def test_a_picture_at_an_address(quick: None, other_site: str, jpeg: bytes) -> N
         assert 'name="url"' not in client.get("/").text
 
 
+def test_one_request_fetches_no_more_than_it_may_send(
+    quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in number, which is told before the first is asked, nor in bytes, nor for longer."""
+    from ganscope.web import asking
+
+    fetched: list[str] = []
+
+    def fetch(url: str, limits: Any) -> bytes:
+        fetched.append(url)
+        return bytes(400_000)
+
+    monkeypatch.setattr(asking, "fetch_bytes", fetch)
+    settings = ServeSettings(queue=8, max_mb=1, timeout=1)
+    with TestClient(make_app(settings), base_url=BASE) as client:
+        urls = [f"https://example.org/{number}" for number in range(9)]
+        for sent in (
+            {"json": {"urls": urls}},
+            {"data": {"urls": "\n".join(urls)}},
+            {"files": [("urls", (None, "\n".join(urls)))]},
+        ):
+            assert client.post("/api/v1/check", **sent).status_code == 413
+            assert not fetched
+        assert client.post("/api/v1/check", json={"urls": urls[:2]}).status_code == 200
+        fetched.clear()
+        assert client.post("/api/v1/check", json={"urls": urls[:8]}).status_code == 413
+        assert len(fetched) == 3
+        monkeypatch.setattr(asking, "fetch_bytes", lambda *_: time.sleep(0.4) or b"x")
+        assert client.post("/api/v1/check", json={"urls": urls[:8]}).status_code == 504
+
+
 def test_a_redirect_leads_nowhere_behind_the_wall(
     quick: None, other_site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,6 +529,11 @@ def test_other_sites_may_neither_send_nor_read(jpeg: bytes) -> None:
         for path in ("/check", "/report", "/api/v1/check", "/login", "/play", "/desk/1"):
             answer = client.post(path, files={"file": jpeg}, headers=headers)
             assert answer.status_code == 403, (path, headers)
+    part = {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"}
+    for path in ("/play", "/", "/style.css", "/api/v1/health"):  # each round of the game is judged
+        assert client.get(path, headers=part).status_code == 403, path
+    assert client.get("/", headers=part | {"sec-fetch-dest": "document"}).status_code == 200
+    assert client.get("/", headers=part | {"sec-fetch-site": "same-origin"}).status_code == 200
     assert "access-control-allow-origin" not in client.get("/api/v1/health").headers
     friend = client.get("/api/v1/health", headers={"origin": "https://friend.example"})
     assert friend.headers["access-control-allow-origin"] == "https://friend.example"
@@ -568,7 +666,13 @@ def test_a_person_reviews_and_exports(reviewed: Path, tmp_path: Path) -> None:
     picture = client.get("/desk/1/picture")
     assert picture.headers["content-type"] == "image/jpeg"
     assert picture.content[:2] == b"\xff\xd8"
-    for path in ("/desk/99", "/desk/99/picture", "/desk/4/picture", "/desk?show=nothing"):
+    for path in (
+        "/desk/99",
+        f"/desk/{2**70}",
+        "/desk/99/picture",
+        "/desk/4/picture",
+        "/desk?show=nothing",
+    ):
         assert client.get(path).status_code in (404, 422), path
     assert client.post("/desk/1", data={"truth": "maybe"}).status_code == 400
     from ganscope.datasets.corpus import open_corpus
@@ -584,6 +688,35 @@ def test_a_person_reviews_and_exports(reviewed: Path, tmp_path: Path) -> None:
         (1, "reviewed"),
     ]
     assert all(Path(path).is_file() for path in table["path"])
+
+
+def test_what_is_no_picture_file_is_left_out_of_a_corpus(reviewed: Path, tmp_path: Path) -> None:
+    """A picture in an archive, one at an address, and a video, beside one that is a file."""
+    with Project(reviewed) as project:
+        (one, *_) = project.pictures(order="added")
+        (tmp_path / "a.zip").write_bytes(b"x")
+        (tmp_path / "clip.mp4").write_bytes(b"x")
+        for path, more in (
+            (str(tmp_path / "a.zip" / "1.png"), {}),
+            ("https://example.org/1.png", {}),
+            (str(tmp_path / "clip.mp4"), {"frames": []}),
+        ):
+            project.review(project.add(one["record"] | {"path": path} | more), "real", "")
+        with pytest.raises(GanscopeError, match="none of its 3 reviewed pictures is a file here"):
+            project.write_corpus(tmp_path / "none")
+        project.review(one["id"], "real", "")
+        assert project.write_corpus(tmp_path / "c") == (1, 3)
+
+
+def test_a_project_knows_files_alone(reviewed: Path) -> None:
+    """What comes from standard input or an address is looked at each time."""
+    with Project(reviewed) as project:
+        (one, *_) = project.pictures(order="added")
+        assert project.has(one["path"], one["detector"])
+        assert not project.has(one["path"], "other")
+        for path in ("-", "https://example.org/1.png"):
+            project.add(one["record"] | {"path": path})
+            assert not project.has(path, one["detector"]), path
 
 
 def test_reviews_outlive_another_look(reviewed: Path) -> None:
@@ -803,6 +936,27 @@ def test_killing_the_worker_loses_nothing() -> None:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = some_judge()
+    start, tries = judge.start, []
+
+    def failing() -> None:
+        tries.append(1)
+        if len(tries) < 3:
+            raise BlockingIOError("no process to be had")
+        start()
+
+    async def do() -> dict[str, Any]:
+        monkeypatch.setattr(judge, "start", failing)
+        assert judge.process
+        os.kill(judge.process, signal.SIGKILL)
+        return await judge.submit([("a", b"")])[0]
+
+    assert answers_of(judge, do)["error"] is None
+    assert len(tries) == 3
+
+
+@pytest.mark.usefixtures("quick")
 def test_nobody_judges_what_nobody_waits_for() -> None:
     judge = some_judge(together=1)
 
@@ -815,21 +969,73 @@ def test_nobody_judges_what_nobody_waits_for() -> None:
 
 
 def test_full_and_slow_over_http(quick: None, jpeg: bytes) -> None:
-    settings = ServeSettings(queue=1, timeout=1)
+    settings = ServeSettings(queue=1, timeout=2)
     with TestClient(make_app(settings), base_url=BASE) as client:
-        many = client.post("/api/v1/check", files=[("files", ("a", b"x")), ("files", ("b", b"x"))])
-        assert many.status_code in (400, 429)
-        late = client.post("/api/v1/check", files={"file": ("stuck", b"x")})
-        assert late.status_code in (422, 504)
-        until = time.monotonic() + 60  # a worker that hung is replaced, in its own time
-        while client.post("/api/v1/check", files={"file": ("a", b"x")}).status_code != 200:
-            assert time.monotonic() < until
+        many = client.post("/api/v1/check", files=[("files", ("a", b"x"))] * 3)
+        assert many.status_code == 413
+        assert "may bring 1 pictures" in many.json()["error"]
+        late: list[int] = []
+
+        def stuck() -> None:
+            sent = client.post("/api/v1/check", files={"file": ("stuck", b"x")})
+            late.append(sent.status_code)
+
+        asking = threading.Thread(target=stuck)
+        asking.start()
+        while not client.get("/api/v1/health").json()["waiting"]:
+            time.sleep(0.01)
+        full = client.post("/api/v1/check", files={"file": ("a", b"x")})
+        assert full.status_code == 429
+        assert int(full.headers["retry-after"]) >= 1
+        asking.join()
+        assert late[0] in (422, 504)
+        for _ in range(30):  # the new worker needs its time
+            answer = client.post("/api/v1/check", files={"file": ("a", b"x")})
+            if answer.status_code == 200:
+                break
+            assert answer.status_code in (429, 504)
+            time.sleep(0.5)
+        assert answer.status_code == 200
 
 
 def test_a_detector_that_is_none_is_told(tmp_path: Path) -> None:
     judge = some_judge(detector=str(tmp_path / "nowhere"))
     with pytest.raises(GanscopeError, match="nowhere"):
         judge.start()
+
+
+def test_all_requests_together_are_held_within_a_limit() -> None:
+    """Of many large ones at once some are told to come back, and can once others are answered."""
+    settings = ServeSettings(max_mb=0.01)
+
+    async def do() -> None:
+        gate = asyncio.Event()
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await gate.wait()
+
+        guard = Guard(app, settings, Tokens(None), Metrics())
+
+        async def ask() -> None:
+            async def receive() -> dict[str, Any]:
+                return {"type": "http.request", "body": bytes(10_000), "more_body": False}
+
+            headers = [(b"host", b"localhost")]
+            scope = {"type": "http", "method": "POST", "path": "/api/v1/check", "headers": headers}
+            await guard(scope, receive, receive)
+
+        asked = [asyncio.create_task(ask()) for _ in range(HELD)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(Full):
+            await asyncio.wait_for(ask(), 10)
+        gate.set()
+        await asyncio.gather(*asked)
+        await ask()
+        assert guard.held == 0
+
+    asyncio.run(do())
 
 
 def test_slow_and_half_uploads_end(quick: None) -> None:
@@ -911,6 +1117,39 @@ def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) ->
     none = run("project", "p.db", "--corpus", "c", cwd=photo.parent)
     assert none.returncode == 2
     assert "review some with ganscope serve --project p.db" in none.stderr
+
+
+def test_what_is_no_file_is_shown_and_never_passed_over(
+    tiny: Path, tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture in an archive, one from standard input, and a video, beside a file."""
+    pytest.importorskip("av", reason="needs the extra: pip install 'ganscope[video]'")
+    from test_videos import clip
+
+    from ganscope.cli.check import check
+
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(jpeg)
+    clip(Path("clip.mp4"), (2,))
+    with zipfile.ZipFile("a.zip", "w") as archive:
+        archive.write("photo.jpg", "in.jpg")
+    for _ in range(2):  # in the second report, the file comes out of the project
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(jpeg)))
+        check(
+            ["photo.jpg", "clip.mp4", "a.zip", "-"],
+            detector=str(tiny),
+            report=Path("r.html"),
+            project=Path("p.db"),
+            device="cpu",
+        )
+        text = Path("r.html").read_text()
+        assert text.count("<tr data-verdict=") == 4
+        assert text.count('<img src="data:image/jpeg;base64,') == 4
+        with Project(Path("p.db")) as project:
+            known = project.pictures()
+            assert len(known) == 4
+            assert all(one["thumbnail"] for one in known)
+            assert project.has("photo.jpg", known[0]["detector"])
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 import ganscope
 from ganscope.config import ServeSettings
+from ganscope.detector.evidence.trust import find_anchors
 from ganscope.errors import GanscopeError, ImageError
 from ganscope.web import api, desk, pages, play
 from ganscope.web.game import Game
-from ganscope.web.guard import Guard, Tokens, TooLarge, TooSlow, too_large
+from ganscope.web.guard import HEADERS, Guard, Tokens, TooLarge, TooSlow, too_large
 from ganscope.web.judge import Full, Judge, Lost
 from ganscope.web.keeping import Keeper
 from ganscope.web.metrics import Metrics
@@ -28,13 +29,14 @@ def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:
     """The application; judge: one that is started already.
 
     Raises `GanscopeError` for a project, token file, or corpus that cannot be used, and an origin
-    that is none; the detector is loaded when the application starts.
+    that is none, or trust anchors that are; the detector is loaded when the application starts.
     """
     for origin in settings.allow_origin:
         if not origin.startswith(("http://", "https://")) or origin.count("/") != 2:
             raise GanscopeError(
                 f"--allow-origin must look like https://example.org, not {origin!r}"
             )
+    find_anchors(settings.trust_anchors)
     metrics = Metrics() if judge is None else judge.metrics
     judge = judge or Judge(settings, metrics)
     project = Project(settings.project)
@@ -76,7 +78,8 @@ def make_app(settings: ServeSettings, judge: Judge | None = None) -> FastAPI:
     api.complete(app.openapi())
     app.add_middleware(Guard, settings=settings, tokens=site.tokens, metrics=metrics)
     app.add_exception_handler(
-        Exception, _answering(lambda _: (500, "that is a defect of ours; the log says more", {}))
+        Exception,  # answered outside of `Guard`, which would add the headers
+        _answering(lambda _: (500, "that is a defect of ours; the log says more", HEADERS)),
     )
     for kind, told in _errors(settings).items():
         app.add_exception_handler(kind, _answering(told))

@@ -35,7 +35,7 @@ def _site(request: Request) -> Site:
 
 
 def _picture(site: Site, number: int) -> dict[str, Any]:
-    found = site.project.picture(number)
+    found = site.project.picture(number) if number < 2**63 else None  # SQLite counts no further
     if found is None:
         raise HTTPException(404, f"there is no picture {number} in this project")
     return found

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ganscope.config import ServeSettings
 from ganscope.errors import GanscopeError
+from ganscope.web.judge import Full
 from ganscope.web.metrics import Metrics
 
 OPEN = ("/api/v1/health", "/login", "/style.css", "/page.js")
@@ -28,6 +29,9 @@ SAFE = ("GET", "HEAD", "OPTIONS")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 SESSION, DAYS = "ganscope", 7
 """The cookie of somebody who has given a token on the page, and how long it holds."""
+HELD, BUSY = 16, 5
+"""The largest requests whose bytes are held at a time, by all, and seconds after which to come back
+where there are more."""
 SHORTEST = 16
 """Characters of a token, at least."""
 POLICY = (
@@ -123,6 +127,8 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: ServeSettings, tokens: Tokens, metrics: Metrics):
         self.app, self.settings, self.tokens, self.metrics = app, settings, tokens, metrics
         self.most = int(settings.max_mb * 1e6)
+        self.held = 0
+        """Bytes of all requests that are read or answered just now."""
         everywhere = settings.host not in LOCAL and not settings.allow_host
         self.hosts = None if everywhere else {*LOCAL, settings.host, *settings.allow_host}
 
@@ -151,12 +157,14 @@ class Guard:
             await send(message)
 
         refused = self._refusal(scope, headers, origin, allowed)
+        taken: list[int] = []
         try:
             if refused is not None:
                 await refused(scope, receive, answer)
             else:
-                await self.app(scope, self._patient(receive), answer)
+                await self.app(scope, self._patient(receive, taken), answer)
         finally:
+            self.held -= sum(taken)
             route = getattr(scope.get("route"), "path", "other")
             self.metrics.requests.labels(route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(time.monotonic() - start)
@@ -179,10 +187,14 @@ class Guard:
                     "access-control-max-age": "600",
                 },
             )
-        if method not in SAFE and not (allowed and path.startswith("/api/")):
+        if not (allowed and path.startswith("/api/")):
             site = headers.get(b"sec-fetch-site", b"").decode("latin-1")
-            foreign = origin and urlsplit(origin).netloc != host
-            if foreign or site not in ("", "same-origin", "none"):
+            foreign = site not in ("", "same-origin", "none")
+            if method in SAFE:  # elsewhere may be a link to here, but no picture of ours
+                foreign = foreign and headers.get(b"sec-fetch-dest", b"") not in (b"", b"document")
+            else:
+                foreign = foreign or bool(origin and urlsplit(origin).netloc != host)
+            if foreign:
                 return _plain(403, "pages of other sites may not send anything here")
         if path not in OPEN and not self.tokens.allows(headers):
             if path.startswith("/api/") or method not in SAFE:
@@ -197,8 +209,10 @@ class Guard:
             return _plain(413, too_large(self.settings), {"connection": "close"})
         return None
 
-    def _patient(self, receive: Receive) -> Receive:
-        """Receive a request's body, but not more of it than the limit, nor for longer."""
+    def _patient(self, receive: Receive, taken: list[int]) -> Receive:
+        """Receive a request's body, but not more of it than the limit, nor for longer, nor with all
+        others more than is held at a time; taken: gets the sizes of its parts.
+        """
         end = time.monotonic() + self.settings.timeout
         total, whole = 0, False
 
@@ -212,10 +226,15 @@ class Guard:
                 raise TooSlow("the request was not sent in time") from None
             if message["type"] == "http.disconnect":
                 raise TooSlow("the sender went away")
-            total += len(message.get("body", b""))
+            taken.append(len(message.get("body", b"")))
+            self.held += taken[-1]
+            total += taken[-1]
             whole = not message.get("more_body", False)
             if total > self.most:
                 raise TooLarge
+            if self.held > HELD * self.most:
+                self.metrics.refused.inc()
+                raise Full(BUSY)
             return message
 
         return bounded

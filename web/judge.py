@@ -98,10 +98,11 @@ class Judge:
         """Start a worker and wait until it has its detector."""
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(
+        process = context.Process(
             target=work, args=(theirs, self._plan), name="ganscope judge", daemon=True
         )
-        self._process.start()
+        process.start()
+        self._process = process
         theirs.close()
         try:
             told = self._connection.recv() if self._connection.poll(LOADING) else "took too long"
@@ -230,7 +231,7 @@ class Judge:
             try:
                 await self._aside(self.start)
                 return
-            except GanscopeError:  # no memory just now, perhaps
+            except (GanscopeError, OSError):  # no memory just now, or no process, perhaps
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, 30)
 

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from ganscope.errors import GanscopeError
-from ganscope.files import replacing
+from ganscope.files import cut_name, replacing
 from ganscope.images import IMAGE_SUFFIXES
 from ganscope.web.project import Project
 from ganscope.web.reading import Sent
+
+LONGEST = 100
+"""Bytes of a sender's name for a picture that its file's name begins with."""
 
 
 class Keeper:
@@ -33,8 +36,8 @@ class Keeper:
         if self.folder is None or record.get("error"):
             return
         suffix = Path(sent.name).suffix.lower()
-        stem = "".join(c for c in Path(sent.name).stem if c.isalnum() or c in "-_")[:60]
-        name = f"{stem or 'picture'}-{secrets.token_hex(6)}"
+        stem = "".join(c for c in Path(sent.name).stem if c.isalnum() or c in "-_")
+        name = f"{cut_name(stem, LONGEST) or 'picture'}-{secrets.token_hex(6)}"
         path = self.folder / f"{name}{suffix if suffix in IMAGE_SUFFIXES else ''}"
         try:
             with replacing(path) as part:

@@ -149,9 +149,17 @@ class Project:
             return int(self._base.execute(statement, values).lastrowid or 0)
 
     def has(self, path: str, detector: str) -> bool:
-        """Whether a file is in it as it is now, judged by this detector."""
+        """Whether a file is in it as it is now, judged by this detector. What is no file (from an
+        address, standard input or an archive) may be another one by now: it never is.
+        """
+        stamp = _stamp(path)
         rows = self._rows("SELECT stamp, detector FROM pictures WHERE path = ?", _whole(path))
-        return bool(rows) and tuple(rows[0]) == (_stamp(path), detector)
+        return bool(stamp and rows) and tuple(rows[0]) == (stamp, detector)
+
+    def entry(self, path: str) -> dict[str, Any] | None:
+        """What there is of a file, as `picture`; or None."""
+        rows = self._rows("SELECT * FROM reviewed WHERE path = ?", _whole(path))
+        return _as_dict(rows[0]) if rows else None
 
     def add(self, record: dict[str, Any], thumbnail: str = "") -> int:
         """Enter a judged picture (`Check.as_dict()`, whose path is the file's), or what it is
@@ -276,7 +284,8 @@ class Project:
 
     def write_corpus(self, folder: Path, wrong: bool = False) -> tuple[int, int]:
         """Write the pictures whose truth a person has told as a corpus that `train-detector` takes;
-        returns how many, and how many files are gone.
+        returns how many, and how many are left out since they are no picture files: gone, from an
+        archive or an address, or videos.
 
         wrong: only those that the detector did not get right. Raises `GanscopeError` if there are
         none, or the folder is not empty.
@@ -296,18 +305,19 @@ class Project:
                 below = "0_real" if one["truth"] == "real" else "1_fake/reviewed"
                 source = Path(one["path"])
                 name = f"{below}/{one['id']:06d}{source.suffix.lower()}"
-                (folder / below).mkdir(parents=True, exist_ok=True)
-                try:
-                    shutil.copyfile(source, folder / name)
-                except FileNotFoundError:
+                if "frames" in one["record"] or not source.is_file():
                     gone += 1
                     continue
+                (folder / below).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, folder / name)
                 fake = one["truth"] == "fake"
                 rows.append(
                     [name, int(fake), "reviewed" if fake else "real", "review", one["note"]]
                 )
             if not rows:
-                raise GanscopeError(f"{self.path}: none of its {gone} files is there any more")
+                raise GanscopeError(
+                    f"{self.path}: none of its {gone} reviewed pictures is a file here"
+                )
             with replacing(folder / "metadata.csv") as part, open(part, "w", newline="") as file:
                 table = csv.writer(file, lineterminator="\n")
                 table.writerow(["file_name", "label", "generator", "source", "note"])

@@ -6,6 +6,7 @@ it is escaped where it is put in.
 """
 
 import base64
+import functools
 import hashlib
 import shutil
 import tempfile
@@ -49,6 +50,7 @@ def sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
+@functools.cache  # a page's template takes longer to read than to fill
 def templates() -> jinja2.Environment:
     """The pages' templates; everything put into them is escaped."""
     found = jinja2.Environment(
@@ -64,7 +66,7 @@ def templates() -> jinja2.Environment:
         "sentence": sentence,
         "thresholds_of": lambda about, record: about | {"thresholds": record["thresholds"]},
     }
-    found.globals["accept"] = ",".join(["image/*", *sorted(IMAGE_SUFFIXES)])
+    found.globals["accept"] = ",".join(["image/*", "video/*", *sorted(IMAGE_SUFFIXES)])
     return found
 
 

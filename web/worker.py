@@ -17,6 +17,7 @@ import numpy as np
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.images import NamedImage, open_image, read_facts
+from ganscope.inputs import HEAD, Video, kind_of
 from ganscope.memory import keep_freed_memory
 from ganscope.web.thumbnails import SHOWN_QUALITY, SHOWN_SIDE, as_uri, shrunk, thumbnail
 
@@ -164,6 +165,9 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
     for job in jobs:
         image = NamedImage(job.name, job.content)
         try:
+            if kind_of(job.content[:HEAD]) == "video":
+                yield job.number, of_video(detector, job, plan)
+                continue
             facts = read_facts(image)
             if facts.stored_width * facts.stored_height > plan.max_pixels:
                 raise ImageError(
@@ -209,6 +213,30 @@ def unjudged(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
 
     found = read_evidence(job.content, job.name, plan.trust_anchors)
     return Inspection(path=job.name, evidence=found).as_dict()
+
+
+def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
+    """The record of a video, shown by its most suspect frame. Raises `ImageError`."""
+    from ganscope.detector.judging.checking import check_video
+
+    if not job.judge:
+        raise ImageError(job.name, "a video; only pictures are inspected")
+    check, pixels = check_video(
+        detector,
+        Video(job.name, job.content),
+        device=plan.device,
+        reencode=plan.reencode,
+        pixels_only=plan.pixels_only,
+        max_pixels=plan.max_pixels,
+    )
+    answer = check.as_dict()
+    if check.error is None and (job.thumbnail or job.picture):
+        answer |= drawings(detector, job, pixels, False)
+    if job.tiles and check.error is None:
+        answer["tiles"] = []
+    if job.evidence:
+        answer["evidence"] = check.evidence.as_dict()
+    return answer
 
 
 def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[str, str]:

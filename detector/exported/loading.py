@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,15 @@ from ganscope.detector.judge import Judge, check_config
 from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
 from ganscope.files import cache_folder, replacing, write_json
 from ganscope.locks import holding_file
-from ganscope.named import WEIGHTS, find_folder, hash_files, read_config
+from ganscope.named import (
+    CONFIG,
+    SAVED_WITH,
+    WEIGHTS,
+    find_folder,
+    hash_files,
+    read_config,
+    weights_hash,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -45,12 +54,15 @@ WAIT = 600.0
 """Seconds to wait for another command that makes the same graph."""
 
 
-def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto") -> Judge:
+def load_judge(
+    name: str = "default", runtime: str = "auto", device: str = "auto", gradients: bool = False
+) -> Judge:
     """A detector by shipped name, run folder, hub id, or exported file or folder, ready to judge.
 
     runtime: torch; onnx: by onnxruntime, from a graph that is made on first use; auto: the quicker
-    of the two (onnx for a `clip` detector on a machine without a GPU, if it is installed). Raises
-    `GanscopeError` if it cannot be had.
+    of the two (onnx for a `clip` detector on a machine without a GPU, if it is installed).
+    gradients: Grad-CAM is wanted, for which auto takes torch. Raises `GanscopeError` if it cannot
+    be had.
     """
     exported = open_exported(name)
     if exported is not None:
@@ -58,7 +70,7 @@ def load_judge(name: str = "default", runtime: str = "auto", device: str = "auto
         return exported
     if runtime == "onnx":
         return cached_graph(name)
-    if runtime == "auto" and _is_quicker(name, device):
+    if runtime == "auto" and not gradients and _is_quicker(name, device):
         try:
             return cached_graph(name)
         except GanscopeError as error:  # weights of another kind, say, or no room for a graph
@@ -114,7 +126,12 @@ class QuickJudge(OnnxJudge):
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
-            self.exact = _from_cache(self.origin, OnnxJudge, int8=False)
+            exact = _from_cache(self.origin, OnnxJudge, int8=False)
+            if exact.made_of != self.made_of:
+                raise GanscopeError(
+                    f"{self.origin}: was trained anew since it was loaded; start this again"
+                )
+            self.exact = exact
         return self.exact
 
 
@@ -141,7 +158,9 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
     made_of = [VERSION, place, weights.st_size, weights.st_mtime_ns, config]
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
-    if judge := _checked(path, name, kind):
+    judge = _checked(path, name, kind)
+    if judge:
+        judge.made_of = digest
         return judge
     with holding_file(path, WAIT):
         judge = _checked(path, name, kind)  # another command may have made it meanwhile
@@ -156,6 +175,7 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
             judge = _checked(path, name, kind)
     if judge is None:
         raise GanscopeError(f"{path}: is damaged as soon as it is written; is the disk full?")
+    judge.made_of = digest
     return judge
 
 
@@ -180,6 +200,11 @@ def graph_of(
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
+        if config.get(SAVED_WITH) not in (None, weights_hash(folder)):
+            raise GanscopeError(
+                f"{name}: {WEIGHTS} is damaged, or not the one that {CONFIG} was written with; "
+                "fetch or train it again"
+            )
         try:
             state = load_file(folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
@@ -248,7 +273,12 @@ def _checked(path: Path, name: str, kind: type[OnnxJudge]) -> OnnxJudge | None:
     try:
         expected = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["sha256"]
         found: list[str] = []
-        hashing = threading.Thread(target=lambda: found.append(hash_files(path)))
+
+        def look() -> None:
+            with suppress(OSError):
+                found.append(hash_files(path))
+
+        hashing = threading.Thread(target=look)
         hashing.start()  # takes as long as loading does, beside it
         judge = kind(path, name)
         hashing.join()

@@ -5,7 +5,7 @@ verdict.
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,6 +107,9 @@ class Check:
     """All of that in full; neither JSON nor CSV has it, `ganscope inspect` does."""
     heatmap: str | None = None
     """Its overlay, where one was written."""
+    small: np.ndarray | None = field(default=None, repr=False, compare=False)
+    """The picture (H, W, 3) uint8, small, for a report or a project; of a video its most suspect
+    frame."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields of `FIELDS`, in that order."""
@@ -187,7 +190,8 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     """
     find_anchors(settings.trust_anchors)
     refuse_missing(settings.paths)
-    detector = load_judge(settings.detector, settings.runtime, settings.device)
+    gradients = settings.heatmap is not None and settings.heatmap_method == "gradcam"
+    detector = load_judge(settings.detector, settings.runtime, settings.device, gradients)
     passed = Passed()
     with ExitStack() as stack:
         table = Table(settings.csv, FIELDS, _plan(settings, detector))
@@ -208,6 +212,8 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
             elif place.film and isinstance(check, VideoCheck):
                 check = _with_timeline(check, place.film, settings, table)
             table.add(check.as_dict(), place.stamp, place.known)
+            if settings.report or settings.project:
+                check = replace(check, small=_small(place, check))
             yield check
     if str(passed):
         warnings.warn(str(passed), GanscopeWarning, stacklevel=2)
@@ -240,6 +246,22 @@ class _Film:
     frames: list[FrameCheck] = field(default_factory=list)
     shown: list[np.ndarray] = field(default_factory=list)
     """The frames, small."""
+
+
+def _small(place: _Place, check: Check) -> np.ndarray | None:
+    """An input as it is shown beside its verdict; None where nothing was opened."""
+    if place.film and place.film.frames:
+        return place.film.shown[_most_suspect(place.film.frames)]
+    if check.error or place.source is None:
+        return None
+    try:
+        return shrink(open_image(place.source).pixels)
+    except ImageError:  # its file is gone by now
+        return None
+
+
+def _most_suspect(frames: Sequence[FrameCheck]) -> int:
+    return max(range(len(frames)), key=lambda n: -1.0 if (s := frames[n].score) is None else s)
 
 
 def _in_order(
@@ -410,6 +432,44 @@ def check_each(
         trust_anchors=trust_anchors,
     ):
         yield _judge(detector, scored, pixels_only), scored
+
+
+def check_video(
+    detector: Judge,
+    video: Video,
+    frames: int = 16,
+    device: str = "auto",
+    reencode: bool = True,
+    pixels_only: bool = False,
+    max_pixels: int | None = None,
+) -> tuple[Check, np.ndarray]:
+    """Judge a video with a loaded detector; beside it its most suspect frame (H, W, 3) uint8.
+
+    max_pixels: of a frame, at most. Raises `ImageError` if it cannot be read.
+    """
+    judged = _Film(open_film(video, frames))
+    film = judged.film
+    if max_pixels and film.width * film.height > max_pixels:
+        raise ImageError(
+            video.name,
+            f"{film.width}x{film.height} pixels, more than the limit of {max_pixels:,}; shrink it "
+            "first",
+        )
+    waiting: deque[Frame] = deque()
+    shown = np.zeros((1, 1, 3), np.uint8)
+
+    def cut() -> Iterator[np.ndarray]:
+        for frame in read_frames(film):
+            waiting.append(frame)
+            yield frame.pixels
+
+    scores = score_images(detector, cut(), device=device, reencode=reencode, describe=True)
+    for scored in scores:
+        frame = waiting.popleft()
+        judged.frames.append(_of_frame(frame, _judge(detector, scored, pixels_only)))
+        if _most_suspect(judged.frames) == len(judged.frames) - 1:
+            shown = frame.pixels
+    return _judge_film(detector, judged), shown
 
 
 def explain_probability(probability: float) -> str:
