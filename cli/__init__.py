@@ -128,6 +128,8 @@ def _what_now(words: "builtins.list[str]") -> str:
         return "the same command given again goes on"
     if name in GO_ON and ("--no-cache" not in words or "--train" in words):
         return "the same command given again goes on"
+    if name in ("serve", "play"):
+        return "nobody is answered any more"
     if name == "demo":
         return "name another folder with --out to begin anew"
     return "the same command given again begins anew"

@@ -52,8 +52,9 @@ def check(
     project: Annotated[
         Path | None,
         typer.Option(
-            help="Enter the pictures into this file, to review them with ganscope serve; those "
-            "that are in it already are passed over."
+            help="Enter the pictures into this file, to review them with ganscope serve. Those "
+            "that are in it already are passed over, unless a CSV, JSON, heatmaps or --fail-on are "
+            "wanted, too."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
@@ -152,8 +153,10 @@ def check(
     drawn = 0
     with ExitStack() as stack:
         desk = stack.enter_context(Project(settings.project)) if settings.project else None
+        # What else is asked for is of all pictures: then those that it has are judged again.
+        alone = not (csv or json or fail_on or heatmap or timeline)
+        rest, known = _not_yet(settings, desk) if desk and alone else (settings.paths, [])
         if desk:
-            rest, known = _not_yet(settings, desk)
             if known:
                 what = "1 picture is" if len(known) == 1 else f"{len(known):,} pictures are"
                 err.print(f"{what} in {desk.path} already", highlight=False)
@@ -165,7 +168,8 @@ def check(
                     page.add(entry["record"], entry["thumbnail"])
             if not rest:
                 return
-            settings, total = replace(settings, paths=rest), count_inputs(rest)
+            if known:
+                settings, total = replace(settings, paths=rest), count_inputs(rest)
         checks = check_images(settings)
         bar = stack.enter_context(progress())
         task = bar.add_task("checking", total=total, note="")
@@ -266,7 +270,7 @@ def _frames_table(frames: Any) -> Table:
             f"{one.time:.2f}",
             Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", "")),
             "-" if one.score is None else f"{one.score:.3f}",
-            _percent(None if one.verdict == "unsure" else one.probability),
+            _percent(None if "unsure" in (one.verdict, one.pixels_verdict) else one.probability),
             Text("; ".join(one.warnings)),
         )
     return table
@@ -298,7 +302,7 @@ def _table(checks: list["Check"]) -> Table:
             verdict,
             "-" if one.score is None else f"{one.score:.3f}",
             # Beside "unsure" a number would be read as the verdict that there is none of.
-            _percent(None if one.verdict == "unsure" else one.probability),
+            _percent(None if "unsure" in (one.verdict, one.pixels_verdict) else one.probability),
             *([Text(escaped(says))] if declares else []),
             size,
             path,

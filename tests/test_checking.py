@@ -142,6 +142,7 @@ def test_what_was_judged_is_kept_when_it_is_stopped(
     assert len(list(check_images(plan))) == 3
     assert len(table.read_text().splitlines()) == 4
     assert not list(tmp_path.glob(".*"))
+    assert not (tmp_path / "v.part.csv").exists()
 
 
 @pytest.mark.parametrize("training", [None, [], {"corpora": "text"}, {"corpora": [1]}])

@@ -1111,6 +1111,9 @@ def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) ->
     again = run(*words[:4], "--project", "p.db", cwd=photo.parent)
     assert again.returncode == 0, again.stderr
     assert "2 pictures are in p.db already" in again.stderr
+    both = run(*words[:4], "--project", "p.db", "--csv", "all.csv", cwd=photo.parent)
+    assert both.returncode == 3, both.stderr
+    assert len((photo.parent / "all.csv").read_text().splitlines()) == 3  # nothing passed over
     told = run("project", "p.db", "--csv", "r.csv", cwd=photo.parent)
     assert told.stdout.startswith("2 pictures, 0 reviewed")
     assert len((photo.parent / "r.csv").read_text().splitlines()) == 3

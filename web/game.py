@@ -102,6 +102,7 @@ class Game:
         found = Round(kind, player, secrets.token_urlsafe(12), dealt, (fakes or ["real"])[0])
         for one in dealt:
             one.record = asyncio.create_task(self._ask(one))
+            one.record.add_done_callback(_retrieved)
         self._rounds[found.name] = found
         while len(self._rounds) > OPEN:
             self._forget(next(iter(self._rounds)))
@@ -223,6 +224,12 @@ def tally(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "curve": curve,
         "by_generator": sorted((name, *line) for name, line in by.items()),
     }
+
+
+def _retrieved(task: asyncio.Task[Any]) -> None:
+    """Nobody may wait for a record any more, as when the server ends."""
+    if not task.cancelled():
+        task.exception()
 
 
 def open_size(path: str) -> tuple[int, int]:

@@ -108,8 +108,11 @@ def _fetch(url: str, timeout: float) -> list[str]:
             content = answer.read(MOST + 1)
     except Exception as error:  # urllib's, http.client's, ssl's
         reason = getattr(error, "reason", None) or reason_of(error)
-        raise GanscopeError(f"{url}: cannot be fetched ({reason}); the old list stays") from None
+        raise GanscopeError(
+            f"{url}: cannot be fetched ({reason}), so nothing was changed; without a network, fetch "
+            "the list elsewhere and name the file with --url"
+        ) from None
     found = _CERTIFICATE.findall(content.decode("utf-8", "replace"))
     if len(content) > MOST or not found:
-        raise GanscopeError(f"{url}: is no list of certificates in PEM; the old list stays")
+        raise GanscopeError(f"{url}: is no list of certificates in PEM, so nothing was changed")
     return found

@@ -505,6 +505,8 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
         if scored.evidence.declared == GENERATED:
             verdict = "fake"
             said = [remark.removesuffix(", so unsure") for remark in said]
+            if seen != "fake":
+                said.append(f"fake because the file says so; its pixels alone: {seen}")
             beside = meaning if seen == "fake" else f"its pixels alone: {seen}; {meaning}"
             meaning = f"the file says so: {scored.evidence.reason}; {beside}"
         elif scored.evidence.declared == EDITED and verdict == "real":

@@ -111,7 +111,7 @@ class Table:
         whole = self.notes.read_bytes() if self.notes.is_file() else b""
         whole = whole[: whole.rfind(b"\n") + 1]  # a power cut leaves half a line
         lines = [_parsed(line) for line in whole.splitlines()]
-        used = bool(lines) and lines[0] == {"plan": self.plan}
+        used = self.resumed = bool(lines) and lines[0] == {"plan": self.plan}
         if lines and not used:
             warnings.warn(
                 f"--csv {self.path}: the check that was stopped had another detector or other "
@@ -133,16 +133,18 @@ class Table:
     def __exit__(self, kind: object, *_: object) -> None:
         if not self.path:
             return
+        kept = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
         try:
             self.file.close()  # writes what is still in memory
             self.journal.close()
             if kind is None:
                 take_place(self.part, self.path)
                 self.notes.unlink(missing_ok=True)
+                if self.resumed:
+                    kept.unlink(missing_ok=True)  # what the check that was stopped had
             elif not self.count and not self.judged:
                 self.notes.unlink(missing_ok=True)
             elif kind in (KeyboardInterrupt, GeneratorExit) and self.count:
-                kept = self.path.with_name(f"{self.path.stem}.part{self.path.suffix}")
                 take_place(self.part, kept)
                 warnings.warn(
                     f"the rows of the {self.count:,} images that were judged are in {kept}; the "

@@ -146,8 +146,8 @@ class _Watched(httpcore.SyncBackend):
         if not allowed:
             raise ImageError(
                 self.url,
-                f"{host} is {found[0]}, which is not on the public internet; --allow-private asks "
-                "it all the same",
+                f"{host}{'' if host == str(found[0]) else f' ({found[0]})'} is not on the public "
+                "internet; --allow-private asks it all the same",
             )
         last: Exception = httpcore.ConnectError("no address")
         for address in allowed:
