@@ -893,9 +893,11 @@ def test_inspect_leaves_torch_alone_and_is_quick(tmp_path: Path) -> None:
 def test_inspect_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_bytes(png(parameters=WEBUI))
-    first, second = inspect_images(InspectSettings(paths=(str(tmp_path),)))
+    (tmp_path / "c.jpg").write_text("<html>moved</html>")
+    first, second, third = inspect_images(InspectSettings(paths=(str(tmp_path),)))
     assert first.error == "the file is empty"
     assert second.evidence.declared == GENERATED
+    assert third.error == "not an image, but a web page"
 
 
 SAID = {
