@@ -155,7 +155,7 @@ def check(
             rest, known = _not_yet(settings, desk)
             if known:
                 what = "1 picture is" if known == 1 else f"{known:,} pictures are"
-                err.print(f"{what} in {desk.path} already", highlight=False)
+                err.print(f"{what} in {desk.path} already", highlight=False, markup=False)
             if not rest:
                 return
             settings, total = replace(settings, paths=rest), count_inputs(rest)
@@ -190,6 +190,7 @@ def check(
             err.print(
                 f"{many} in {heatmap}: they hint at what made the score, and map no edits",
                 highlight=False,
+                markup=False,
             )
     if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
         raise typer.Exit(1)
@@ -221,7 +222,8 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
         out.print(_frames_table(film))
     if total == 1 and judged:
         meaning = judged[0].meaning or ""
-        out.print(f"{meaning[:1].upper()}{meaning[1:]}.")
+        # Text, not markup: it may quote the file.
+        out.print(Text(f"{meaning[:1].upper()}{meaning[1:]}."))
     if judged:
         fake, real = (judged[0].thresholds[name] for name in ("fake", "real"))
         err.print(f"fake: a score of {fake:.3f} or more; real: below {real:.3f}")
