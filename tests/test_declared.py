@@ -167,11 +167,9 @@ def test_what_the_file_says_is_no_markup(
     info = PngImagePlugin.PngInfo()
     info.add_text("Software", "Midjourney [/red] [bold]7")
     Image.fromarray(astronaut).save(tmp_path / "made.png", pnginfo=info)
-    done = CliRunner().invoke(
-        app,
-        ["check", str(tmp_path / "made.png"), "--detector", str(tmp_path / "sure"), "--device"]
-        + ["cpu", "--heatmap", str(tmp_path / "[" / "heat]")],
-    )
+    command = ["check", str(tmp_path / "made.png"), "--detector", str(tmp_path / "sure")]
+    folder = str(tmp_path / "[" / "heat]")
+    done = CliRunner().invoke(app, [*command, "--device", "cpu", "--heatmap", folder])
     assert done.exit_code == 0, done.exception
     assert 'made by "Midjourney [/red] [bold]7"' in done.stdout
     assert "[/heat]" in done.stderr
