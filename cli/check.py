@@ -52,7 +52,7 @@ def check(
     project: Annotated[
         Path | None,
         typer.Option(
-            help="Enter the pictures into this file, to review them with ganscope serve; those "
+            help="Enter the pictures into this file, to review them with ganscope serve; files "
             "that are in it already are passed over."
         ),
     ] = None,

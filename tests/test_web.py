@@ -596,6 +596,19 @@ def test_reviews_outlive_another_look(reviewed: Path) -> None:
         assert (again["truth"], again["note"], again["verdict"]) == ("real", "seen", "unsure")
 
 
+def test_only_files_that_are_the_same_are_in_a_project_already(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    with Project(tmp_path / "p.db") as project:
+        for path in (str(tmp_path / "a.jpg"), "-", "https://example.org/a.jpg"):
+            project.add(dict.fromkeys(FIELDS) | {"path": path, "detector": "one"})
+        assert project.has(str(tmp_path / "a.jpg"), "one")
+        assert not project.has(str(tmp_path / "a.jpg"), "another")
+        assert not project.has("-", "one")  # another picture may come in there
+        assert not project.has("https://example.org/a.jpg", "one")
+        (tmp_path / "a.jpg").write_bytes(jpeg + b" ")
+        assert not project.has(str(tmp_path / "a.jpg"), "one")
+
+
 def test_a_project_that_is_none_is_told(tmp_path: Path) -> None:
     import sqlite3
 

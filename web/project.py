@@ -149,9 +149,12 @@ class Project:
             return int(self._base.execute(statement, values).lastrowid or 0)
 
     def has(self, path: str, detector: str) -> bool:
-        """Whether a file is in it as it is now, judged by this detector."""
+        """Whether a file is in it as it is now, judged by this detector. What is no file of this
+        machine (standard input, an address, a member of an archive) may be another each time.
+        """
         rows = self._rows("SELECT stamp, detector FROM pictures WHERE path = ?", _whole(path))
-        return bool(rows) and tuple(rows[0]) == (_stamp(path), detector)
+        stamp = _stamp(path)
+        return bool(rows and stamp) and tuple(rows[0]) == (stamp, detector)
 
     def add(self, record: dict[str, Any], thumbnail: str = "") -> int:
         """Enter a judged picture (`Check.as_dict()`, whose path is the file's), or what it is
