@@ -156,10 +156,9 @@ def check(
         # What else is asked for is of all pictures: then those that it has are judged again.
         alone = not (csv or json or fail_on or heatmap or timeline)
         rest, known = _not_yet(settings, desk) if desk and alone else (settings.paths, [])
-        if desk:
-            if known:
-                what = "1 picture is" if len(known) == 1 else f"{len(known):,} pictures are"
-                err.print(f"{what} in {desk.path} already", highlight=False)
+        if desk and known:
+            what = "1 picture is" if len(known) == 1 else f"{len(known):,} pictures are"
+            err.print(f"{what} in {desk.path} already", highlight=False, markup=False)
         page = stack.enter_context(Report(settings.report)) if settings.report else None
         if desk:
             for path in known if page else ():
@@ -201,6 +200,7 @@ def check(
             err.print(
                 f"{many} in {heatmap}: they hint at what made the score, and map no edits",
                 highlight=False,
+                markup=False,
             )
     if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
         raise typer.Exit(1)
@@ -232,7 +232,8 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
         out.print(_frames_table(film))
     if total == 1 and judged:
         meaning = judged[0].meaning or ""
-        out.print(f"{meaning[:1].upper()}{meaning[1:]}.")
+        # Text, not markup: it may quote the file.
+        out.print(Text(f"{meaning[:1].upper()}{meaning[1:]}."))
     if judged:
         fake, real = (judged[0].thresholds[name] for name in ("fake", "real"))
         err.print(f"fake: a score of {fake:.3f} or more; real: below {real:.3f}")

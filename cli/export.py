@@ -69,7 +69,7 @@ def export(
     if json:
         print(json_library.dumps(found.as_dict()))
         return
-    out.print(f"{found.path}: {found.bytes / 1e6:.1f} MB", highlight=False)
+    out.print(f"{found.path}: {found.bytes / 1e6:.1f} MB", highlight=False, markup=False)
     err.print(
         f"compared with {detector} on {found.images} pictures: scores differ by "
         f"{found.largest:.2g} at most ({found.mean:.2g} on average), promised is "

@@ -44,7 +44,7 @@ def project(
             export_csv(opened, settings.csv, settings.wrong)
         if settings.corpus:
             many, gone = opened.write_corpus(settings.corpus, settings.wrong)
-            err.print(f"{many:,} pictures are in {settings.corpus}", highlight=False)
+            err.print(f"{many:,} pictures are in {settings.corpus}", highlight=False, markup=False)
             if gone:
                 err.print(f"left out: {gone:,} that are no picture files here", style="yellow")
         counts = opened.counts()

@@ -48,4 +48,5 @@ def update(
     from ganscope.detector.evidence.trust import update_trust
 
     path, count = update_trust(settings)
-    out.print(f"{count:,} certificates of trusted issuers are in {path}", highlight=False)
+    said = f"{count:,} certificates of trusted issuers are in {path}"
+    out.print(said, highlight=False, markup=False)

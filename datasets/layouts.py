@@ -56,14 +56,22 @@ def manifest(root: Path) -> pd.DataFrame | None:
 
 @layouts.register("ganscope")
 def ganscope(root: Path) -> pd.DataFrame | None:
-    """0_real/... beside 1_fake/GENERATOR/...."""
+    """0_real/[SPLIT/]... beside 1_fake/[SPLIT/]GENERATOR/...."""
     if not ((root / "0_real").is_dir() and (root / "1_fake").is_dir()):
         return None
     rows = _rows(root, root / "0_real", 0)
+    fakes = [(root / "1_fake", "")]
     for child in _folders(root / "1_fake"):
-        rows += _rows(root, child, 1, generator=child.name)
-    loose = [row for row in _rows(root, root / "1_fake", 1) if row["file_name"].count("/") == 1]
-    return pd.DataFrame(rows + loose)
+        if split := SPLITS.get(child.name.lower()):
+            fakes.append((child, split))
+    for folder, split in fakes:
+        for child in _folders(folder):
+            if (child, SPLITS.get(child.name.lower())) not in fakes:
+                rows += _rows(root, child, 1, generator=child.name, split=split)
+        depth = len(folder.relative_to(root).parts)
+        loose = _rows(root, folder, 1, split=split)
+        rows += [row for row in loose if row["file_name"].count("/") == depth]
+    return pd.DataFrame(rows)
 
 
 @layouts.register("forensynths")
@@ -176,22 +184,29 @@ def _stem(row: dict, folder: Path) -> str:
 def _rows(
     root: Path, folder: Path, label: int, generator: str = "fake", source: str = "", split: str = ""
 ) -> list[dict]:
-    """A row for every image below `folder`; reals have the generator "real"."""
+    """A row for every image below `folder`; reals have the generator "real". A split may also be
+    the first folder below.
+    """
     if not folder.is_dir():
         return []
-    for path in find_images(folder):
-        refuse_bytes(path)
-    return [
-        {
-            "file_name": Path(path).relative_to(root).as_posix(),
-            "label": label,
-            "generator": generator if label else "real",
-            "source": source or (folder.name if label else Path(path).parent.name),
-            "group": "",
-            "split": split,
-        }
-        for path in find_images(folder)
-    ]
+    rows = []
+    for name in find_images(folder):
+        refuse_bytes(name)
+        path = Path(name)
+        above = path.relative_to(folder).parts[:-1]
+        inner = SPLITS.get(above[0].lower(), "") if above else ""
+        own = folder.name if len(above) == 1 and inner else path.parent.name
+        rows.append(
+            {
+                "file_name": path.relative_to(root).as_posix(),
+                "label": label,
+                "generator": generator if label else "real",
+                "source": source or (folder.name if label else own),
+                "group": "",
+                "split": split or inner,
+            }
+        )
+    return rows
 
 
 def _folders(root: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 def work(connection: Any, plan: Any) -> None:
     """Answer without a detector; die, or hang, of some names."""
-    connection.send({"name": "x", "fields": ["path", "error"], "thresholds": {}, "smallest": 1})
+    connection.send({"name": "x", "thresholds": {}, "smallest": 1, "unread": {}})
     while True:
         try:
             jobs = connection.recv()

@@ -83,6 +83,9 @@ def test_layout_real_fake_pairs_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layout",
     [
+        "{numbered}/{split}/{name}.png",
+        "{numbered}/{split}/{gen}/{name}.png",
+        "{label}/{split}/{name}.png",
         "{split}/{label}/{name}.png",
         "{split}/{gen}/{label}/{name}.png",
         "{gen}/{split}/{label}/{name}.png",

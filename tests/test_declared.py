@@ -160,6 +160,21 @@ def test_the_table_shows_what_the_file_says(
     assert done.exit_code == 0
 
 
+def test_what_the_file_says_is_no_markup(
+    sure: Detector, astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    sure.save(tmp_path / "sure")
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "Midjourney [/red] [bold]7")
+    Image.fromarray(astronaut).save(tmp_path / "made.png", pnginfo=info)
+    command = ["check", str(tmp_path / "made.png"), "--detector", str(tmp_path / "sure")]
+    folder = str(tmp_path / "[" / "heat]")
+    done = CliRunner().invoke(app, [*command, "--device", "cpu", "--heatmap", folder])
+    assert done.exit_code == 0, done.exception
+    assert 'made by "Midjourney [/red] [bold]7"' in done.stdout
+    assert "[/heat]" in done.stderr
+
+
 # --- corpora ---
 
 

@@ -216,6 +216,18 @@ def test_midjourneys_job() -> None:
     found = read_evidence(png(Description=f"a red fox --ar 3:2 {job}"))
     assert (found.declared, found.by) == (GENERATED, "Midjourney")
     assert found.prompt == "a red fox --ar 3:2"
+    assert read_evidence(png(Description=f"a fox {job}", Author="fox")).declared == GENERATED
+    for text in (f"Print {job}", f"Order 7, {job}", f"{job} --ar 3:2, as ordered"):
+        assert read_evidence(png(Description=text, Comment=text)).declared == NOTHING
+
+
+def test_a_graph_that_resamples_a_picture_samples_nothing() -> None:
+    nodes = {
+        "load": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "small": {"class_type": "ImageResampler", "inputs": {"image": ["load", 0]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["small", 0]}},
+    }
+    assert read_evidence(png(prompt=json.dumps(nodes))).declared == NOTHING
 
 
 # --- ComfyUI ---
@@ -893,9 +905,11 @@ def test_inspect_leaves_torch_alone_and_is_quick(tmp_path: Path) -> None:
 def test_inspect_goes_on_after_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
     (tmp_path / "b.png").write_bytes(png(parameters=WEBUI))
-    first, second = inspect_images(InspectSettings(paths=(str(tmp_path),)))
+    (tmp_path / "c.jpg").write_text("<html>moved</html>")
+    first, second, third = inspect_images(InspectSettings(paths=(str(tmp_path),)))
     assert first.error == "the file is empty"
     assert second.evidence.declared == GENERATED
+    assert third.error == "not an image, but a web page"
 
 
 SAID = {

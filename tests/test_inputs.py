@@ -30,6 +30,7 @@ from ganscope.inputs import (
     find_inputs,
     kind_of,
     name_of,
+    refuse_missing,
 )
 from ganscope.limits import Limits
 
@@ -276,6 +277,18 @@ def test_a_file_address_is_a_path(tmp_path: Path) -> None:
     assert names(path.as_uri()) == [str(path)]
     (one,) = find_inputs(["file://elsewhere/a.png"])
     assert isinstance(one, ImageError)
+
+
+def test_a_file_address_that_leads_nowhere_is_told_before_anything_is_judged(
+    tmp_path: Path,
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a b.png")
+    there, gone = (tmp_path / "a b.png").as_uri(), (tmp_path / "gone.png").as_uri()
+    assert count_inputs([tmp_path, there]) == 2
+    refuse_missing([tmp_path, there, "file://elsewhere/a.png"])
+    for look in (count_inputs, refuse_missing):
+        with pytest.raises(GanscopeError, match=r"gone\.png: no such file"):
+            look([tmp_path, gone])
 
 
 def test_kinds_are_told_by_the_first_bytes() -> None:

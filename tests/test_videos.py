@@ -4,6 +4,7 @@ Every clip is made here.
 """
 
 import json
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import skimage.data
 import torch
 
+from ganscope import videos
 from ganscope.config import CheckSettings
 from ganscope.detector.judging.checking import Check, VideoCheck, check_images
 from ganscope.detector.judging.videos import FrameCheck, summarise
@@ -161,6 +163,76 @@ def test_of_a_damaged_video_the_rest_is_looked_at(tmp_path: Path) -> None:
         assert 1 <= len(list(read_frames(film))) <= 6
 
 
+def test_damage_anywhere_in_a_video_is_no_traceback(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for kind in ("mkv", "mp4"):
+        whole = clip(tmp_path / f"a.{kind}", (3,)).read_bytes()
+        for _ in range(15):
+            cut = bytearray(whole)
+            for place in rng.integers(0, 600, 5):  # where it says what it holds
+                cut[place] = int(rng.integers(256))
+            with suppress(ImageError):
+                list(read_frames(open_film(Video("a", bytes(cut)), 2)))
+
+
+def test_a_codec_that_is_not_known_is_one_line(tmp_path: Path) -> None:
+    whole = clip(tmp_path / "a.mkv", (3,), codec="ffv1").read_bytes()
+    assert whole.count(b"V_FFV1") == 1
+    with pytest.raises(ImageError, match="of a kind that can be decoded"):
+        open_film(Video("a", whole.replace(b"V_FFV1", b"V_XXXX")), 2)
+
+
+def test_damage_before_the_first_packet_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clip(tmp_path / "a.mp4", (6,))
+    opened = videos._opened
+
+    class Damaged:
+        def __init__(self, container: Any):
+            self.container = container
+
+        def demux(self, stream: Any) -> Any:
+            packets = self.container.demux(stream)
+
+            class Packets:
+                told = False
+
+                def __next__(self) -> Any:
+                    if not self.told:
+                        self.told = True
+                        raise av.InvalidDataError(1, "damaged")
+                    return next(packets)
+
+            return Packets()
+
+    @contextmanager
+    def damaged(video: Video) -> Any:
+        with opened(video) as (container, stream):
+            yield Damaged(container), stream
+
+    monkeypatch.setattr(videos, "_opened", damaged)
+    monkeypatch.setattr(videos, "_duration", lambda *_: 0.6)
+    film = open_film(Video(str(path)), 3)
+    assert len(list(read_frames(film))) == 3
+    assert "damaged from 0.0 s on" in film.warnings[0]
+
+
+def test_a_video_that_is_turned_is_upright_and_has_the_size_that_is_seen(tmp_path: Path) -> None:
+    whole = clip(tmp_path / "a.mp4", (3,)).read_bytes()
+    ones = [n.to_bytes(4, "big") for n in (0x10000, 0, 0x40000000, 0xFFFF0000)]
+    one, nothing, last, minus = ones
+    flat = b"".join([one, nothing, nothing, nothing, one, nothing, nothing, nothing, last])
+    turned = b"".join([nothing, one, nothing, minus, nothing, nothing, nothing, nothing, last])
+    at = whole.rindex(flat)  # of the track: the film's own comes before
+    (tmp_path / "b.mp4").write_bytes(whole[:at] + turned + whole[at + len(flat) :])
+    (before,) = read_frames(open_film(Video(str(tmp_path / "a.mp4")), 1))
+    film = open_film(Video(str(tmp_path / "b.mp4")), 1)
+    (frame,) = read_frames(film)
+    assert np.array_equal(frame.pixels, np.rot90(before.pixels, -1))  # a quarter clockwise
+    assert (film.width, film.height) == (96, 128)
+
+
 def test_a_video_in_memory_is_the_same(tmp_path: Path) -> None:
     path = clip(tmp_path / "a.mp4", (6,))
     one = list(read_frames(open_film(Video(str(path)), 3)))
@@ -184,7 +256,7 @@ def test_a_video_is_checked_between_pictures(photo: Path, sure: str, tmp_path: P
     assert before == after
     assert isinstance(film, VideoCheck)
     assert not isinstance(before, VideoCheck)
-    assert film.verdict == "fake"
+    assert (film.verdict, film.pixels_verdict) == ("fake", "fake")
     assert film.probability is None
     assert [f.scene for f in film.frames] == sorted(f.scene for f in film.frames)
     assert len(film.frames) == 6

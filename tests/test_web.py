@@ -117,6 +117,8 @@ def test_several_pictures_are_a_list_or_lines(client: TestClient, jpeg: bytes) -
     assert [one["path"] for one in answer.json()] == ["a.jpg", "b.txt"]
     assert answer.json()[0]["verdict"] == "fake"
     assert "not an image" in answer.json()[1]["error"]
+    assert list(answer.json()[1]) == list(FIELDS)
+    assert answer.json()[1]["declared"] == "nothing said"  # as in the rows of `check --json`
     lines = client.post("/api/v1/check", files=files, headers={"accept": "application/x-ndjson"})
     assert [json.loads(line) for line in lines.text.splitlines()] == answer.json()
     one = client.post("/api/v1/check", files=files[:1])
@@ -727,6 +729,19 @@ def test_reviews_outlive_another_look(reviewed: Path) -> None:
         again = project.picture(one["id"])
         assert again is not None
         assert (again["truth"], again["note"], again["verdict"]) == ("real", "seen", "unsure")
+
+
+def test_only_files_that_are_the_same_are_in_a_project_already(tmp_path: Path, jpeg: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(jpeg)
+    with Project(tmp_path / "p.db") as project:
+        for path in (str(tmp_path / "a.jpg"), "-", "https://example.org/a.jpg"):
+            project.add(dict.fromkeys(FIELDS) | {"path": path, "detector": "one"})
+        assert project.has(str(tmp_path / "a.jpg"), "one")
+        assert not project.has(str(tmp_path / "a.jpg"), "another")
+        assert not project.has("-", "one")  # another picture may come in there
+        assert not project.has("https://example.org/a.jpg", "one")
+        (tmp_path / "a.jpg").write_bytes(jpeg + b" ")
+        assert not project.has(str(tmp_path / "a.jpg"), "one")
 
 
 def test_a_project_that_is_none_is_told(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ async def inspect(request: Request) -> Response:
 @router.get("/detectors", summary="Which detector judges here, and which others ship")
 async def detectors(request: Request) -> dict[str, Any]:
     about = request.app.state.site.judge.about
-    hidden = ("card", "fields", "shipped")
+    hidden = ("card", "unread", "shipped")
     return {
         "detector": {name: value for name, value in about.items() if name not in hidden},
         "shipped": about.get("shipped", []),

@@ -152,9 +152,7 @@ class Judge:
 
     def failure(self, name: str, reason: str) -> dict[str, Any]:
         """The record of a picture that got no score."""
-        known = {"thresholds": self.about["thresholds"], "detector": self.about["name"]}
-        empty = dict.fromkeys(self.about["fields"]) | {"warnings": []}
-        return empty | known | {"path": name, "error": reason}
+        return {**self.about["unread"], "path": name, "error": reason}
 
     async def _serve(self) -> None:
         while True:

@@ -83,7 +83,6 @@ def work(connection: Connection, plan: Plan) -> None:
 
 def about(detector: Any, called: str) -> dict[str, Any]:
     """What people may know of a detector; called: what the user named."""
-    from ganscope.detector.judging.checking import FIELDS
     from ganscope.named import CARD, find_folder, shipped
 
     config, folder = detector.config, None
@@ -96,7 +95,7 @@ def about(detector: Any, called: str) -> dict[str, Any]:
         "size": detector.size,
         "smallest": detector.smallest,
         "thresholds": thresholds(detector),
-        "fields": FIELDS,
+        "unread": failure(detector, "", ""),
         "shipped": sorted(shipped("detectors")),
         "false_alarms": config.get("false_alarms"),
         "validation": validation(config, folder),
@@ -151,10 +150,9 @@ def all_answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[in
 
 def failure(detector: Any, name: str, reason: str) -> dict[str, Any]:
     """The record of a picture that got no score."""
-    from ganscope.detector.judging.checking import FIELDS
+    from ganscope.detector.judging.checking import unreadable
 
-    known = {"thresholds": thresholds(detector), "detector": detector.name}
-    return dict.fromkeys(FIELDS) | {"warnings": []} | known | {"path": name, "error": reason}
+    return unreadable(detector, ImageError(name, reason)).as_dict()
 
 
 def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, dict[str, Any]]]:

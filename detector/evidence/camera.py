@@ -85,20 +85,33 @@ def _begins(text: str, word: str) -> bool:
     return lower.startswith(word) and not lower[len(word) : len(word) + 1].isalpha()
 
 
-_JOB = re.compile(r"\bJob ID: ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\b")
+_JOB = re.compile(r"(?:^|\s)Job ID: ([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s*$")
+_OPTION = re.compile(r"\s--[a-z]")
+"""Of Midjourney's commands: --ar 3:2, --v 6.1."""
 
 
 def read_job(metadata: Metadata) -> Iterator[Finding]:
-    """Midjourney's line: the prompt, and "Job ID:" with its number."""
+    """Midjourney's line: the prompt, and at its end "Job ID:" with its number.
+
+    Printers and agencies number their jobs, too: so only with an option of Midjourney's commands,
+    an author beside it, as its PNGs have, or the same number in XMP.
+    """
     for text in metadata.texts:
-        found = _JOB.search(text.text[:100_000])
-        if found:
+        if len(text.text) > 100_000:
+            continue
+        found = _JOB.search(text.text[-100:])
+        if not found:
+            continue
+        prompt = text.text[: text.text.rindex("Job ID:")]
+        authored = text.key == "Description" and metadata.text("PNG text", "Author")
+        same = metadata.text("XMP", "DigImageGUID") == found[1]
+        if _OPTION.search(prompt) or authored or same:
             yield Finding(
                 where=f"{text.where} {text.key}",
                 says="a job of Midjourney",
                 declared=GENERATED,
                 by="Midjourney",
-                prompt=clean(text.text[: found.start()]) or None,
+                prompt=clean(prompt) or None,
                 details={"Job ID": found[1]},
             )
             return

@@ -139,7 +139,8 @@ def _samples(kind: str, inputs: dict[str, Any]) -> bool:
         return True
     if "sampler" in lower and not re.search(
         r"samplers?select|sampler(?:euler|dpm|lcm|lms|er_|sa_|solver)|samplerconfig|samplerparam"
-        r"|samplername|samplerloader|selector|schedule|latentsampler|upsampler|downsampler|settings",
+        r"|samplername|samplerloader|selector|schedule|latentsampler|upsampler|downsampler"
+        r"|resampler|settings",
         lower,
     ):
         return True

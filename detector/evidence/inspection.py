@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ganscope.config import InspectSettings
+from ganscope.containers import HEAD, looks_like_image, refuse_other
 from ganscope.detector.evidence.evidence import evidence_of, read_evidence
 from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.evidence.trust import find_anchors
@@ -55,7 +56,10 @@ def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
             if settings.watermarks:
                 found = evidence_of(open_image(one), settings.trust_anchors)
             else:
-                found = read_evidence(read_content(one), name, settings.trust_anchors)
+                content = read_content(one)
+                if not looks_like_image(content[:HEAD]):
+                    refuse_other(content[:HEAD], name)
+                found = read_evidence(content, name, settings.trust_anchors)
         except ImageError as error:
             yield Inspection(path=name, error=error.reason)
             continue

@@ -109,8 +109,8 @@ def _fetch(url: str, timeout: float) -> list[str]:
     except Exception as error:  # urllib's, http.client's, ssl's
         reason = getattr(error, "reason", None) or reason_of(error)
         raise GanscopeError(
-            f"{url}: cannot be fetched ({reason}), so nothing was changed; without a network, fetch "
-            "the list elsewhere and name the file with --url"
+            f"{url}: cannot be fetched ({reason}), so nothing was changed; without a network, "
+            "fetch the list elsewhere and name the file with --url"
         ) from None
     found = _CERTIFICATE.findall(content.decode("utf-8", "replace"))
     if len(content) > MOST or not found:

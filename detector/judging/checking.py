@@ -283,7 +283,7 @@ def _in_order(
                 line.pop()
                 yield from frames_of(one, place)
             elif isinstance(one, ImageError):
-                place.check = _unreadable(detector, one)
+                place.check = unreadable(detector, one)
             else:
                 place.source = one
                 yield one
@@ -296,7 +296,7 @@ def _in_order(
                 line.append(_Place(stamp="", film=place.film, frame=small))
                 yield frame.pixels
         except ImageError as error:
-            place.check = _unreadable(detector, error)
+            place.check = unreadable(detector, error)
         line.append(place)
 
     def settled() -> Iterator[_Place]:
@@ -340,7 +340,8 @@ def _plan(settings: CheckSettings, detector: Judge) -> dict[str, Any]:
     }
 
 
-def _unreadable(detector: Judge, error: ImageError) -> Check:
+def unreadable(detector: Judge, error: ImageError) -> Check:
+    """The row of what cannot be read."""
     return _judge(detector, Scored(error.path, error=error.reason))
 
 
@@ -361,7 +362,7 @@ def _judge_film(detector: Judge, judged: _Film) -> Check:
     film, summary = judged.film, summarise(judged.frames, detector)
     if not judged.frames:
         said = ImageError(film.video.name, "no frame of this video can be decoded")
-        return _unreadable(detector, said)
+        return unreadable(detector, said)
     return VideoCheck(
         path=film.video.name,
         score=summary.score,
@@ -378,6 +379,7 @@ def _judge_film(detector: Judge, judged: _Film) -> Check:
             *film.warnings,
         ),
         error=None,
+        pixels_verdict=summary.verdict,
         duration=film.duration,
         scenes=film.scenes,
         interval=summary.interval,

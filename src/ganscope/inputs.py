@@ -19,7 +19,7 @@ import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -145,7 +145,7 @@ def count_inputs(paths: Sequence[str | Path]) -> int | None:
     Raises `GanscopeError` for a path that does not exist and for a folder without images.
     """
     total: int | None = 0
-    for path in map(os.fspath, paths):
+    for path in map(_by_path, paths):
         found: int | None = 1
         if path == STANDARD_INPUT or _is_address(path):
             found = None
@@ -164,7 +164,7 @@ def count_inputs(paths: Sequence[str | Path]) -> int | None:
 
 def refuse_missing(paths: Sequence[str | Path]) -> None:
     """Raise `GanscopeError` for a path that does not exist and for a folder without images."""
-    for path in map(os.fspath, paths):
+    for path in map(_by_path, paths):
         if path == STANDARD_INPUT or _is_address(path):
             continue
         if next(find_images(path), None) is None:
@@ -671,6 +671,15 @@ def _inside(archive: str, member: str) -> str | None:
 
 def _is_text(content: bytes) -> bool:
     return not re.search(rb"[\x01-\x08\x0b\x0c\x0e-\x1f]", content)
+
+
+def _by_path(name: str | Path) -> str:
+    """A name, as a path where it is a file:// address of this machine."""
+    name = os.fspath(name)
+    if name.lower().startswith("file://"):
+        with suppress(ImageError):  # which takes its place in the stream
+            return _local(name)
+    return name
 
 
 def _local(url: str) -> str:

@@ -5,7 +5,6 @@ only), then to decode those frames that were chosen. PyAV, which brings FFmpeg, 
 """
 
 import io
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,7 +47,7 @@ class Film:
     duration: float
     width: int
     height: int
-    codec: str
+    """As stored; once frames are read, as they are shown."""
     scenes: int
     wanted: dict[int, tuple[float, float, float, int]]
     """Number of a frame in decoding order -> its time, since, until, scene."""
@@ -62,10 +61,16 @@ def open_film(video: Video, most: int) -> Film:
     Raises `ImageError` if it is missing, damaged from its beginning, or holds no moving pictures,
     and where PyAV is not installed.
     """
+    with _damage(video.name):
+        return _looked_through(video, most)
+
+
+def _looked_through(video: Video, most: int) -> Film:
     with _opened(video) as (container, stream):
+        if stream.codec_context is None:
+            raise ImageError(video.name, "no video of a kind that can be decoded")
         duration = _duration(container, stream)
         width, height = stream.codec_context.width, stream.codec_context.height
-        codec = stream.codec_context.name
     if width * height > MAX_PIXELS:
         raise ImageError(video.name, f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
     damage: list[str] = []
@@ -78,13 +83,12 @@ def open_film(video: Video, most: int) -> Film:
         raise ImageError(video.name, "no frame of this video can be decoded")
     times = np.array([time for time, _ in seen])
     end = max(duration, times[-1] + (np.diff(times).mean() if len(times) > 1 else 0.0))
-    starts = _scenes([small for _, small in seen])
+    starts = _scenes([change for _, change in seen])
     film = Film(
         video=video,
         duration=float(end),
         width=width,
         height=height,
-        codec=codec,
         scenes=len(starts),
         wanted=_choose(times, starts, float(end), most),
         key_frames_only=keys,
@@ -97,7 +101,15 @@ def open_film(video: Video, most: int) -> Film:
 
 
 def read_frames(film: Film) -> Iterator[Frame]:
-    """Decode the chosen frames, in order. Those that cannot be are left out."""
+    """Decode the chosen frames, in order. Those that cannot be are left out.
+
+    Raises `ImageError` if the video is gone, or of a kind that cannot be shown.
+    """
+    with _damage(film.video.name):
+        yield from _chosen_frames(film)
+
+
+def _chosen_frames(film: Film) -> Iterator[Frame]:
     left = set(film.wanted)
     for number, _, frame in _decoded(film.video, film.key_frames_only, []):
         if number not in left:
@@ -108,6 +120,7 @@ def read_frames(film: Film) -> Iterator[Frame]:
         turned = np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90) % 4)
         if int(getattr(frame, "color_trc", 0) or 0) in (16, 18):
             _once(film.warnings, "HDR video brought to 8-bit without its curve")
+        film.height, film.width = turned.shape[:2]  # as it is shown: the codec's are as stored
         yield Frame(
             time=time,
             since=since,
@@ -122,6 +135,19 @@ def read_frames(film: Film) -> Iterator[Frame]:
 def _once(warnings: list[str], said: str) -> None:
     if said not in warnings:
         warnings.append(said)
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    """Turn whatever a damaged or hostile video makes PyAV raise into an `ImageError`."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(name, "too large for the memory of this machine") from None
+    except Exception as error:
+        raise ImageError(name, f"damaged ({reason_of(error)})") from None
 
 
 @contextmanager
@@ -180,7 +206,7 @@ def _decoded(video: Video, keys: bool, damage: list[str]) -> Iterator[tuple[int,
                 frames = packet.decode()
             except av.FFmpegError:
                 damage.append(f"damaged from {time:.1f} s on: what can be decoded is looked at")
-                if len(damage) > 1000 or packet is None:
+                if len(damage) > 1000:
                     return
                 continue
             for frame in frames:
@@ -189,20 +215,25 @@ def _decoded(video: Video, keys: bool, damage: list[str]) -> Iterator[tuple[int,
                 number += 1
 
 
-def _look_through(video: Video, keys: bool, damage: list[str]) -> list[tuple[float, np.ndarray]]:
-    """(seconds, small grey picture (SMALL, SMALL) in [0, 1]) of each frame."""
-    found, first = [], []
+def _look_through(video: Video, keys: bool, damage: list[str]) -> list[tuple[float, float]]:
+    """(seconds, how much it differs from the one before, of 1) of each frame; the frames
+    themselves are not kept, for a day of video has millions.
+    """
+    found: list[tuple[float, float]] = []
+    first: list[str] = []
+    before = None
     for _, time, frame in _decoded(video, keys, first):
         grey = frame.to_ndarray(format="gray", width=SMALL, height=SMALL)
-        found.append((time, grey[:SMALL, :SMALL].astype(np.float32) / 255))
+        small = grey[:SMALL, :SMALL].astype(np.float32) / 255
+        found.append((time, 0.0 if before is None else float(np.abs(small - before).mean())))
+        before = small
     damage += first[:1]
     return found
 
 
-def _scenes(small: list[np.ndarray]) -> list[int]:
+def _scenes(changes: list[float]) -> list[int]:
     """Numbers of the frames that scenes begin with."""
-    cuts = [float(np.abs(b - a).mean()) for a, b in itertools.pairwise(small)]
-    return [0, *(i + 1 for i, cut in enumerate(cuts) if cut > CUT)]
+    return [0, *(i for i, change in enumerate(changes) if i and change > CUT)]
 
 
 def _choose(

@@ -28,7 +28,7 @@ class CheckSettings:
     report: Path | None = None
     """Write one HTML file with every picture, its verdict and a thumbnail."""
     project: Path | None = None
-    """Enter the pictures into this project file, to review them with `ganscope serve`; those that
+    """Enter the pictures into this project file, to review them with `ganscope serve`; files that
     are in it already are passed over."""
     json: bool = False
     """Print one JSON object a line instead of a table."""
