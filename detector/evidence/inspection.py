@@ -64,8 +64,9 @@ def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
             yield Inspection(path=name, error=error.reason)
             continue
         signed = any(f.where == "C2PA manifest" for f in found.findings)
-        yield Inspection(
-            path=name, evidence=found, remarks=tuple(remarks[0 if signed or anchors else 1 :])
-        )
+        told = remarks[0 if signed or anchors else 1 :]
+        if settings.watermarks and not any(f.where == "pixels" for f in found.findings):
+            told = [*told, "no invisible watermark was found"]
+        yield Inspection(path=name, evidence=found, remarks=tuple(told))
     if str(passed):
         warnings.warn(str(passed), GanscopeWarning, stacklevel=2)
