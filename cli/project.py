@@ -19,7 +19,11 @@ def project(
         Path | None, typer.Option(help="Copy the reviewed pictures into a labelled corpus.")
     ] = None,
     wrong: Annotated[
-        bool, typer.Option("--wrong", help="Only what the detector did not get right.")
+        bool,
+        typer.Option(
+            "--wrong",
+            help="Only what the detector did not get right: called the opposite, or unsure.",
+        ),
     ] = False,
 ) -> None:
     """Say what a review has found, and write it as CSV or as a corpus that train-detector takes.
@@ -44,16 +48,14 @@ def project(
             export_csv(opened, settings.csv, settings.wrong)
         if settings.corpus:
             many, gone = opened.write_corpus(settings.corpus, settings.wrong)
-            err.print(f"{many:,} pictures are in {settings.corpus}", highlight=False, markup=False)
+            told = "1 picture is" if many == 1 else f"{many:,} pictures are"
+            err.print(f"{told} in {settings.corpus}", highlight=False, markup=False)
             if gone:
                 err.print(f"left out: {gone:,} that are no picture files here", style="yellow")
         counts = opened.counts()
-    names = {
-        "all": "pictures",
-        "done": "reviewed",
-        "wrong": "detector wrong",
-        "error": "unreadable",
-    }
+    many = "1 picture" if counts["all"] == 1 else f"{counts['all']:,} pictures"
     out.print(
-        ", ".join(f"{counts[name]:,} {word}" for name, word in names.items()), highlight=False
+        f"{many}, {counts['done']:,} reviewed, {counts['wrong']:,} called the opposite of what "
+        f"they are, {counts['error']:,} unreadable",
+        highlight=False,
     )

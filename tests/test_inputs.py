@@ -118,8 +118,12 @@ def test_a_list_names_paths_beside_it_or_here(
     assert [name_of(one) for one in found] == ["lists/a.png", "b.png", "folder/c.png", "gone.png"]
     assert isinstance(found[3], ImageError)
     (tmp_path / "empty.txt").write_text("# nothing\n")
-    with pytest.raises(GanscopeError, match="names nothing"):
-        names("empty.txt")
+    nothing, after = find_inputs(["empty.txt", "b.png"])  # and what comes after is not lost
+    assert isinstance(nothing, ImageError)
+    assert nothing.reason == "this list names nothing"
+    assert after == "b.png"
+    with pytest.raises(GanscopeError, match="can be named once only"):
+        refuse_missing(["-", "b.png", "-"])
     (tmp_path / "self.txt").write_text("self.txt\n")
     (one,) = find_inputs(["self.txt"])
     assert isinstance(one, ImageError)

@@ -1137,6 +1137,18 @@ def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) ->
     assert "review some with ganscope serve --project p.db" in none.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
+def test_a_name_that_is_no_utf_8_ends_no_check(tiny: Path, photo: Path) -> None:
+    folder = photo.parent / "inbox"
+    folder.mkdir()
+    (folder / "good.jpg").write_bytes(photo.read_bytes())
+    photo.rename(os.fsdecode(os.fsencode(folder) + b"/bad\xff.jpg"))
+    done = run("check", "inbox", "--detector", str(tiny), "--project", "p.db", cwd=photo.parent)
+    assert done.returncode == 0, done.stderr
+    assert "no UTF-8" in done.stderr
+    assert run("project", "p.db", cwd=photo.parent).stdout.startswith("1 picture, 0 reviewed")
+
+
 def test_what_is_no_file_is_shown_and_never_passed_over(
     tiny: Path, tmp_path: Path, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

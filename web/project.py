@@ -8,13 +8,14 @@ import shutil
 import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ganscope.config import replacing, write_text
-from ganscope.errors import GanscopeError, refuse_bytes
+from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
 from ganscope.fetching import is_address
 from ganscope.files import guard_cell
 from ganscope.locks import holding
@@ -152,6 +153,10 @@ class Project:
         """Whether a file is in it as it is now, judged by this detector. What is no file (from an
         address, standard input or an archive) may be another one by now: it never is.
         """
+        try:
+            refuse_bytes(path)
+        except GanscopeError:
+            return False
         stamp = _stamp(path)
         rows = self._rows("SELECT stamp, detector FROM pictures WHERE path = ?", _whole(path))
         return bool(stamp and rows) and tuple(rows[0]) == (stamp, detector)
@@ -163,9 +168,14 @@ class Project:
 
     def add(self, record: dict[str, Any], thumbnail: str = "") -> int:
         """Enter a judged picture (`Check.as_dict()`, whose path is the file's), or what it is
-        judged now in place of what it was; reviews stay. Returns its number.
+        judged now in place of what it was; reviews stay. Returns its number; 0, with a warning,
+        for a name that is no UTF-8.
         """
-        refuse_bytes(record["path"])
+        try:
+            refuse_bytes(record["path"])
+        except GanscopeError as error:
+            warnings.warn(f"{error}; it is not in {self.path}", GanscopeWarning, stacklevel=2)
+            return 0
         path, known = _whole(record["path"]), record.get("thresholds") or {}
         middle = (known.get("fake", 0.5) + known.get("real", 0.5)) / 2
         self._write(

@@ -164,6 +164,8 @@ def count_inputs(paths: Sequence[str | Path]) -> int | None:
 
 def refuse_missing(paths: Sequence[str | Path]) -> None:
     """Raise `GanscopeError` for a path that does not exist and for a folder without images."""
+    if [os.fspath(path) for path in paths].count(STANDARD_INPUT) > 1:
+        raise GanscopeError("-: standard input can be named once only")
     for path in map(_by_path, paths):
         if path == STANDARD_INPUT or _is_address(path):
             continue
@@ -468,7 +470,7 @@ class _Reader:
                 entry = beside
             yield from self.named(entry, listed=name)
         if not found:
-            raise GanscopeError(f"{name or STANDARD_INPUT}: this list names nothing")
+            yield ImageError(name or STANDARD_INPUT, "this list names nothing")
 
     def _members(self, kind: str, name: str, file: BinaryIO, weight: int) -> Iterator[Input]:
         """The pictures in an archive or a PDF."""
