@@ -107,7 +107,7 @@ def _show_in_full(one: "Inspection") -> None:
     }
     for name, value in rows.items():
         if value:
-            table.add_row(name, value if isinstance(value, Text) else Text(value))
+            table.add_row(name, value if isinstance(value, Text) else Text(str(value)))
     out.print(table)
     for finding in evidence.findings:
         out.print()

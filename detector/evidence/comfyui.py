@@ -164,7 +164,8 @@ def _above(graph: Graph, begin: Iterable[str], only: bool = False) -> Iterator[s
 
     only: follow no `WIRES`, and nothing above an empty latent.
     """
-    open_, seen = deque(begin), set()
+    open_ = deque(begin)
+    seen: set[str] = set()
     while open_ and len(seen) < NEAR:
         name = open_.popleft()
         if name in seen or name not in graph:

@@ -174,7 +174,9 @@ def _declared(
     A picture is what its parents were, and what was done to it since: the strongest counts. A part
     that was laid into it, if generated, makes it edited; what a generator was shown does not count.
     """
-    found, agent, history, seen = NOTHING, None, [], set()
+    found, agent = NOTHING, None
+    history: list[str] = []
+    seen: set[str] = set()
     open_ = [(label, True)]
     while open_ and len(seen) < DEEPEST:
         label, whole = open_.pop(0)

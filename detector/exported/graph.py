@@ -20,7 +20,7 @@ FLOAT = TensorProto.FLOAT
 OPSET, IR = 20, 10
 MICROSOFT = "com.microsoft"
 """Where onnxruntime keeps the attention of a whole block as one operation."""
-CLIP_B16 = {"patch": 16, "heads": 12, "blocks": 12, "epsilon": 1e-5, "gelu": 1.702}
+CLIP_B16: dict[str, Any] = {"patch": 16, "heads": 12, "blocks": 12, "epsilon": 1e-5, "gelu": 1.702}
 """What the weights of OpenAI's ViT-B/16 do not tell: attention heads, and how its GELU is made."""
 PIXELS, LOGITS, PLACES = "pixels", "logits", "places"
 LAST = (1 << 31) - 1

@@ -113,9 +113,9 @@ def made_pictures(size: int, count: int = 8) -> Iterator[np.ndarray]:
             picture += cv2.resize(coarse, (width, height)) * grain ** (0.2 + 0.1 * number)
         picture = picture / picture.std() * 50 + 120
         for _ in range(number):
-            corners = rng.integers(0, (width, height), (2, 2)).tolist()
+            one, other = rng.integers(0, (width, height), (2, 2)).tolist()
             colour = rng.integers(0, 256, 3).tolist()
-            cv2.rectangle(picture, *corners, colour, -1 if number % 2 else 3)
+            cv2.rectangle(picture, one, other, colour, -1 if number % 2 else 3)
         yield np.clip(picture, 0, 255).astype(np.uint8)
 
 

@@ -350,8 +350,9 @@ def _opened(
 
 
 def _is_rgb(image: ImageSource) -> TypeGuard[np.ndarray]:
-    pixels = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size > 0
-    return pixels and image.ndim == 3 and image.shape[2] == 3
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or not image.size:
+        return False
+    return image.ndim == 3 and image.shape[2] == 3
 
 
 def _tiled(

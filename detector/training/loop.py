@@ -226,12 +226,12 @@ def _choose_speed(
     n = max(min(settings.batch_size, images), 2)
     if device.type == "cpu":  # a few images tell, and take no minute where bf16 is slow
         n = min(n, max(2**16 // detector.size**2, 2))
-    images = torch.rand(n, 3, detector.size, detector.size, device=device)
+    some = torch.rand(n, 3, detector.size, detector.size, device=device)
 
     def step(speed: Speed) -> None:
         net.to(memory_format=speed.layout)
         with speed.autocast(device):
-            logits = net(images.to(memory_format=speed.layout))
+            logits = net(some.to(memory_format=speed.layout))
         logits.square().mean().backward()
 
     return fastest(step, device, settings.precision)
