@@ -338,13 +338,13 @@ class _Reader:
 
     def ahead(self, entries: Iterator[Input | _Address]) -> Iterator[Input]:
         """Fetch addresses side by side, a bounded number ahead, and keep the order."""
-        from ganscope.fetching import fetch
-
         pool: ThreadPoolExecutor | None = None
         waiting: deque[Any] = deque()
         try:
             for entry in entries:
                 if isinstance(entry, _Address):
+                    from ganscope.fetching import fetch  # slow to import, and seldom wanted
+
                     pool = pool or ThreadPoolExecutor(FETCHERS)
                     waiting.append((entry.url, pool.submit(fetch, entry.url, self.limits)))
                 elif not waiting:
