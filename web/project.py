@@ -16,8 +16,8 @@ from typing import Any
 
 from ganscope.config import replacing, write_text
 from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
-from ganscope.fetching import is_address
 from ganscope.files import guard_cell
+from ganscope.inputs import is_address
 from ganscope.locks import holding
 
 VERSION = 1

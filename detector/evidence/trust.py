@@ -101,6 +101,7 @@ def _fetch(url: str, timeout: float) -> list[str]:
         if not Path(url).is_file():
             raise GanscopeError(f"{url}: no such file, and no http:// or https:// address")
         url = Path(url).resolve().as_uri()
+    # Not `fetching`, which refuses private machines and proxies: here the user names the address.
     from urllib.request import Request, urlopen  # `inspect` does without it
 
     try:

@@ -24,17 +24,11 @@ import httpx
 from ganscope.errors import ImageError, reason_of
 from ganscope.limits import Limits
 
-SCHEMES = ("http://", "https://")
 REDIRECTS = (301, 302, 303, 307, 308)
 WEB_PAGE = (b"<!doctype html", b"<html")
 """How a page begins, in lower case, that somebody took for a picture."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that stand for the IPv4 address in their last 32 bits."""
-
-
-def is_address(name: str) -> bool:
-    """Whether a name is an http(s) address."""
-    return name.lower().startswith(SCHEMES)
 
 
 def fetch(url: str, limits: Limits | None = None) -> bytes:

@@ -147,7 +147,7 @@ def count_inputs(paths: Sequence[str | Path]) -> int | None:
     total: int | None = 0
     for path in map(_by_path, paths):
         found: int | None = 1
-        if path == STANDARD_INPUT or _is_address(path):
+        if path == STANDARD_INPUT or is_address(path):
             found = None
         elif os.path.isdir(path):
             found = sum(1 for _ in find_images(path))
@@ -167,7 +167,7 @@ def refuse_missing(paths: Sequence[str | Path]) -> None:
     if [os.fspath(path) for path in paths].count(STANDARD_INPUT) > 1:
         raise GanscopeError("-: standard input can be named once only")
     for path in map(_by_path, paths):
-        if path == STANDARD_INPUT or _is_address(path):
+        if path == STANDARD_INPUT or is_address(path):
             continue
         if next(find_images(path), None) is None:
             raise _empty(path)
@@ -306,7 +306,8 @@ def _head(path: str) -> bytes:
         return b""
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Whether a name is an address: http(s):// or file://."""
     return name.lower().startswith(("http://", "https://", "file://"))
 
 
@@ -383,7 +384,7 @@ class _Reader:
             except ImageError as error:
                 yield error
                 return
-        elif _is_address(name):
+        elif is_address(name):
             yield _Address(name)
             return
         suffix = os.path.splitext(name)[1].lower()
@@ -466,7 +467,7 @@ class _Reader:
                 continue
             found = True
             beside = os.path.join(os.path.dirname(name), entry)
-            if not _is_address(entry) and (name and os.path.exists(beside)):
+            if not is_address(entry) and (name and os.path.exists(beside)):
                 entry = beside
             yield from self.named(entry, listed=name)
         if not found:
