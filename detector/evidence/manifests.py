@@ -238,11 +238,12 @@ def _agent(action: dict[str, Any]) -> tuple[str | None, str | None] | None:
 def _line(action: dict[str, Any]) -> str:
     """An action in a few words."""
     word = said(action.get("digitalSourceType"))
+    kind = source_type(word) if word else None
     agent = " ".join(filter(None, _agent(action) or ()))
     parts = (
         said(action.get("action")),
         f"by {agent}" if agent else None,
-        f"({source_type(word)[1] if source_type(word) else word})" if word else None,  # type: ignore[index]
+        f"({kind[1] if kind else word})" if word else None,
         said(action.get("description")),
     )
     return clean(" ".join(filter(None, parts)), 300)

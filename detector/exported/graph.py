@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ganscope.detector.networks.reads import usual_reads
 from ganscope.errors import GanscopeError
-from ganscope.named import SCALE
+from ganscope.named import SCALE, scale_of
 
 FLOAT = TensorProto.FLOAT
 OPSET, IR = 20, 10
@@ -228,10 +228,7 @@ def plain_weights(state: dict[str, np.ndarray], said: str) -> dict[str, np.ndarr
     packed = {key for key, value in state.items() if value.dtype == np.int8}
     for key, value in state.items():
         if key in packed:
-            scale = state.get(key + SCALE)
-            if scale is None or scale.shape != value.shape[:1] or not (scale > 0).all():
-                what = "no scales" if scale is None else "scales that do not fit"
-                raise GanscopeError(f"{said} is damaged ({key!r} has {what}); fetch it again")
+            scale = scale_of(state, key, said)
             rows = scale.astype(np.float32).reshape(-1, *[1] * (value.ndim - 1))
             found[key] = value.astype(np.float32) * rows
         elif key.removesuffix(SCALE) not in packed:

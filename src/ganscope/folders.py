@@ -31,6 +31,7 @@ from ganscope.named import (
     find_folder,
     hash_files,
     read_config,
+    scale_of,
     shipped,
     weights_hash,
 )
@@ -72,10 +73,7 @@ def from_bytes(state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
     packed = {key for key, value in state.items() if value.dtype == torch.int8}
     for key, value in state.items():
         if key in packed:
-            scale = state.get(key + SCALE)
-            if scale is None or scale.shape != value.shape[:1] or not (scale > 0).all():
-                what = "no scales" if scale is None else "scales that do not fit"
-                raise GanscopeError(f"{said} is damaged ({key!r} has {what}); fetch it again")
+            scale = scale_of(state, key, said)
             found[key] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
         elif key.removesuffix(SCALE) not in packed:
             found[key] = value

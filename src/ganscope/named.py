@@ -4,6 +4,7 @@ Apart from `folders`, which makes networks of them, since that needs torch and t
 """
 
 import hashlib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -91,3 +92,14 @@ def read_config(folder: Path, name: str | Path, kind: str) -> dict[str, Any]:
             f"{FORMAT_VERSION}; install the version it was made with"
         )
     return config
+
+
+def scale_of(state: Mapping[str, Any], key: str, said: str) -> Any:
+    """The scales, an array or tensor (rows,), of a matrix that is kept as bytes; said: where the
+    weights are from. Raises `GanscopeError` if there are none, or none that fit.
+    """
+    scale = state.get(key + SCALE)
+    if scale is None or scale.shape != state[key].shape[:1] or not (scale > 0).all():
+        what = "no scales" if scale is None else "scales that do not fit"
+        raise GanscopeError(f"{said} is damaged ({key!r} has {what}); fetch it again")
+    return scale
