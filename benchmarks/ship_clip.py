@@ -2,11 +2,14 @@
 
     python benchmarks/ship_clip.py --base clip.safetensors --adapters final.safetensors=0.6 \\
         fold0.safetensors=0.1 ... --scores oof.csv --out DIR
+    python benchmarks/ship_clip.py ... --second OUT/second.safetensors --scores OUT/scores.csv
 
 base: OpenAI's ViT-B/16 in timm's names, or "hub". adapters: files that benchmarks/train_clip.py
 wrote; the weights of several are averaged by the numbers after the "=". scores: a table with
 `label`, `source` and the logits `native` and `whole` of pictures of sources that were left out
-of the training: calibration and thresholds come from them alone.
+of the training: calibration and thresholds come from them alone. second: a classifier of what the
+untouched backbone sees (benchmarks/second_reading.py), whose logits the table has as `second`;
+--share is its part in the sum, after both are brought to one spread.
 """
 
 import argparse
@@ -26,6 +29,7 @@ from ganscope.detector.judging.checking import LEFT_OUT
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.networks.weights import read_weights
+from ganscope.named import STEPS
 
 MISSES = 0.10
 """Share of the unseen fakes that may be called real."""
@@ -34,6 +38,8 @@ FALSE_ALARMS = 0.01
 SMALLEST = 128
 """Pixels: nothing smaller was judged."""
 DRAWS = 2000
+HIDDEN = 192
+"""Width of the second reading's classifier."""
 
 
 def main() -> None:
@@ -41,9 +47,21 @@ def main() -> None:
     shares = {Path(name): float(share) for name, _, share in map(_parted, options.adapters)}
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
-    detector = average_of(options.base, shares)
     scores = pd.read_csv(options.scores)
     scores["logit"] = (scores["native"] + scores["whole"]) / 2
+    arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
+    places = Detector.load(options.places) if options.places else None
+    if places:
+        arguments["where"] = places.config["arguments"]["where"]
+    detector = average_of(options.base, shares, arguments)
+    if places:
+        found = {k: v for k, v in places.state_dict().items() if k.startswith("net.where")}
+        detector.load_state_dict(found, strict=False)
+    if options.second:
+        ratio = scores["logit"].std() / scores["second"].std()
+        weight = float(options.share / (1 - options.share) * ratio)
+        add_second(detector, options.second, weight)
+        scores["logit"] += weight * scores["second"]
     detector.config |= judged_by(scores)
     detector.config["storage"] = "int8"
     detector.config["input"]["smallest"] = SMALLEST
@@ -70,11 +88,24 @@ def main() -> None:
         print(name, detector.config[name])
 
 
-def average_of(base: str, shares: dict[Path, float]) -> Detector:
-    """The weighted mean of the networks that adapters make out of one backbone."""
+@torch.no_grad()
+def add_second(detector: Detector, path: Path, weight: float) -> None:
+    """Give a detector the classifier beside, its logit times `weight`."""
+    net = detector.net
+    state = read_weights(str(path), str(path))
+    net.beside.load_state_dict(state)  # type: ignore[union-attr, operator]
+    net.beside[2].weight *= weight  # type: ignore[index, operator]
+    net.beside[2].bias *= weight  # type: ignore[index, operator]
+    detector.config[STEPS] = {"net.backbone.": "net.plain."}
+
+
+def average_of(base: str, shares: dict[Path, float], arguments: dict[str, Any]) -> Detector:
+    """The weighted mean of the networks that adapters make out of one backbone; arguments: of the
+    network.
+    """
     mean: dict[str, torch.Tensor] = {}
     for path, share in shares.items():
-        one = Detector.create("clip", pretrained=base)
+        one = Detector.create("clip", pretrained=base, **arguments)
         apply_adapters(one.net, read_weights(str(path), str(path)), str(path))  # type: ignore[arg-type]
         for key, value in one.state_dict().items():
             part = share * value.double()
@@ -141,6 +172,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--base", required=True)
     parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
     parser.add_argument("--scores", required=True)
+    parser.add_argument("--second", type=Path)
+    parser.add_argument("--places", help="Detector whose layer that says where is taken.")
+    parser.add_argument("--share", type=float, default=0.33)
     parser.add_argument("--card", type=Path, help="Markdown of the model card.")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

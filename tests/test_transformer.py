@@ -233,3 +233,88 @@ def test_weights_of_another_image_size_are_resampled(tmp_path: Path) -> None:
     net = small()
     load_pretrained(net, str(tmp_path / "whole.safetensors"))
     assert net(torch.randn(1, 3, 32, 32)).isfinite().all()
+
+
+def second_reader(**config: Any) -> Detector:
+    """A detector whose backbone has moved from `plain` by adapters, with a trained classifier."""
+    torch.manual_seed(1)
+    detector = Detector.create("vit:test_vit", size=32, beside=8).eval()
+    detector.config |= config
+    net: Any = detector.net
+    with torch.no_grad():
+        net.plain.load_state_dict(net.backbone.state_dict())
+        for block in net.backbone.blocks:
+            rank_two = torch.randn(block.mlp.fc1.out_features, 2) @ torch.randn(2, net.width)
+            block.mlp.fc1.weight += 0.02 * rank_two
+            block.norm1.weight += 0.1
+        net.beside[2].weight.normal_()
+    return detector
+
+
+def test_a_second_reading_sees_the_backbone_as_it_was() -> None:
+    detector, images = second_reader(), torch.rand(3, 3, 32, 32)
+    net: Any = detector.net
+    with torch.inference_mode():
+        x = detector.normalised(images)
+        tuned, untouched = net.features(x), net.read(x, backbone=net.plain)[0]
+        assert not torch.allclose(tuned, untouched, atol=1e-2)
+        expected = net.classify(tuned) + net.beside(untouched).squeeze(1)
+        torch.testing.assert_close(detector(images), expected)
+        torch.testing.assert_close(net.patch_logits(x).mean((1, 2)), expected)
+
+
+def test_a_second_reading_begins_as_nothing_and_with_the_same_weights(tmp_path: Path) -> None:
+    first = small()
+    path = tmp_path / "base.safetensors"
+    save_file(
+        {
+            k.removeprefix("backbone."): v
+            for k, v in first.state_dict().items()
+            if k.startswith("backbone.")
+        },
+        path,
+    )
+    net: Any = build("vit:test_vit", size=32, beside=8)[0].eval()
+    load_pretrained(net, str(path))
+    for mine, theirs in zip(net.backbone.parameters(), net.plain.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(net(images), net.classify(net.features(images)))
+
+
+def test_only_the_way_from_the_other_backbone_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ganscope.folders.LARGE", 2**12)
+    detector = second_reader(steps={"net.backbone.": "net.plain."})
+    detector.save(tmp_path / "run")
+    kept = load_file(tmp_path / "run" / "model.safetensors")
+    assert kept["net.backbone.blocks.0.mlp.fc1.weight.A"].shape == (32, 64)
+    assert "net.backbone.blocks.0.norm1.weight" in kept
+    assert "net.backbone.blocks.0.attn.qkv.weight" not in kept  # as it was
+    images = torch.rand(2, 3, 32, 32)
+    again = Detector.load(tmp_path / "run")
+    with torch.inference_mode():
+        torch.testing.assert_close(again(images), detector(images), atol=2e-2, rtol=0)
+        changed = again.net.backbone.blocks[0].mlp.fc1.weight  # type: ignore[union-attr, index]
+        plain = again.net.plain.blocks[0].mlp.fc1.weight  # type: ignore[union-attr, index]
+        assert (changed - plain).abs().max() > 0.02
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda kept, name: kept.pop(f"{name}.A"), "half there"),
+        (lambda kept, name: kept.update({f"{name}.A": torch.ones(31, 64)}), "do not fit"),
+    ],
+)
+def test_steps_that_do_not_fit_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Any, said: str
+) -> None:
+    monkeypatch.setattr("ganscope.folders.LARGE", 2**12)
+    second_reader(steps={"net.backbone.": "net.plain."}).save(tmp_path)
+    kept = load_file(tmp_path / "model.safetensors")
+    harm(kept, "net.backbone.blocks.0.mlp.fc1.weight")
+    save_file(kept, tmp_path / "model.safetensors")
+    with pytest.raises(GanscopeError, match=said):
+        Detector.load(tmp_path)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ganscope.detector.networks.reads import usual_reads
 from ganscope.errors import GanscopeError
-from ganscope.named import SCALE, scale_of
+from ganscope.named import SCALE, scale_of, with_steps
 
 FLOAT = TensorProto.FLOAT
 OPSET, IR = 20, 10
@@ -66,7 +66,7 @@ def transformer_graph(
 ) -> onnx.ModelProto:
     """The graph of a `clip` detector, in float32, from its `config.json` and its weights by name.
 
-    weights: as in the weights file, without bytes (`plain_weights`). portable: nothing but ONNX'
+    weights: as in the weights file, but whole (`plain_weights`). portable: nothing but ONNX'
     own operations, for other programs than onnxruntime. Raises `ValueError` for weights that are
     not of such a network, and for arguments that this does not know.
     """
@@ -75,7 +75,7 @@ def transformer_graph(
     reads, map_block, where = (
         arguments.pop(name, None) for name in ("reads", "map_block", "where")
     )
-    curved = arguments.pop("hidden", 0)
+    curved, beside = arguments.pop("hidden", 0), arguments.pop("beside", 0)
     arguments.pop("size", None)
     if arguments:
         raise ValueError(f"arguments {sorted(arguments)}")
@@ -123,27 +123,8 @@ def transformer_graph(
             return add("QuickGelu", x, domain=MICROSOFT, alpha=CLIP_B16["gelu"])
         return add("Mul", x, add("Sigmoid", add("Mul", x, np.float32(CLIP_B16["gelu"]))))
 
-    # Patches: their convolution does not overlap, so it is a matrix; it takes in the normalisation.
     kernel = of("backbone.patch_embed.proj.weight")
     width = len(kernel)
-    mean, std = (np.array(config["input"][name], np.float64) for name in ("mean", "std"))
-    shift = -(kernel.astype(np.float64) * (mean / std)[:, None, None]).sum((1, 2, 3))
-    kernel = kernel / (255 * std)[:, None, None]
-    matrix = kernel.transpose(2, 3, 1, 0).reshape(-1, width).astype(np.float32)
-    x = add("Cast", PIXELS, to=FLOAT)
-    x = add("Reshape", x, np.array([-1, grid, patch, grid, patch, 3]))
-    x = add("Transpose", x, perm=[0, 1, 3, 2, 4, 5])
-    x = add("Reshape", x, np.array([-1, grid * grid, 3 * patch * patch]))
-    x = add("MatMul", x, matrix)
-    places = of("backbone.pos_embed").astype(np.float64)
-    if places.shape != (1, grid * grid + 1, width):
-        raise ValueError(f"positions of shape {places.shape} for images of {size} pixels")
-    places = np.concatenate([places[:, :1], places[:, 1:] + shift], 1)
-    count = add("Slice", add("Shape", PIXELS), np.array([0]), np.array([1]))
-    begin = add("Concat", count, np.array([1, 1]), axis=0)
-    x = add("Concat", add("Expand", of("backbone.cls_token"), begin), x, axis=1)
-    x = norm(add("Add", x, places), "backbone.norm_pre")
-
     one, zero = np.ones(width, np.float32), np.zeros(width, np.float32)
     tokens = np.array([1])
 
@@ -153,40 +134,77 @@ def transformer_graph(
     def mean_of(x: str) -> str:
         return add("ReduceMean", x, tokens, keepdims=1)
 
-    after = []
-    for number in range(depth):
-        block = f"backbone.blocks.{number}"
-        found = attention(norm(x, f"{block}.norm1"), f"{block}.attn")
-        x = add("Add", x, linear(found, f"{block}.attn.proj"))
-        found = gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
-        if number == depth - 1 and number not in (map_block, where):
-            # Nobody looks at single patches here, and the mean of sums is the sum of means.
-            x, found = (
-                add("Concat", cut(y, 0, 1), mean_of(cut(y, 1, LAST)), axis=1) for y in (x, found)
-            )
-        x = add("Add", x, linear(found, f"{block}.mlp.fc2"))
-        after.append(x)
+    def embedded(encoder: str) -> str:
+        # The patches' convolution does not overlap, so it is a matrix; it takes in the
+        # normalisation.
+        kernel = of(f"{encoder}.patch_embed.proj.weight")
+        mean, std = (np.array(config["input"][name], np.float64) for name in ("mean", "std"))
+        shift = -(kernel.astype(np.float64) * (mean / std)[:, None, None]).sum((1, 2, 3))
+        kernel = kernel / (255 * std)[:, None, None]
+        matrix = kernel.transpose(2, 3, 1, 0).reshape(-1, width).astype(np.float32)
+        x = add("Cast", PIXELS, to=FLOAT)
+        x = add("Reshape", x, np.array([-1, grid, patch, grid, patch, 3]))
+        x = add("Transpose", x, perm=[0, 1, 3, 2, 4, 5])
+        x = add("Reshape", x, np.array([-1, grid * grid, 3 * patch * patch]))
+        x = add("MatMul", x, matrix)
+        places = of(f"{encoder}.pos_embed").astype(np.float64)
+        if places.shape != (1, grid * grid + 1, width):
+            raise ValueError(f"positions of shape {places.shape} for images of {size} pixels")
+        places = np.concatenate([places[:, :1], places[:, 1:] + shift], 1)
+        count = add("Slice", add("Shape", PIXELS), np.array([0]), np.array([1]))
+        begin = add("Concat", count, np.array([1, 1]), axis=0)
+        x = add("Concat", add("Expand", of(f"{encoder}.cls_token"), begin), x, axis=1)
+        return norm(add("Add", x, places), f"{encoder}.norm_pre")
+
+    def blocks_of(encoder: str, looked_at: tuple[int | None, ...]) -> list[str]:
+        """The tokens after each block; looked_at: blocks whose single patches somebody looks at."""
+        x, after = embedded(encoder), []
+        for number in range(depth):
+            block = f"{encoder}.blocks.{number}"
+            found = attention(norm(x, f"{block}.norm1"), f"{block}.attn")
+            x = add("Add", x, linear(found, f"{block}.attn.proj"))
+            found = gelu(linear(norm(x, f"{block}.norm2"), f"{block}.mlp.fc1"))
+            if number == depth - 1 and number not in looked_at:
+                # The mean of sums is the sum of means.
+                x, found = (
+                    add("Concat", cut(y, 0, 1), mean_of(cut(y, 1, LAST)), axis=1)
+                    for y in (x, found)
+                )
+            x = add("Add", x, linear(found, f"{block}.mlp.fc2"))
+            after.append(x)
+        return after
 
     def plain(x: str) -> str:
         return add("LayerNormalization", x, one, zero, axis=-1, epsilon=1e-5)
 
+    def features_of(after: list[str], of_map: str) -> str:
+        parts = [
+            plain(cut(after[block], 0, 1) if what == "cls" else mean_of(cut(after[block], 1, LAST)))
+            for block, what in reads
+        ]
+        return add("Squeeze", add("Concat", *parts, mean_of(of_map), axis=2), tokens)
+
+    def bend(features: str, key: str) -> str:
+        bent = add("Gemm", features, of(f"{key}.0.weight").T, of(f"{key}.0.bias"))
+        return add("Gemm", add("Gelu", bent), of(f"{key}.2.weight").T, of(f"{key}.2.bias"))
+
+    after = blocks_of("backbone", (map_block, where))
+
     def of_patches(block: int) -> str:
         return plain(cut(after[block], 1, LAST))
 
-    parts = [
-        plain(cut(after[block], 0, 1) if what == "cls" else mean_of(cut(after[block], 1, LAST)))
-        for block, what in reads
-    ]
     of_map = of_patches(map_block)
-    features = add("Squeeze", add("Concat", *parts, mean_of(of_map), axis=2), tokens)
+    features = features_of(after, of_map)
     head = of("head.weight")
     if head.shape != (1, width * (len(reads) + 1)):
         raise ValueError(f"a classifier of shape {head.shape} for {len(reads) + 1} parts")
     logits = add("Gemm", features, head.T, of("head.bias"))
     if curved:
-        bent = add("Gemm", features, of("curve.0.weight").T, of("curve.0.bias"))
-        bent = add("Gemm", add("Gelu", bent), of("curve.2.weight").T, of("curve.2.bias"))
-        logits = add("Add", logits, bent)
+        logits = add("Add", logits, bend(features, "curve"))
+    if beside:
+        second = blocks_of("plain", (map_block,))
+        of_second = plain(cut(second[map_block], 1, LAST))
+        logits = add("Add", logits, bend(features_of(second, of_second), "beside"))
     logits = add("Squeeze", logits, tokens, named=LOGITS)
     if where is not None:
         local = add("MatMul", of_patches(where), of("where.weight").T)
@@ -208,21 +226,24 @@ def transformer_graph(
 def amplitudes() -> dict[str, np.ndarray]:
     """Name of a matrix in the graph -> how large the channels grow that it meets (K,), in forty
     views of photographs and fakes, in the `default` detector; those of one that learned from the
-    same CLIP are much the same.
+    same CLIP, and of that itself (`plain`), are much the same.
     """
     whole = np.load(io.BytesIO(Path(__file__).with_name("amplitudes.npz").read_bytes()))
     return {
-        f"backbone.blocks.{number}.{name}": row
+        f"{encoder}.blocks.{number}.{name}": row
+        for encoder in ("backbone", "plain")
         for name in whole.files
         for number, row in enumerate(whole[name])
     }
 
 
-def plain_weights(state: dict[str, np.ndarray], said: str) -> dict[str, np.ndarray]:
-    """Weights of a file as they are computed with: float32, bytes times their scales.
+def plain_weights(
+    state: dict[str, np.ndarray], config: dict[str, Any], said: str
+) -> dict[str, np.ndarray]:
+    """Weights of a file as they are computed with: float32, bytes times their scales, whole.
 
-    said: where they are from. Raises `GanscopeError` if a matrix of bytes has no scales, or none
-    that fit, and for numbers that are not finite.
+    config: of the detector. said: where they are from. Raises `GanscopeError` if a matrix of bytes
+    has no scales, or none that fit, and for numbers that are not finite.
     """
     found = {}
     packed = {key for key, value in state.items() if value.dtype == np.int8}
@@ -235,4 +256,4 @@ def plain_weights(state: dict[str, np.ndarray], said: str) -> dict[str, np.ndarr
             found[key] = value.astype(np.float32)
         if key in found and not np.isfinite(found[key]).all():
             raise GanscopeError(f"{said} holds NaN or infinity in {key!r}")
-    return found
+    return with_steps(found, config, said)

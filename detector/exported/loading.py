@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from ganscope.detector.model import Detector
 
-VERSION = 1
+VERSION = 2
 """Of the graphs in the cache; to be raised with every change of what they are made of."""
 MARGIN = 0.5
 """Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures,
@@ -213,7 +213,7 @@ def graph_of(
             ) from None
         try:
             check_config(config)
-            weights = graph.plain_weights(state, f"{name}: {WEIGHTS}")
+            weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}")
             model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None

@@ -183,10 +183,12 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):
-        prefix, heads = "backbone.", ("head.", "curve.", "where")
+        prefix, heads = "backbone.", ("head.", "curve.", "where", "beside.", "plain.")
         if not any(key.startswith(prefix) for key in state):
             state = net.of_backbone(state)
         state = net.at_own_size(state)
+        if net.plain is not None and not any(key.startswith("plain.") for key in state):
+            state |= net.twin_of(state)
     elif isinstance(net, TimmNet):
         prefix, heads = "backbone.", tuple(f"backbone.{name}." for name in net.head_names())
         if not any(key.startswith(prefix) for key in state):
@@ -206,8 +208,9 @@ def _load_from_hub(net: nn.Module) -> None:
         whole = load_from_hub(
             net.name, "--pretrained hub", "name a weights file", num_classes=0, **net.options
         )
-        heads = ("head.", "curve.", "where")
-        load_strictly(net, net.of_backbone(whole.state_dict()), "--pretrained hub", may_lack=heads)
+        heads = ("head.", "curve.", "where", "beside.", "plain.")
+        state = net.of_backbone(whole.state_dict())
+        load_strictly(net, state | net.twin_of(state), "--pretrained hub", may_lack=heads)
         return
     if not isinstance(net, TimmNet):
         raise GanscopeError(

@@ -41,6 +41,7 @@ class BlockFeatures(nn.Module):
         map_block: int | None = None,
         hidden: int = 0,
         where: int | None = None,
+        beside: int = 0,
         size: int | None = None,
     ):
         super().__init__()
@@ -72,21 +73,26 @@ class BlockFeatures(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.curve: nn.Module | None = None
         if hidden:
-            last = nn.Linear(hidden, 1)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.curve = nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)
+            self.curve = _curved(features, hidden)
+        self.plain: Any = None
+        self.beside: nn.Module | None = None
+        if beside:
+            self.plain = timm.create_model(name, num_classes=0, **self.options)
+            self.plain.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+            self.beside = _curved(features, beside)
         self.where: nn.Linear | None = None
         if where is not None:
             self.where = nn.Linear(self.width, 1, bias=False)
             places = int(self.backbone.patch_embed.num_patches)
             self.where_bias = nn.Parameter(torch.zeros(places))
 
-    def read(self, x: Tensor, block: int | None = None) -> tuple[Tensor, Tensor]:
+    def read(
+        self, x: Tensor, block: int | None = None, backbone: Any = None
+    ) -> tuple[Tensor, Tensor]:
         """Features (N, D), and the patches (N, h*w, width) after a block that is read, None: that
-        of the map.
+        of the map. backbone: None for the fine-tuned one.
         """
-        found = self.backbone.forward_intermediates(
+        found = (backbone or self.backbone).forward_intermediates(
             x,
             indices=self.wanted,
             return_prefix_tokens=True,
@@ -114,14 +120,21 @@ class BlockFeatures(nn.Module):
         return self.read(x)[0]
 
     def classify(self, features: Tensor) -> Tensor:
-        """features (N, D) -> logits (N,)."""
+        """features (N, D) -> logits (N,), without what `beside` has to say."""
         logits = self.head(features)
         if self.curve is not None:
             logits = logits + self.curve(features)
         return logits.squeeze(1).float()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.classify(self.features(x))
+        return self._logits(x, self.features(x))
+
+    def _logits(self, x: Tensor, features: Tensor) -> Tensor:
+        logits = self.classify(features)
+        if self.beside is not None:
+            second, _ = self.read(x, backbone=self.plain)
+            logits = logits + self.beside(second).squeeze(1).float()
+        return logits
 
     def patch_logits(self, x: Tensor) -> Tensor:
         """(N, h, w): the image's logit, moved at each patch by as much as the patch differs from
@@ -129,7 +142,7 @@ class BlockFeatures(nn.Module):
         """
         features, patches = self.read(x)
         local = patches @ self.head.weight[0, -self.width :]
-        local = local - local.mean(1, keepdim=True) + self.classify(features)[:, None]
+        local = local - local.mean(1, keepdim=True) + self._logits(x, features)[:, None]
         return local.unflatten(1, self._grid(x)).float()
 
     def where_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +153,7 @@ class BlockFeatures(nn.Module):
         assert self.where is not None
         features, patches = self.read(x, self.where_block)
         local = self.where(patches).squeeze(-1) + self.where_bias
-        return local.unflatten(1, self._grid(x)).float(), self.classify(features)
+        return local.unflatten(1, self._grid(x)).float(), self._logits(x, features)
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
@@ -155,6 +168,16 @@ class BlockFeatures(nn.Module):
             return not key.startswith(("norm.", "head.", "fc_norm.", "head_drop.", "attn_pool."))
 
         return {f"backbone.{key}": value for key, value in state.items() if kept(key)}
+
+    def twin_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The backbone's weights (`of_backbone`) once more, for `plain`, if there is one."""
+        if self.plain is None:
+            return {}
+        return {
+            f"plain.{key.removeprefix('backbone.')}": value
+            for key, value in state.items()
+            if key.startswith("backbone.")
+        }
 
     def at_own_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights (`of_backbone`) of images of another size, positions resampled to this one's."""
@@ -171,3 +194,11 @@ class BlockFeatures(nn.Module):
 
     def gradcam_layers(self) -> list[nn.Module]:
         return [self.backbone.blocks[-1].norm1]
+
+
+def _curved(features: int, hidden: int) -> nn.Sequential:
+    """features (N, D) -> (N, 1), which is 0 before it learns."""
+    last = nn.Linear(hidden, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(features, hidden), nn.GELU(), last)

@@ -4,7 +4,8 @@ card).
 It is the shape that the Hugging Face hub uses, so `save_pretrained`, `from_pretrained` and
 `push_to_hub` work. A name means, in this order: a folder, a shipped network, a hub id owner/name.
 Weights are kept in fp16 and computed with in fp32; large matrices, where the configuration says
-`storage: int8`, as bytes with a scale a row.
+`storage: int8`, as bytes with a scale a row. Where it names `steps`, a part of the network that was
+fine-tuned with adapters is kept as these, beside the part that it began as (`named.with_steps`).
 """
 
 import os
@@ -27,6 +28,7 @@ from ganscope.named import (
     FORMAT_VERSION,
     SAVED_WITH,
     SCALE,
+    STEPS,
     WEIGHTS,
     find_folder,
     hash_files,
@@ -34,6 +36,7 @@ from ganscope.named import (
     scale_of,
     shipped,
     weights_hash,
+    with_steps,
 )
 
 __all__ = ["CARD", "CONFIG", "WEIGHTS", "find_folder", "hash_files", "shipped", "weights_hash"]
@@ -42,6 +45,8 @@ CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 """In the run folder of an unfinished training only."""
 LARGE = 2**16
 """Numbers from which on a matrix is kept as bytes where that is asked for."""
+STEP_RANK = 32
+"""Of the matrices that a fine-tuned part is kept as (`to_steps`)."""
 
 
 def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -77,6 +82,25 @@ def from_bytes(state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
             found[key] = value.float() * scale.float().view(-1, *[1] * (value.ndim - 1))
         elif key.removesuffix(SCALE) not in packed:
             found[key] = value
+    return found
+
+
+def to_steps(state: dict[str, Tensor], steps: dict[str, str], rank: int) -> dict[str, Tensor]:
+    """The opposite of `named.with_steps`, as near as matrices of this rank come to it; what is the
+    same in both is left out.
+    """
+    found = dict(state)
+    for mine, theirs in steps.items():
+        for key in [key for key in state if key.startswith(mine)]:
+            step = state[key].float() - state[theirs + key.removeprefix(mine)].float()
+            if not step.any():
+                del found[key]
+            elif step.ndim == 2 and step.numel() >= LARGE:
+                del found[key]
+                u, s, v = torch.linalg.svd(step, full_matrices=False)
+                root = s[:rank].sqrt()
+                found[f"{key}.A"] = (root[:, None] * v[:rank]).contiguous()
+                found[f"{key}.B"] = (u[:, :rank] * root).contiguous()
     return found
 
 
@@ -132,10 +156,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         try:
             model = cls.from_config(config)
             state = from_bytes(state, f"{name}: {WEIGHTS}")
-            model.load_state_dict(
-                {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
-                assign=True,
-            )
+            state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+            model.load_state_dict(with_steps(state, config, f"{name}: {WEIGHTS}"), assign=True)
         except ValueError as error:
             raise GanscopeError(
                 f"{name}: {CONFIG} is faulty ({error}); fetch or train it again"
@@ -165,6 +187,8 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
         """
         folder = Path(folder)
         whole = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        if steps := self.config.get(STEPS):
+            whole = to_steps(whole, steps, STEP_RANK)
         state = {k: v.half() if v.is_floating_point() else v for k, v in whole.items()}
         if self.config.get("storage") == "int8":
             state |= to_bytes(whole)

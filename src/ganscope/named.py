@@ -17,6 +17,9 @@ from ganscope.registry import unknown
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 SAVED_WITH = "weights"
 """In a configuration: the `weights_hash` of the weights that it was written with."""
+STEPS = "steps"
+"""In a configuration: beginnings of names -> those of the network that these began as, of which
+only the way from there is kept."""
 FORMAT_VERSION = 1
 SCALE = ".scale"
 """What follows a matrix' name in the name of its scales, where it is kept as bytes."""
@@ -103,3 +106,32 @@ def scale_of(state: Mapping[str, Any], key: str, said: str) -> Any:
         what = "no scales" if scale is None else "scales that do not fit"
         raise GanscopeError(f"{said} is damaged ({key!r} has {what}); fetch it again")
     return scale
+
+
+def with_steps(state: dict[str, Any], config: Mapping[str, Any], said: str) -> dict[str, Any]:
+    """Weights, arrays or tensors, of which some were kept as the way from others (`STEPS`), whole.
+
+    What has `<name>.A` (rank, in) and `<name>.B` (out, rank) is the other one's plus B @ A; what is
+    not there at all is the other one's. said: where they are from. Raises `GanscopeError` if they
+    do not fit, `ValueError` for a configuration that is faulty.
+    """
+    found, steps = dict(state), config.get(STEPS, {})
+    if not isinstance(steps, dict) or not all(isinstance(one, str) for one in steps.values()):
+        raise ValueError(f"{STEPS} names no parts of the network")
+    for mine, theirs in steps.items():
+        for key in [key for key in state if key.startswith(theirs)]:
+            name = mine + key.removeprefix(theirs)
+            a, b = found.pop(f"{name}.A", None), found.pop(f"{name}.B", None)
+            if (a is None) != (b is None):
+                raise GanscopeError(f"{said} is damaged ({name!r} is half there); fetch it again")
+            if name in found:
+                continue
+            found[name] = state[key]
+            if a is not None and b is not None:
+                try:
+                    found[name] = state[key] + b @ a
+                except (RuntimeError, ValueError):
+                    raise GanscopeError(
+                        f"{said} is damaged (the steps of {name!r} do not fit); fetch it again"
+                    ) from None
+    return found
