@@ -58,6 +58,13 @@ def check(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
+    faces: Annotated[
+        bool,
+        typer.Option(
+            help="Look at each face by itself, too: one that was swapped is a small part of a "
+            "photograph."
+        ),
+    ] = True,
     pixels_only: Annotated[
         bool,
         typer.Option(
@@ -130,6 +137,7 @@ def check(
         project=project,
         json=json,
         reencode=reencode,
+        faces=faces,
         pixels_only=pixels_only,
         trust_anchors=trust_anchors,
         frames=frames,

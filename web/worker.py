@@ -5,6 +5,7 @@ judged. The server ends it if a picture takes too long, and starts another if it
 from strangers do to a decoder happens here.
 """
 
+import functools
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.faces import Finder, open_finder
 from ganscope.images import NamedImage, open_image, read_facts
 from ganscope.inputs import HEAD, Video, kind_of
 from ganscope.memory import keep_freed_memory
@@ -48,6 +50,7 @@ class Plan:
     device: str
     max_pixels: int
     reencode: bool
+    faces: bool = True
     pixels_only: bool = False
     trust_anchors: Path | None = None
 
@@ -186,6 +189,7 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
         reencode=plan.reencode,
         pixels_only=plan.pixels_only,
         trust_anchors=plan.trust_anchors,
+        finder=finder_of(plan),
     )
     for (job, image), (check, scored) in zip(todo, checks, strict=True):
         answer = check.as_dict()
@@ -197,6 +201,12 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
         if job.evidence:
             answer["evidence"] = check.evidence.as_dict()
         yield job.number, answer
+
+
+@functools.cache
+def finder_of(plan: Plan) -> Finder | None:
+    """What finds the faces, opened once."""
+    return open_finder() if plan.faces else None
 
 
 def unjudged(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
@@ -226,6 +236,7 @@ def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
         reencode=plan.reencode,
         pixels_only=plan.pixels_only,
         max_pixels=plan.max_pixels,
+        finder=finder_of(plan),
     )
     answer = check.as_dict()
     if check.error is None and (job.thumbnail or job.picture):

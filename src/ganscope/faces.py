@@ -7,6 +7,7 @@ scikit-image's; their points are a mean face that is laid on the box and on the 
 """
 
 import importlib.util
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,6 @@ from ganscope.errors import GanscopeError
 from ganscope.registry import unknown
 
 FINDERS = ("auto", "mesh", "cascades")
-LARGEST_SIDE = 1280
-"""Pictures are shrunk to this before faces are sought; smaller faces than a fiftieth of it are
-missed."""
 LEAST = 12
 """Pixels: boxes of a shorter side are no faces."""
 
@@ -146,10 +144,17 @@ class MeshFinder:
         self._detector, self._mesh = (_network(folder / name) for name in (_DETECTOR, _MESH))
         rows, columns = np.mgrid[:_CELLS, :_CELLS]
         self._anchors = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) / _CELLS
+        self._lock = threading.Lock()
 
     def find(self, pixels: np.ndarray) -> list[Face]:
+        with self._lock:  # OpenCV's networks serve one thread at a time
+            return self._find(pixels)
+
+    def _find(self, pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[:2]
         boxes, scores = [], []
+        if min(height, width) < LEAST:
+            return []
         for left, top, right, bottom in _windows(width, height):
             found, sure = self._detect(pixels[top:bottom, left:right])
             found[:, :, 0] += left
@@ -193,6 +198,8 @@ class MeshFinder:
         """
         centre = points[:2].mean(0)
         size = (points[1] - points[0]).max() * 1.5
+        if size < 1:
+            return None
         across = points[3] - points[2]
         turned = np.degrees(np.arctan2(across[1], across[0]))
         turn = cv2.getRotationMatrix2D(tuple(map(float, centre)), turned, _SEEN / size)
@@ -251,6 +258,7 @@ class CascadeFinder:
 
     def __init__(self) -> None:
         self._detect = _haar() or _local_patterns()
+        self._lock = threading.Lock()
 
     def find(self, pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[:2]
@@ -260,7 +268,9 @@ class CascadeFinder:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         faces = []
-        for left, top, side, confidence in self._detect(grey) if min(grey.shape) > 24 else []:
+        with self._lock:  # OpenCV's cascades serve one thread at a time
+            found = self._detect(grey) if min(grey.shape) >= 24 else []
+        for left, top, side, confidence in found:
             eyes = _eyes(grey, left, top, side) / scale
             landmarks, box = _laid_on(eyes)
             faces.append(Face(box, confidence, landmarks))
