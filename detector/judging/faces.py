@@ -5,6 +5,7 @@ Each is cut out as a square with what surrounds it, and scored by the same detec
 batches, as if it were a picture.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,12 @@ from ganscope.faces import Face, Finder
 
 MOST = 8
 """Faces of one picture that are looked at, the largest."""
-AROUND = 1.6
-"""Side of the square that is cut out, in longer sides of the face's box: half the hair, the ears
-and the neck are in it, where what was put in meets what was there."""
-SMALLEST = 48
-"""Pixels: faces with a shorter side are found but not judged."""
+AROUND, AROUND_TILES = 2.0, 1.2
+"""Side of the square that is cut out, in longer sides of the face's box; the second is of detectors
+that look at tiles. Of 71 faces in 55 real photographs the one that ships called 5 fake in squares
+of 1.3, 1 in those of 1.6 and of 2, and fewer *unsure* the larger these were."""
+SMALLEST = 32
+"""Pixels: faces with a shorter side are found but not judged; a detector may want more of them."""
 
 
 @dataclass
@@ -78,16 +80,24 @@ def find_faces(finder: Finder, pixels: np.ndarray) -> tuple[list[Face], int]:
     return found[:MOST], len(found)
 
 
-def around(face: Face, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, left, bottom and right of the square around a face, moved into the picture; cut short
-    where the picture is.
+def least_of(detector: Judge) -> int:
+    """Pixels: the shorter side of a face that is judged. Its square is not smaller than a picture
+    that the detector judges.
+    """
+    return max(SMALLEST, math.ceil(detector.smallest / AROUND))
+
+
+def around(
+    face: Face, height: int, width: int, times: float, least: int = 1
+) -> tuple[int, int, int, int]:
+    """Top, left, bottom and right of the square around a face, moved into the picture and no larger
+    than that. times: its side, in longer sides of the box; least: in pixels, if there is room.
     """
     left, top, right, bottom = face.box
-    side = round(AROUND * max(face.width, face.height))
-    high, wide = min(side, height), min(side, width)
-    up = int(np.clip((top + bottom - high) // 2, 0, height - high))
-    over = int(np.clip((left + right - wide) // 2, 0, width - wide))
-    return up, over, up + high, over + wide
+    side = min(max(round(times * max(face.width, face.height)), least), height, width)
+    up = min(max((top + bottom - side) // 2, 0), height - side)
+    over = min(max((left + right - side) // 2, 0), width - side)
+    return up, over, up + side, over + side
 
 
 def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck, ...]:
@@ -96,7 +106,7 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
     for one in faces:
         score, verdict, said = None, None, ()
         if one.cut is None:
-            said = (f"a face of less than {SMALLEST} pixels: too small to judge",)
+            said = (f"a side of less than {least_of(detector)} pixels: too small to judge",)
         elif np.isfinite(one.logit()):
             score = float(detector.score(one.logit()))
             verdict = detector.verdict(score)
@@ -130,7 +140,7 @@ def told_by_faces(faces: Sequence[FaceCheck], found: int, verdict: str) -> Told:
     small = sum(face.verdict is None for face in faces)
     if small:
         what = "1 face is" if small == 1 else f"{small} faces are"
-        remarks.append(f"{what} too small to judge (less than {SMALLEST} pixels)")
+        remarks.append(f"{what} too small to judge")
     suspect = [face for face in faces if face.verdict == "fake"]
     if not suspect or verdict == "fake":
         return Told(verdict, "", remarks)

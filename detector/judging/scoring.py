@@ -22,10 +22,17 @@ from ganscope.datasets.degradations import Degradation, estimate_quality
 from ganscope.detector.evidence.evidence import evidence_of
 from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.judge import Judge
-from ganscope.detector.judging.faces import SMALLEST, FaceViews, around, find_faces
-from ganscope.detector.judging.views import cut_views
+from ganscope.detector.judging.faces import (
+    AROUND,
+    AROUND_TILES,
+    FaceViews,
+    around,
+    find_faces,
+    least_of,
+)
+from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.errors import ImageError
-from ganscope.faces import Finder
+from ganscope.faces import Face, Finder
 from ganscope.images import ImageSource, open_image
 
 MAX_TILES, MAX_PIXELS = 16, 16 * 96**2
@@ -42,7 +49,7 @@ SEEN = 20
 """It is told if less than one tile in so many was looked at."""
 REENCODED = (Degradation("jpeg", 85), Degradation("resize-area", 0.75))
 """How an image is changed to see whether its verdict holds."""
-FACE_TILES = 4
+FACE_TILES = 9
 """Tiles looked at in a face, by a detector that looks at tiles."""
 REENCODED_TILES = 5
 """Tiles looked at in an image for each of them, spread evenly."""
@@ -430,21 +437,24 @@ def _find_faces(scored: Scored, pixels: np.ndarray, detector: Judge, finder: Fin
     found, scored.faces_found = find_faces(finder, pixels)
     for face in found:
         views = FaceViews(face)
-        if min(face.width, face.height) >= SMALLEST:
-            top, left, bottom, right = around(face, *pixels.shape[:2])
-            views.cut = _of_face(pixels[top:bottom, left:right], detector)
+        if min(face.width, face.height) >= least_of(detector):
+            views.cut = _of_face(face, pixels, detector)
             views.weights = np.full(len(views.cut), 1 / len(views.cut))
         scored.faces.append(views)
 
 
-def _of_face(pixels: np.ndarray, detector: Judge) -> np.ndarray:
-    """What a detector looks at in a face's square: (T, size, size, 3) uint8."""
+def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
+    """What a detector looks at in a face: (T, size, size, 3) uint8, the square around it made as
+    small as a view, or tiles of it at native resolution.
+    """
     size = detector.size
     if detector.views:
-        return cut_views(pixels, size, detector.views).cut[:2]
-    pixels = _filled(pixels, size)
-    places = tile_positions(*pixels.shape[:2], size, FACE_TILES)
-    return np.stack([pixels[y : y + size, x : x + size] for y, x in places])
+        top, left, bottom, right = around(face, *pixels.shape[:2], AROUND)
+        return whole_of(pixels[top:bottom, left:right], size)[None]
+    top, left, bottom, right = around(face, *pixels.shape[:2], AROUND_TILES, size)
+    square = _filled(pixels[top:bottom, left:right], size)
+    places = tile_positions(*square.shape[:2], size, FACE_TILES)
+    return np.stack([square[y : y + size, x : x + size] for y, x in places])
 
 
 def _describe(scored: Scored, cut: np.ndarray) -> None:
