@@ -96,6 +96,9 @@ def serve(
     reencode: Annotated[
         bool, typer.Option(help="Look again after re-encoding, as check does.")
     ] = True,
+    faces: Annotated[
+        bool, typer.Option(help="Look at each face by itself, too, as check does.")
+    ] = True,
     pixels_only: Annotated[
         bool,
         typer.Option(
@@ -138,6 +141,7 @@ def serve(
         fetch=fetch,
         allow_private=allow_private,
         reencode=reencode,
+        faces=faces,
         pixels_only=pixels_only,
         trust_anchors=trust_anchors,
         browser=browser,

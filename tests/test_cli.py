@@ -210,6 +210,8 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
         "width",
         "height",
         "pixels_verdict",
+        "decided_by",
+        "faces",
         "declared",
         "declared_by",
         "declared_model",

@@ -26,6 +26,16 @@ RECORD = {
     "width": 640,
     "height": 427,
     "pixels_verdict": "real",
+    "decided_by": "picture",
+    "faces": [
+        {
+            "box": [212, 80, 318, 221],
+            "confidence": 0.94,
+            "score": 0.0481,
+            "verdict": "real",
+            "warnings": [],
+        }
+    ],
     "declared": "captured by a camera",
     "declared_by": "Example Camera 1",
     "declared_model": None,
@@ -98,7 +108,7 @@ ANSWERS = {
         422,
         "The picture cannot be read: its record, with the reason.",
         RECORD
-        | dict.fromkeys(("score", "verdict", "probability", "meaning", "width", "height"))
+        | dict.fromkeys(("score", "verdict", "probability", "meaning", "width", "height", "faces"))
         | {"path": "letter.jpg", "error": "not an image, or of a kind that Pillow cannot read"},
     ),
     **said(

@@ -64,6 +64,7 @@ class Judge:
             device=settings.device,
             max_pixels=settings.max_pixels,
             reencode=settings.reencode,
+            faces=settings.faces,
             pixels_only=settings.pixels_only,
             trust_anchors=settings.trust_anchors,
         )

@@ -5,8 +5,9 @@ judged. The server ends it if a picture takes too long, and starts another if it
 from strangers do to a decoder happens here.
 """
 
+import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 
 from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.faces import Finder, open_finder
 from ganscope.images import NamedImage, open_image, read_facts
 from ganscope.inputs import HEAD, Video, kind_of
 from ganscope.memory import keep_freed_memory
@@ -48,6 +50,7 @@ class Plan:
     device: str
     max_pixels: int
     reencode: bool
+    faces: bool = True
     pixels_only: bool = False
     trust_anchors: Path | None = None
 
@@ -186,17 +189,25 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
         reencode=plan.reencode,
         pixels_only=plan.pixels_only,
         trust_anchors=plan.trust_anchors,
+        finder=finder_of(plan),
     )
     for (job, image), (check, scored) in zip(todo, checks, strict=True):
         answer = check.as_dict()
         if check.error is None and (job.heatmap or job.thumbnail or job.picture):
             pixels = open_image(image).pixels
-            answer |= drawings(detector, job, pixels, check.probability is not None)
+            judged = check.probability is not None
+            answer |= drawings(detector, job, pixels, judged, check.faces or ())
         if job.tiles and check.error is None:
             answer["tiles"] = tile_scores(detector, scored)
         if job.evidence:
             answer["evidence"] = check.evidence.as_dict()
         yield job.number, answer
+
+
+@functools.cache
+def finder_of(plan: Plan) -> Finder | None:
+    """What finds the faces, opened once."""
+    return open_finder() if plan.faces else None
 
 
 def unjudged(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
@@ -226,6 +237,7 @@ def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
         reencode=plan.reencode,
         pixels_only=plan.pixels_only,
         max_pixels=plan.max_pixels,
+        finder=finder_of(plan),
     )
     answer = check.as_dict()
     if check.error is None and (job.thumbnail or job.picture):
@@ -237,8 +249,10 @@ def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
     return answer
 
 
-def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[str, str]:
-    """The pictures that a job asks for, as data URIs."""
+def drawings(
+    detector: Any, job: Job, pixels: np.ndarray, judged: bool, faces: Sequence[Any] = ()
+) -> dict[str, str]:
+    """The pictures that a job asks for, as data URIs; boxes around faces are on the heatmap."""
     found = {}
     shown = shrunk(pixels, SHOWN_SIDE)
     if job.picture:
@@ -246,10 +260,12 @@ def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[
     if job.thumbnail:
         found["thumbnail"] = thumbnail(shown)
     if job.heatmap and judged:
-        from ganscope.detector.judging.heatmaps import heatmap, lay_over
+        from ganscope.detector.judging.heatmaps import draw_faces, heatmap, lay_over
 
         heat = cv2.resize(heatmap(detector, pixels), shown.shape[1::-1])
-        found["heatmap"] = as_uri(lay_over(shown, heat), SHOWN_QUALITY)
+        drawn = lay_over(shown, heat)
+        draw_faces(drawn, faces, shown.shape[1] / pixels.shape[1])
+        found["heatmap"] = as_uri(drawn, SHOWN_QUALITY)
     return found
 
 

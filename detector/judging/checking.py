@@ -19,11 +19,13 @@ from ganscope.detector.evidence.record import EDITED, GENERATED, NOTHING, Eviden
 from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.exported.loading import load_judge
 from ganscope.detector.judge import Judge
+from ganscope.detector.judging.faces import FaceCheck, judge_faces, told_by_faces
 from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.judging.table import Table
 from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
 from ganscope.errors import GanscopeWarning, ImageError
+from ganscope.faces import Finder, open_finder
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
 from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
@@ -42,6 +44,8 @@ FIELDS = (
     "width",
     "height",
     "pixels_verdict",
+    "decided_by",
+    "faces",
     "declared",
     "declared_by",
     "declared_model",
@@ -90,7 +94,11 @@ class Check:
     warnings: tuple[str, ...]
     error: str | None
     pixels_verdict: str | None = None
-    """What the pixels alone look like."""
+    """What the pixels alone look like, those of the faces among them."""
+    decided_by: str | None = None
+    """What made the verdict: the picture as a whole, a face, or the file's own words."""
+    faces: tuple[FaceCheck, ...] | None = None
+    """The faces that were looked at by themselves, largest first; None: none were looked for."""
     declared: str = NOTHING
     """What the file says of its own making: generated, edited with AI, captured by a camera, or
     nothing said."""
@@ -113,15 +121,19 @@ class Check:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the fields of `FIELDS`, in that order."""
-        return {name: getattr(self, name) for name in FIELDS} | {"warnings": list(self.warnings)}
+        faces = None if self.faces is None else [face.as_dict() for face in self.faces]
+        lists = {"faces": faces, "warnings": list(self.warnings)}
+        return {name: getattr(self, name) for name in FIELDS} | lists
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Check":
         """The opposite of `as_dict`; a `VideoCheck` for the record of one."""
         made: dict[str, Any] = {**record, "warnings": tuple(record["warnings"])}
+        if record["faces"] is not None:
+            made["faces"] = tuple(map(FaceCheck.from_dict, record["faces"]))
         if "frames" not in record:
             return Check(**made)
-        frames = [FrameCheck(**{**f, "warnings": tuple(f["warnings"])}) for f in record["frames"]]
+        frames = [FrameCheck.from_dict(frame) for frame in record["frames"]]
         interval = record["interval"] and tuple(record["interval"])
         return VideoCheck(**{**made, "frames": tuple(frames), "interval": interval})
 
@@ -162,9 +174,10 @@ def check_image(
     reencode: bool = True,
     pixels_only: bool = False,
     trust_anchors: Path | None = None,
+    faces: bool = True,
 ) -> Check:
-    """Judge one image, anything that `open_image` takes; reencode, pixels_only, trust_anchors: as
-    in `CheckSettings`. Raises `ImageError` if it cannot be read.
+    """Judge one image, anything that `open_image` takes; reencode, pixels_only, trust_anchors,
+    faces: as in `CheckSettings`. Raises `ImageError` if it cannot be read.
     """
     loaded = detector if isinstance(detector, Judge) else load_judge(str(detector), device=device)
     (scored,) = score_images(
@@ -174,6 +187,7 @@ def check_image(
         reencode=reencode,
         describe=True,
         trust_anchors=trust_anchors,
+        finder=open_finder() if faces else None,
     )
     if scored.error is not None and not scored.width:  # it was not even opened
         raise ImageError(scored.path, scored.error)
@@ -207,7 +221,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 pixels = open_image(place.source).pixels
                 heat = heatmap(detector, pixels, settings.heatmap_method)
                 with _name_for(settings.heatmap, check.path, table) as drawn:
-                    write_overlay(drawn, pixels, heat, _caption(check))
+                    write_overlay(drawn, pixels, heat, _caption(check), check.faces or ())
                 check = replace(check, heatmap=str(drawn))
             elif place.film and isinstance(check, VideoCheck):
                 check = _with_timeline(check, place.film, settings, table)
@@ -315,6 +329,7 @@ def _in_order(
         reencode=settings.reencode,
         describe=True,
         trust_anchors=settings.trust_anchors,
+        finder=open_finder() if settings.faces else None,
     )
     for scored in scores:
         yield from settled()
@@ -354,6 +369,7 @@ def _of_frame(frame: Frame, check: Check) -> FrameCheck:
         score=check.score,
         verdict=check.verdict,
         probability=check.probability,
+        faces=check.faces,
         warnings=check.warnings,
     )
 
@@ -420,9 +436,10 @@ def check_each(
     reencode: bool = True,
     pixels_only: bool = False,
     trust_anchors: Path | None = None,
+    finder: Finder | None = None,
 ) -> Iterator[tuple[Check, Scored]]:
     """Judge images with a loaded detector, in order and as a stream; beside each judgement what it
-    was made from.
+    was made from. finder: as in `score_images`.
     """
     for scored in score_images(
         detector,
@@ -432,6 +449,7 @@ def check_each(
         reencode=reencode,
         describe=True,
         trust_anchors=trust_anchors,
+        finder=finder,
     ):
         yield _judge(detector, scored, pixels_only), scored
 
@@ -444,6 +462,7 @@ def check_video(
     reencode: bool = True,
     pixels_only: bool = False,
     max_pixels: int | None = None,
+    finder: Finder | None = None,
 ) -> tuple[Check, np.ndarray]:
     """Judge a video with a loaded detector; beside it its most suspect frame (H, W, 3) uint8.
 
@@ -465,7 +484,9 @@ def check_video(
             waiting.append(frame)
             yield frame.pixels
 
-    scores = score_images(detector, cut(), device=device, reencode=reencode, describe=True)
+    scores = score_images(
+        detector, cut(), device=device, reencode=reencode, describe=True, finder=finder
+    )
     for scored in scores:
         frame = waiting.popleft()
         judged.frames.append(_of_frame(frame, _judge(detector, scored, pixels_only)))
@@ -502,17 +523,25 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
             probability, meaning = None, f"nothing can be said: {unlike}"
         else:
             meaning = _meaning(detector, probability, verdict)
+    decided = None if verdict is None else "picture"
+    faces = None if scored.faces is None else judge_faces(detector, scored.faces)
+    if faces and verdict is not None:
+        told = told_by_faces(faces, scored.faces_found, verdict)
+        said += told.remarks
+        if told.verdict != verdict:
+            verdict, decided = told.verdict, "face"
+            meaning = f"{told.meaning}; the picture as a whole: {meaning}"
     seen = verdict
     if verdict is not None and not pixels_only:
         if scored.evidence.declared == GENERATED:
-            verdict = "fake"
+            verdict, decided = "fake", "file"
             said = [remark.removesuffix(", so unsure") for remark in said]
             if seen != "fake":
                 said.append(f"fake because the file says so; its pixels alone: {seen}")
             beside = meaning if seen == "fake" else f"its pixels alone: {seen}; {meaning}"
             meaning = f"the file says so: {scored.evidence.reason}; {beside}"
         elif scored.evidence.declared == EDITED and verdict == "real":
-            verdict = "unsure"
+            verdict, decided = "unsure", "file"
             said.append("the file says that it was edited with AI, so unsure")
     return Check(
         path=scored.path,
@@ -527,6 +556,8 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
         warnings=tuple(said),
         error=scored.error,
         pixels_verdict=seen,
+        decided_by=decided,
+        faces=faces,
         declared=scored.evidence.declared,
         declared_by=scored.evidence.by,
         declared_model=scored.evidence.model,

@@ -7,13 +7,14 @@ register it.
 """
 
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from ganscope.detector.judge import Judge, sigmoid
+from ganscope.detector.judging.faces import FaceCheck
 from ganscope.detector.judging.scoring import tile_positions
 from ganscope.errors import GanscopeError
 from ganscope.files import write_picture
@@ -140,10 +141,14 @@ def _stitched(
 
 
 def overlay(
-    pixels: np.ndarray, heat: np.ndarray, strength: float = 0.45, caption: str = ""
+    pixels: np.ndarray,
+    heat: np.ndarray,
+    strength: float = 0.45,
+    caption: str = "",
+    faces: Sequence[FaceCheck] = (),
 ) -> np.ndarray:
     """An image with its heatmap laid over it and a colour bar beside it, (H', W', 3) uint8 RGB; a
-    caption in lines below.
+    box with its score around each face, a caption in lines below.
 
     Large images are shrunk to 1600 pixels a side, small ones enlarged to 256.
     """
@@ -152,8 +157,36 @@ def overlay(
     width, height = (max(1, round(side * shrink * grow)) for side in pixels.shape[1::-1])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     blended = lay_over(small, cv2.resize(heat, (width, height)), strength)
+    draw_faces(blended, faces, width / pixels.shape[1])
     drawn = np.hstack([blended, _colour_bar(height)])
     return np.vstack([drawn, *_lines(caption, drawn.shape[1])]) if caption else drawn
+
+
+FRAMES = {"fake": (235, 64, 52), "unsure": (245, 200, 66), "real": (80, 200, 120)}
+"""Colours of the boxes around faces, by verdict."""
+
+
+def draw_faces(shown: np.ndarray, faces: Sequence[FaceCheck], scale: float) -> None:
+    """Draw the boxes of faces and their scores on an image (H, W, 3) uint8 RGB, in place. scale:
+    its pixels in one of the picture that they were found in.
+    """
+    for face in reversed(faces):  # the largest on top
+        _draw_face(shown, face, scale)
+
+
+def _draw_face(shown: np.ndarray, face: FaceCheck, scale: float) -> None:
+    left, top, right, bottom = (round(side * scale) for side in face.box)
+    colour = FRAMES.get(face.verdict or "", (200, 200, 200))
+    cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), (30, 30, 30), 4)
+    cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), colour, 2)
+    if face.score is None:
+        return
+    font, text = cv2.FONT_HERSHEY_SIMPLEX, f"{face.score:.2f}"
+    (wide, high), _ = cv2.getTextSize(text, font, 0.5, 1)
+    x = max(min(left, shown.shape[1] - wide - 6), 0)
+    y = max(top, high + 6)
+    cv2.rectangle(shown, (x, y - high - 6), (x + wide + 6, y), colour, -1)
+    cv2.putText(shown, text, (x + 3, y - 4), font, 0.5, (20, 20, 20), 1, cv2.LINE_AA)
 
 
 def _lines(text: str, width: int) -> Iterator[np.ndarray]:
@@ -193,12 +226,16 @@ def _colour_bar(height: int, width: int = 76) -> np.ndarray:
 
 
 def write_overlay(
-    path: str | Path, pixels: np.ndarray, heat: np.ndarray, caption: str = ""
+    path: str | Path,
+    pixels: np.ndarray,
+    heat: np.ndarray,
+    caption: str = "",
+    faces: Sequence[FaceCheck] = (),
 ) -> None:
     """Write `overlay` as PNG, atomically; raises `GanscopeError` if it cannot be written."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(path, overlay(pixels, heat, caption=caption))
+        write_picture(path, overlay(pixels, heat, caption=caption, faces=faces))
     except OSError as error:
         raise GanscopeError(f"{path}: the heatmap cannot be written ({error.strerror})") from None

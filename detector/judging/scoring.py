@@ -22,8 +22,17 @@ from ganscope.datasets.degradations import Degradation, estimate_quality
 from ganscope.detector.evidence.evidence import evidence_of
 from ganscope.detector.evidence.record import Evidence
 from ganscope.detector.judge import Judge
-from ganscope.detector.judging.views import cut_views
+from ganscope.detector.judging.faces import (
+    AROUND,
+    AROUND_TILES,
+    FaceViews,
+    around,
+    find_faces,
+    least_of,
+)
+from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.errors import ImageError
+from ganscope.faces import Face, Finder
 from ganscope.images import ImageSource, open_image
 
 MAX_TILES, MAX_PIXELS = 16, 16 * 96**2
@@ -40,6 +49,8 @@ SEEN = 20
 """It is told if less than one tile in so many was looked at."""
 REENCODED = (Degradation("jpeg", 85), Degradation("resize-area", 0.75))
 """How an image is changed to see whether its verdict holds."""
+FACE_TILES = 9
+"""Tiles looked at in a face, by a detector that looks at tiles."""
 REENCODED_TILES = 5
 """Tiles looked at in an image for each of them, spread evenly."""
 
@@ -84,6 +95,10 @@ class Scored:
     """JPEG quality of the file, 1 to 100; None: it is no JPEG."""
     evidence: Evidence = field(default_factory=Evidence)
     """What the file says of its own making, if `describe` was asked for."""
+    faces: list[FaceViews] | None = None
+    """Its faces, largest first, where they were looked for; at most `faces.MOST`."""
+    faces_found: int = 0
+    """How many there are."""
     warnings: tuple[str, ...] = ()
     error: str | None = None
     expected: int = 0
@@ -189,6 +204,7 @@ def score_images(
     reencode: bool = False,
     describe: bool = False,
     trust_anchors: Path | None = None,
+    finder: Finder | None = None,
 ) -> Iterator[Scored]:
     """Score images, each as anything that `open_image` takes, in order and as a stream.
 
@@ -196,14 +212,17 @@ def score_images(
     score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
     tiles (one that looks at views has the whole picture beside them, and learned to see through
     encodings). describe: measure what tells whether an image is a photograph at all, and read what
-    its file says of its making; trust_anchors: as in `read_evidence`. What cannot be read gives a
-    `Scored` with its `error`; what no image can come as raises as in `open_image`.
+    its file says of its making; trust_anchors: as in `read_evidence`. finder: look at each face
+    that it finds beside the whole picture. What cannot be read gives a `Scored` with its `error`;
+    what no image can come as raises as in `open_image`.
     """
     detector.prepare(device)
     if detector.views and detector.on_cpu:  # no quicker in larger batches, but later to be told
         batch_size = min(batch_size, VIEWS)
     waiting: deque[Scored] = deque()  # in order; those at the front may be complete
-    stock: deque[tuple[Scored, np.ndarray]] = deque()  # tiles not yet given to the network
+    stock: deque[tuple[Scored | FaceViews, np.ndarray]] = (
+        deque()
+    )  # tiles not yet given to the network
     stocked = 0
 
     def run(count: int) -> None:
@@ -246,15 +265,19 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector, reencode, describe, trust_anchors):
+    for scored, cut in _opened(images, detector, reencode, describe, trust_anchors, finder):
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
             stocked += len(cut)
+        for face in scored.faces or ():
+            if face.cut is not None:
+                stock.append((face, face.cut))
+                stocked += len(face.cut)
         while stocked >= batch_size:
             run(batch_size)
             look_again()
-        while waiting and _complete(waiting[0]) and waiting[0].again is None:
+        while waiting and _done(waiting[0]):
             yield _pooled(detector, waiting.popleft())
     while stocked:
         run(min(stocked, batch_size))
@@ -265,6 +288,12 @@ def score_images(
 
 def _complete(scored: Scored) -> bool:
     return scored.error is not None or len(scored.tile_logits) == scored.expected
+
+
+def _done(scored: Scored) -> bool:
+    """Whether nothing of an image waits for the network any more."""
+    faces = scored.faces or ()
+    return _complete(scored) and scored.again is None and all(face.complete for face in faces)
 
 
 def _pooled(detector: Judge, scored: Scored) -> Scored:
@@ -286,6 +315,9 @@ def _pooled(detector: Judge, scored: Scored) -> Scored:
                 change.label: float(detector.score(scored.logit + part.mean() - same.mean()))
                 for change, part in zip(REENCODED, parts, strict=True)
             }
+        for face in scored.faces or ():
+            if face.cut is not None and detector.in_doubt(face.logit(), len(face.cut)):
+                face.tile_logits = detector.exact_logits(face.cut)
         if not np.isfinite(found).all():
             scored.logit = scored.score = None
             scored.error = "the detector gave no finite number for this image"
@@ -310,6 +342,7 @@ def _opened(
     reencode: bool,
     describe: bool,
     trust_anchors: Path | None = None,
+    finder: Finder | None = None,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
@@ -330,6 +363,8 @@ def _opened(
         return cut(known, opened.pixels)
 
     def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:
+        if finder:
+            _find_faces(scored, pixels, detector, finder)
         if detector.views:
             return _viewed(scored, pixels, detector, describe)
         return _tiled(scored, pixels, detector.size, reencode, describe)
@@ -392,6 +427,34 @@ def _viewed(
         scored.again = views.cut[views.first :]
     scored.expected = views.first
     return scored, views.cut[: views.first]
+
+
+def _find_faces(scored: Scored, pixels: np.ndarray, detector: Judge, finder: Finder) -> None:
+    """Find the faces of an image, and cut out what the detector looks at in each."""
+    scored.faces = []
+    if min(pixels.shape[:2]) < detector.smallest:
+        return
+    found, scored.faces_found = find_faces(finder, pixels)
+    for face in found:
+        views = FaceViews(face)
+        if min(face.width, face.height) >= least_of(detector):
+            views.cut = _of_face(face, pixels, detector)
+            views.weights = np.full(len(views.cut), 1 / len(views.cut))
+        scored.faces.append(views)
+
+
+def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
+    """What a detector looks at in a face: (T, size, size, 3) uint8, the square around it made as
+    small as a view, or tiles of it at native resolution.
+    """
+    size = detector.size
+    if detector.views:
+        top, left, bottom, right = around(face, *pixels.shape[:2], AROUND)
+        return whole_of(pixels[top:bottom, left:right], size)[None]
+    top, left, bottom, right = around(face, *pixels.shape[:2], AROUND_TILES, size)
+    square = _filled(pixels[top:bottom, left:right], size)
+    places = tile_positions(*square.shape[:2], size, FACE_TILES)
+    return np.stack([square[y : y + size, x : x + size] for y, x in places])
 
 
 def _describe(scored: Scored, cut: np.ndarray) -> None:

@@ -75,6 +75,7 @@ class Table:
         row = {
             **record,
             "thresholds": json.dumps(record["thresholds"]),
+            "faces": json.dumps(record["faces"]) if record["faces"] else "",
             "warnings": "; ".join(record["warnings"]),
         }
         try:

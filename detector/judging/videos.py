@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ganscope.detector.judge import Judge
+from ganscope.detector.judging.faces import FaceCheck
 from ganscope.errors import GanscopeError, escaped
 from ganscope.files import replacing
 
@@ -34,13 +35,23 @@ class FrameCheck:
     verdict: str | None
     probability: float | None
     warnings: tuple[str, ...]
+    faces: tuple[FaceCheck, ...] | None = None
 
     @property
     def seconds(self) -> float:
         return self.until - self.since
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "warnings": list(self.warnings)}
+        faces = None if self.faces is None else [face.as_dict() for face in self.faces]
+        return {**vars(self), "warnings": list(self.warnings), "faces": faces}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "FrameCheck":
+        """The opposite of `as_dict`."""
+        faces = record["faces"]
+        if faces is not None:
+            faces = tuple(map(FaceCheck.from_dict, faces))
+        return cls(**{**record, "warnings": tuple(record["warnings"]), "faces": faces})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,6 +71,11 @@ def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
     return Views(np.stack(cut), np.array(positions), 2)
 
 
+def whole_of(pixels: np.ndarray, size: int) -> np.ndarray:
+    """A square part of an image, made as large or small as a view: (size, size, 3) uint8."""
+    return np.asarray(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC))
+
+
 _NOWHERE = (-1, -1)
 
 

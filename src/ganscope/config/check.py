@@ -34,6 +34,8 @@ class CheckSettings:
     """Print one JSON object a line instead of a table."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    faces: bool = True
+    """Look at each face by itself, too: one that was swapped is a small part of a photograph."""
     pixels_only: bool = False
     """Judge by the pixels alone: what the file says of itself is shown, but sets no verdict."""
     trust_anchors: Path | None = None

@@ -48,6 +48,8 @@ class ServeSettings:
     then looks behind the wall that it stands behind."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking, as in `CheckSettings`."""
+    faces: bool = True
+    """Look at each face by itself, too, as in `CheckSettings`."""
     pixels_only: bool = False
     """What a file says of itself is shown, but sets no verdict."""
     trust_anchors: Path | None = None
