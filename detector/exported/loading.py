@@ -233,7 +233,8 @@ def graph_of(
             "smallest": shrinking.to_smallest,
         }
         model = forms[form](model)
-    return described(model, about(config, name, kind))
+    own = {key: value for key, value in config.items() if key != SAVED_WITH}
+    return described(model, about(own, name, kind))
 
 
 def kind_of_map(judge: Judge) -> str | None:
