@@ -41,7 +41,7 @@ from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
 from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
-from ganscope.devices import by_main_process
+from ganscope.devices import asked_of_main, by_main_process
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import damaged, guard_table, plain_cell
 from ganscope.folders import CONFIG, load_checkpoint
@@ -235,13 +235,8 @@ def open_run(
     """
     if settings.fuse and not is_architecture(settings.fuse):
         load_detector(settings.fuse)
-    elif settings.fuse and state.num_processes > 1:
-        raise GanscopeError(
-            f"--fuse {settings.fuse}: train it first where there are several processes, and name "
-            "its run folder"
-        )
     run = choose_run(settings)
-    if (run / CONFIG).exists():
+    if asked_of_main((run / CONFIG).exists):
         raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
     if (run / SETTINGS).exists():
         before = read_json(run / SETTINGS, ANOTHER)
