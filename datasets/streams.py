@@ -332,7 +332,7 @@ def _samples(stack: ExitStack, name: str, limits: Limits) -> Iterator[tuple[str,
 def _open_shard(stack: ExitStack, name: str, limits: Limits) -> tuple[IO[bytes], str]:
     """A shard's file, and its path if it lies uncompressed on a lasting disk, else ""."""
     if "://" not in name:
-        file: Any = stack.enter_context(Path(name).open("rb"))
+        file: Any = stack.enter_context(Path(name).open("rb"))  # noqa: SIM115
         try:
             tarfile.open(fileobj=file, mode="r:").close()
             lasting = name

@@ -56,6 +56,7 @@ from ganscope.devices import (
     gathering,
     pick_device,
     processes,
+    to_device,
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import damaged
@@ -263,7 +264,9 @@ def compute_features(
     try:
         batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
         for pixels in loader.batches(batches):
-            images = pixels.to(device).float().div_(255).contiguous(memory_format=speed.layout)
+            images = (
+                to_device(pixels, device).float().div_(255).contiguous(memory_format=speed.layout)
+            )
             with speed.autocast(device):
                 detector(images)
     finally:

@@ -46,6 +46,7 @@ from ganscope.devices import (
     pick_device,
     processes,
     remembered,
+    to_device,
 )
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, SPEED, restoring, save_checkpoint
@@ -270,7 +271,7 @@ def _batches(
 
 def to_images(pixels: Tensor, device: torch.device, speed: Speed) -> Tensor:
     """(N, 3, H, W) uint8 -> float in [0, 1] on the device, in the network's memory layout."""
-    return pixels.to(device).float().div_(255).contiguous(memory_format=speed.layout)
+    return to_device(pixels, device).float().div_(255).contiguous(memory_format=speed.layout)
 
 
 def _gather(order: list[list[Key]], values: Tensor) -> pd.DataFrame:

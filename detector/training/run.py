@@ -62,6 +62,8 @@ ANOTHER = "delete its folder, or name another one with --out"
 """What to do where it is not known what a folder was begun with."""
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
+MOST_READERS = 32
+"""Processes that read images beside a GPU, at most."""
 FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", "steps", "minutes")
 """Settings of the finetune recipe alone."""
 
@@ -276,4 +278,8 @@ def reading_processes(settings: TrainDetectorSettings, device: torch.device, pro
     """Reading processes: on a CPU no core is spare, the network uses them all."""
     if settings.workers is not None:
         return settings.workers
-    return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
+    return (
+        0
+        if device.type == "cpu"
+        else max(min((os.cpu_count() or 1) // processes - 1, MOST_READERS), 0)
+    )

@@ -193,6 +193,26 @@ def mean_of_all(value: torch.Tensor) -> torch.Tensor:
     return whole / torch.distributed.get_world_size()
 
 
+def to_device(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device; to a GPU it travels while the processor goes on."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+MOST_AT_ONCE, SHARE_OF_FREE = 1024, 0.4
+"""Pictures at a time on a GPU, at most, and the share of its free memory that they may take."""
+
+
+def batch_for(free: float, each: float, least: int = 32) -> int:
+    """Pictures at a time, a power of two, for so many bytes that are free and that each takes."""
+    fits = SHARE_OF_FREE * free / max(each, 1.0)
+    batch = least
+    while batch * 2 <= min(fits, MOST_AT_ONCE):
+        batch *= 2
+    return batch
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Torch, in this thread and those started inside, and opencv compute with a single thread."""

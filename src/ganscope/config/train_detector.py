@@ -115,7 +115,7 @@ class TrainDetectorSettings:
     precision: str = "auto"
     """auto (measured once at the start), fp32, bf16 or fp16."""
     workers: int | None = None
-    """Processes that read images; None: as many as there are spare cores, at most 8."""
+    """Processes that read images; None: as many as there are spare cores, at most 32."""
 
     def __post_init__(self) -> None:
         as_lists(self)
