@@ -148,7 +148,7 @@ def main() -> None:
     kinds = [kind for kind in sorted(architectures) if kind not in PAIRED]
     for kind in kinds if real else ["dcgan"]:
         wish = TrainGeneratorSettings(
-            architecture=kind,
+            generator=kind,
             real="photographs",
             out=out / "generators" / kind,
             size=32,
