@@ -35,7 +35,7 @@ from ganscope.cli import (
     trust,
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
-from ganscope.errors import GanscopeError, GanscopeWarning, escaped
+from ganscope.errors import GanscopeError, GanscopeWarning, ToldElsewhere, escaped
 from ganscope.files import FULL, full
 from ganscope.launched import place
 from ganscope.memory import keep_freed_memory
@@ -148,6 +148,8 @@ def main() -> None:
             app()
         finally:
             sys.stdout.flush()  # what fails only now has failed, too
+    except ToldElsewhere:
+        sys.exit(2)
     except GanscopeError as error:
         if place()[0]:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others

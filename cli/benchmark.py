@@ -113,7 +113,10 @@ def benchmark(
     cache: Annotated[
         bool, typer.Option(help="Keep what detectors say of images; ask for new ones only.")
     ] = True,
-    batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
     json: Annotated[

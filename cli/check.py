@@ -99,7 +99,10 @@ def check(
             "unsure. Without, large folders go faster."
         ),
     ] = True,
-    batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
+    ] = None,
     device: Device = "auto",
     runtime: Annotated[
         str,

@@ -20,6 +20,28 @@ def train_detector(
             metavar="[CORPUS]...", help="Corpus folders. [default: the newest one here]"
         ),
     ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Stream to learn from instead: 'shards-{000..010}.tar', a folder of .tar, an "
+            "address, or hf:owner/name[:split]; may be repeated. Needs --steps."
+        ),
+    ] = None,
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            help="--data: where it says what is fake; __key__: the folder's name. "
+            "[default: label or cls]"
+        ),
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(help="--data: pictures that have this in common are held out together."),
+    ] = None,
+    allow_private: Annotated[
+        bool,
+        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
+    ] = False,
     detector: Annotated[
         str, typer.Option(help="Architecture: cnn, npr, patch, lite, clip, timm:NAME or vit:NAME.")
     ] = "cnn",
@@ -66,7 +88,8 @@ def train_detector(
         bool, typer.Option(help="finetune: less memory, a third slower.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(help="finetune: updates. [default: --minutes or --epochs]")
+        int | None,
+        typer.Option(help="finetune and --data: updates. [default: --minutes or --epochs]"),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="finetune: minutes. [default: --steps or --epochs]")
@@ -163,9 +186,15 @@ def train_detector(
 
       ganscope train-detector --recipe finetune --detector clip --pretrained hub --minutes 20
       --batch-size 256
+
+      ganscope train-detector --data 'shards-{000..010}.tar' --label-column cls --steps 20000
     """
     settings = TrainDetectorSettings(
         corpora=tuple(corpora or ()),
+        data=tuple(data or ()),
+        label_column=label_column,
+        group_column=group_column,
+        allow_private=allow_private,
         detector=detector,
         recipe=recipe,
         fuse=fuse,

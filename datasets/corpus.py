@@ -23,6 +23,12 @@ COLUMNS = ("path", "file_name", "label", "generator", "source", "group", "split"
 (real) or 1 (fake); `generator` is "real" for reals; `source` says where an image is from; images of
 one `group` show the same scene or prompt ("" = alone); `split` is "", train, val or test."""
 
+LABEL_WORDS = {
+    **dict.fromkeys(("0", "0.0", "real", "nature", "false"), 0),
+    **dict.fromkeys(("1", "1.0", "fake", "ai", "generated", "true"), 1),
+}
+"""What a label may be called, in lower case."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -150,9 +156,7 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _labels(root: Path, values: pd.Series) -> pd.Series:
-    words = dict.fromkeys(("0", "0.0", "real", "nature", "false"), 0)
-    words |= dict.fromkeys(("1", "1.0", "fake", "ai", "generated", "true"), 1)
-    labels = values.astype(str).str.strip().str.lower().map(words)
+    labels = values.astype(str).str.strip().str.lower().map(LABEL_WORDS)
     if labels.isna().any():
         bad = values[labels.isna()].iloc[0]
         raise GanscopeError(f"{root}: label {bad!r} is neither 0 (real) nor 1 (fake)")

@@ -13,6 +13,9 @@ SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Judge.smallest`)."""
 
+BATCH = 32
+"""Tiles or views at a time where nothing speaks for more."""
+
 
 class Judge(ABC):
     """Batches of pixels -> logits, higher = more likely fake; logits -> scores and verdicts.
@@ -37,6 +40,10 @@ class Judge(ABC):
     @abstractmethod
     def on_cpu(self) -> bool:
         """Whether it computes on the CPU, and so competes with what opens images."""
+
+    def batch(self) -> int:
+        """Tiles or views that it had best be given at a time."""
+        return BATCH
 
     @abstractmethod
     def logits(self, pixels: np.ndarray) -> np.ndarray:

@@ -13,10 +13,10 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from ganscope.detector.judge import Judge, check_config
+from ganscope.detector.judge import BATCH, Judge, check_config
 from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.transformer import BlockFeatures
-from ganscope.devices import pick_device
+from ganscope.devices import batch_for, pick_device, to_device
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
 from ganscope.prints import LEARNED, Prints
@@ -49,6 +49,7 @@ class Detector(FolderModel, Judge):
         super().__init__(config)
         self.net = net or build(config["architecture"], **config["arguments"])[0]
         self._learned: Prints | None = None
+        self._batch: int | None = None
         shape = (1, 3, 1, 1)
         self.mean: Tensor
         self.std: Tensor
@@ -158,6 +159,22 @@ class Detector(FolderModel, Judge):
     def on_cpu(self) -> bool:
         return self.mean.device.type == "cpu"  # not every network has parameters
 
+    def batch(self) -> int:
+        """On a GPU by what is free there and what a picture takes: measured once a loaded network,
+        with a forward pass.
+        """
+        device = self.mean.device
+        if device.type != "cuda":
+            return BATCH
+        if self._batch is None:
+            torch.cuda.synchronize(device)
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.logits(np.zeros((BATCH, self.size, self.size, 3), np.uint8))
+            took = torch.cuda.max_memory_allocated(device) - before
+            self._batch = batch_for(torch.cuda.mem_get_info(device)[0], took / BATCH)
+        return self._batch
+
     @torch.inference_mode()
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         images = self._images(pixels).contiguous(memory_format=torch.channels_last)
@@ -179,7 +196,7 @@ class Detector(FolderModel, Judge):
 
     def _images(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) in [0, 1], on its device. Pixels travel as bytes."""
-        images = torch.from_numpy(pixels).to(self.mean.device)
+        images = to_device(torch.from_numpy(pixels), self.mean.device)
         return images.permute(0, 3, 1, 2).float().div_(255)
 
     @property

@@ -9,12 +9,23 @@ import pytest
 import torch
 from test_training import make_corpus
 
-from ganscope.config import GenerateSettings, TrainDetectorSettings, TrainGeneratorSettings
+from ganscope.config import (
+    HEATMAP_METHODS,
+    BenchmarkSettings,
+    CheckSettings,
+    GenerateSettings,
+    TrainDetectorSettings,
+    TrainGeneratorSettings,
+)
+from ganscope.detector.benchmark.benchmark import benchmark_detectors
+from ganscope.detector.judging.checking import check_images
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training.device_augmentation import augment, draw
 from ganscope.detector.training.recipes import train_detector
+from ganscope.devices import to_device
+from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.model import latent, load_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.generator.training import train_generator
@@ -32,7 +43,7 @@ def test_scores_and_heatmaps_agree_with_the_cpus(astronaut: np.ndarray) -> None:
     ]
     assert found[0] == pytest.approx(found[1], abs=0.05)
     on_cpu, on_cuda = load_detector("default"), load_detector("default").cuda()
-    for method in ("tiles", "gradcam"):
+    for method in HEATMAP_METHODS:
         difference = heatmap(on_cpu, astronaut, method) - heatmap(on_cuda, astronaut, method)
         assert np.abs(difference).mean() < 0.02
 
@@ -106,3 +117,64 @@ def test_the_whole_circle_in_every_precision(tmp_path: Path, precision: str) -> 
         )
     )
     assert Detector.load(run).thresholds["fake"] > 0
+
+
+RECIPES = {
+    "aligned": {"recipe": "aligned"},
+    "cnndetect": {"recipe": "cnndetect"},
+    "npr": {"recipe": "npr", "detector": "npr"},
+    "patch": {"detector": "patch"},
+    "lite": {"detector": "lite"},
+    "frozen-linear": {"recipe": "frozen-linear", "detector": "timm:test_vit"},
+    "soup": {"soup": 2},
+    "fuse": {"fuse": "patch"},
+}
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_trains_and_judges_as_on_the_cpu(recipe: str, tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 60, "a": 60}, trace=60.0)
+    about = {"corpora": (corpus,), "out": tmp_path / "run", "size": 32, "epochs": 1}
+    run = train_detector(TrainDetectorSettings(**about | RECIPES[recipe], device="cuda"))
+    paths = sorted(str(p) for p in corpus.rglob("*.png"))[:20]
+    logits = [
+        [s.logit for s in score_images(load_detector(str(run)), paths, device=device)]
+        for device in ("cpu", "cuda")
+    ]
+    np.testing.assert_allclose(*logits, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", sorted(set(architectures) - {"pix2pix", "cyclegan"}))
+def test_every_kind_of_generator_trains_and_generates(kind: str, tmp_path: Path) -> None:
+    about = {"generator": kind, "real": "photographs", "size": 32, "width": 8, "steps": 3}
+    made = train_generator(TrainGeneratorSettings(**about, out=tmp_path / "g", device="cuda"))
+    wish = GenerateSettings(n=6, generator=str(made), out=tmp_path / "c", device="cuda")
+    assert len(list(generate_corpus(wish).rglob("*.png"))) >= 6
+
+
+def test_check_and_benchmark(tmp_path: Path, photo: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 20, "a": 20})
+    wish = CheckSettings(paths=(str(photo),), device="cuda", heatmap=tmp_path / "heat")
+    (check,) = check_images(wish)
+    assert check.error is None
+    assert check.heatmap is not None
+    benchmark_detectors(
+        BenchmarkSettings(corpora=(corpus,), out=tmp_path / "b", device="cuda", bootstrap=10)
+    )
+    assert (tmp_path / "b").is_dir()
+
+
+def test_the_batch_is_measured_and_changes_no_score(astronaut: np.ndarray) -> None:
+    detector = Detector.create("cnn")
+    detector.prepare("cuda")
+    assert detector.batch() >= 32
+    crops = [astronaut[y : y + 96, :96] for y in range(0, 400, 10)]
+    few, many = (
+        [s.logit for s in score_images(detector, crops, batch, "cuda")] for batch in (8, None)
+    )
+    np.testing.assert_allclose(few, many, atol=1e-3)
+
+
+def test_what_travels_arrives() -> None:
+    pixels = torch.arange(60, dtype=torch.uint8).view(3, 4, 5).permute(2, 0, 1)
+    assert torch.equal(to_device(pixels, torch.device("cuda")).cpu(), pixels)

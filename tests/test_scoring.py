@@ -33,6 +33,7 @@ from ganscope.detector.judging.scoring import (
     tiles,
 )
 from ganscope.detector.model import Detector
+from ganscope.devices import batch_for
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.images import NamedImage
 
@@ -478,3 +479,25 @@ def test_whatever_holds_an_image_is_judged_as_its_file_is(cnn: Detector, photo: 
     assert mixed[0].score == mixed[2].score
     with pytest.raises(TypeError, match="not as int"):
         list(score_images(cnn, [7], device="cpu"))  # type: ignore[list-item]
+
+
+def test_the_batch_goes_by_free_memory_and_what_a_picture_takes() -> None:
+    assert batch_for(80e9, 10e6) == 1024
+    assert batch_for(1e9, 10e6) == 32  # 40 fit: a power of two
+    assert batch_for(2e9, 10e6) == 64
+    assert batch_for(1e6, 10e6) == 32  # no less than on a CPU
+
+
+def test_beside_a_gpu_more_images_wait_but_no_more_bytes(
+    monkeypatch: pytest.MonkeyPatch, astronaut: np.ndarray
+) -> None:
+    small, large = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((16, 1024, 1024, 3), np.uint8)
+    assert scoring._room(small, 16 * 16) == 16 * 16
+    assert scoring._room(large, 16 * 16) == 2**30 // large.nbytes
+    assert scoring._room(None, 16) == 16
+    detector = Detector.create("cnn", size=64)
+    crops = [astronaut[y : y + 96, :96] for y in range(0, 400, 10)]
+    wanted = [scored.logit for scored in score_images(detector, crops, 32, "cpu")]
+    monkeypatch.setattr(Detector, "on_cpu", False)
+    found = [scored.logit for scored in score_images(detector, crops, 128, "cpu")]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)

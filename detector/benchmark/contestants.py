@@ -83,7 +83,9 @@ class Scorer:
 class NetworkScorer(Scorer):
     """A `Detector`, ours or an ONNX file: its values are logits."""
 
-    def __init__(self, name: str, network: Detector, batch_size: int = 32, device: str = "auto"):
+    def __init__(
+        self, name: str, network: Detector, batch_size: int | None = None, device: str = "auto"
+    ):
         self.name, self.network = name, network
         self.batch_size, self.device = batch_size, device
         self.weights, self.threshold = network.weights, network.thresholds["fake"]
@@ -344,7 +346,7 @@ def _onnx_files(file: Path) -> list[Path]:
     return [file, *sorted(others)]
 
 
-def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer:
+def open_scorer(name: str, batch_size: int | None = None, device: str = "auto") -> Scorer:
     """What a user's --detector means; see this module's docstring.
 
     Raises `GanscopeError` for whatever is missing or does not fit.
@@ -358,7 +360,7 @@ def open_scorer(name: str, batch_size: int = 32, device: str = "auto") -> Scorer
     if kind == "onnx" and rest:
         return NetworkScorer(name, open_onnx(rest, device), batch_size, device)
     if kind in published and (rest or not (":" in name or Path(name).exists())):
-        return PublishedScorer(name, load_published(kind, rest), batch_size, device)
+        return PublishedScorer(name, load_published(kind, rest), batch_size or 32, device)
     if ":" in name and not Path(name).exists():
         kinds = ["python", "scores", "onnx", *published]
         if kind in kinds:

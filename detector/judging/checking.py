@@ -431,7 +431,7 @@ def _name_for(folder: Path, image: str, table: Table) -> Iterator[Path]:
 def check_each(
     detector: Judge,
     images: Iterable[ImageSource],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str = "auto",
     reencode: bool = True,
     pixels_only: bool = False,

@@ -40,9 +40,11 @@ MAX_TILES, MAX_PIXELS = 16, 16 * 96**2
 make so many pixels. Sixteen of 64 tiles move the logits of 37 large photographs by a quarter of
 what these differ by."""
 DECODERS = min(os.cpu_count() or 1, 8)
-"""Threads that open images."""
+"""Threads that open images beside a network on the CPU; beside a GPU every core has one."""
 AHEAD = 16
-"""Images that may be open and waiting."""
+"""Images that may be open and waiting; beside a GPU so many a core, but of large images fewer."""
+AHEAD_BYTES = 2**30
+"""Decoded pixels that may wait beside a GPU."""
 VIEWS = 8
 """Views that a backbone sees at a time on a CPU, at most."""
 SEEN = 20
@@ -199,7 +201,7 @@ def flat_share(pixels: np.ndarray) -> float:
 def score_images(
     detector: Judge,
     images: Iterable[ImageSource],
-    batch_size: int = 32,
+    batch_size: int | None = None,
     device: str = "auto",
     reencode: bool = False,
     describe: bool = False,
@@ -208,7 +210,8 @@ def score_images(
 ) -> Iterator[Scored]:
     """Score images, each as anything that `open_image` takes, in order and as a stream.
 
-    batch_size: tiles given to the network at a time; the scores do not depend on it. reencode:
+    batch_size: tiles given to the network at a time, None: `Judge.batch`; the scores do not depend
+    on it. reencode:
     score each image that gets a verdict after each of `REENCODED`, too, if the detector looks at
     tiles (one that looks at views has the whole picture beside them, and learned to see through
     encodings). describe: measure what tells whether an image is a photograph at all, and read what
@@ -217,6 +220,7 @@ def score_images(
     what no image can come as raises as in `open_image`.
     """
     detector.prepare(device)
+    batch_size = batch_size or detector.batch()
     if detector.views and detector.on_cpu:  # no quicker in larger batches, but later to be told
         batch_size = min(batch_size, VIEWS)
     waiting: deque[Scored] = deque()  # in order; those at the front may be complete
@@ -374,14 +378,27 @@ def _opened(
         yield from map(work, images)
         return
     source = iter(images)
-    with ThreadPoolExecutor(DECODERS) as pool:
+    cores = os.cpu_count() or 1
+    threads, most = (DECODERS, AHEAD) if detector.on_cpu else (cores, AHEAD * cores)
+    with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future] = deque(pool.submit(work, i) for i in islice(source, AHEAD))
         try:
             while ahead:
-                yield ahead.popleft().result()
-                ahead.extend(pool.submit(work, i) for i in islice(source, 1))
+                found = ahead.popleft().result()
+                yield found
+                room = _room(found[1], most)
+                ahead.extend(
+                    pool.submit(work, i) for i in islice(source, max(room - len(ahead), 0))
+                )
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _room(cut: np.ndarray | None, most: int) -> int:
+    """How many images may wait, by what the last one's tiles weigh."""
+    if cut is None or most == AHEAD:
+        return most
+    return min(most, max(AHEAD_BYTES // max(cut.nbytes, 1), AHEAD))
 
 
 def _is_rgb(image: ImageSource) -> TypeGuard[np.ndarray]:

@@ -16,6 +16,7 @@ def write_card(
     """The model card: what it learned from, how it was judged, how to use it, what it cannot do."""
     size, thresholds, images = detector.size, detector.thresholds, metrics["images"]
     corpora = ", ".join(Path(corpus).resolve().name for corpus in settings.corpora)
+    corpora = corpora or ", ".join(settings.data)
     held_out = ", ".join(sorted(set(images["val"]) - set(images["train"])))
     method = (
         f"Validated on photographs and on generators that training never saw: {held_out}."

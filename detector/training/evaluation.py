@@ -24,6 +24,7 @@ from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector
 from ganscope.detector.training.card import write_card
 from ganscope.detector.training.record import (
+    STREAMED,
     learned_from,
     start_record,
     starts_from_a_detector,
@@ -92,7 +93,8 @@ def finish_run(
         reals[reals["split"] == ("test" if (reals["split"] == "test").any() else "val")]
     )
     found = val.loc[val["label"] == 1, "score"] >= detector.thresholds["fake"]
-    images = _counts(table)
+    streamed = table.attrs.get(STREAMED)
+    images = ({"train": streamed} if streamed else {}) | _counts(table)
     metrics: dict[str, Any] = {
         "epochs": len(log),
         "best_epoch": detector.config["training"].get("best_epoch"),

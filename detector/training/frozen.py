@@ -40,6 +40,7 @@ from ganscope.detector.training.run import (
     LOSSES,
     OpenOther,
     fingerprint,
+    look_first,
     open_run,
     open_views,
     reading_processes,
@@ -47,8 +48,16 @@ from ganscope.detector.training.run import (
     split_table,
     tell_of_images,
 )
-from ganscope.detector.training.views import Key, Loader, Sampler, to_keys
-from ganscope.devices import Speed, pick_device, processes
+from ganscope.detector.training.views import Key, Loader, Sampler, Views, to_keys
+from ganscope.devices import (
+    Speed,
+    asked_of_main,
+    by_main_process,
+    gathering,
+    pick_device,
+    processes,
+    to_device,
+)
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import damaged
 
@@ -57,6 +66,8 @@ if TYPE_CHECKING:
 
 UNUSED = ("learning_rate", "hard_examples", "patience", "soup", *set(FINE_TUNING) - {"hidden"})
 """Settings of other recipes."""
+ABOUT = "features.json"
+"""What the features in a run folder are of."""
 BEND_PASSES, BEND_BATCH, BEND_RATE, BEND_DECAY = 60, 64, 2e-3, 0.05
 """How the curved classifier is fitted, where there is one: AdamW; validation says when it was
 best."""
@@ -70,13 +81,12 @@ def train_frozen(
     """Train a linear classifier on a frozen backbone; `train_detector` describes the run folder.
 
     `epochs` says how often each training image is looked at, each time cropped and degraded anew.
-    Raises `GanscopeError` as `train_detector` does, and for an architecture without a linear
-    classifier or more than one process.
+    Several processes share the images; the main one gathers the features, which do not depend on
+    how many they are, and fits. Raises `GanscopeError` as `train_detector` does, and for an
+    architecture without a linear classifier.
     """
     device = pick_device(settings.device)
     state = processes(device)
-    if state.num_processes > 1:
-        raise GanscopeError("--recipe frozen-linear runs in one process; start it without torchrun")
     refuse_unused(settings, UNUSED)
     if not settings.pretrained:
         warnings.warn(
@@ -86,7 +96,8 @@ def train_frozen(
         )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings, progress)
+    look_first(settings, progress)
+    table = split_table(settings)
     torch.manual_seed(settings.seed)
     curved = is_read_at_blocks(settings.detector)
     if settings.hidden and not curved:
@@ -102,8 +113,9 @@ def train_frozen(
     )
     classifier_of(detector)
     run, _ = open_run(settings, state)
-    tell_of_images(settings, run, table)
+    by_main_process(lambda: tell_of_images(settings, run, table))
     other = open_other(settings, run, progress)
+    state = processes(device)  # it may have been trained just now
 
     train = table[table["split"] == "train"]
     views = open_views(settings, table, detector.size)
@@ -115,16 +127,21 @@ def train_frozen(
 
     half = "bf16" if device.type == "cuda" else "fp32"
     precision = half if settings.precision == "auto" else settings.precision
-    begun, now = run / "features.json", {"images": fingerprint(table, 1), "precision": precision}
+    begun, now = run / ABOUT, {"images": fingerprint(table, 1), "precision": precision}
     remedy = "delete it and the files features-*.npz, and the same command computes them again"
-    if begun.exists() and read_json(begun, remedy) != now:
-        raise GanscopeError(
-            f"{run} was begun with other images or in another precision; restore them to continue "
-            "it, or name another folder with --out"
-        )
-    write_json(begun, now)
+
+    def begin() -> list[str]:
+        if begun.exists() and read_json(begun, remedy) != now:
+            raise GanscopeError(
+                f"{run} was begun with other images or in another precision; restore them to "
+                "continue it, or name another folder with --out"
+            )
+        write_json(begun, now)
+        return [name for name in orders if (run / f"features-{name}.npz").exists()]
+
+    kept = asked_of_main(begin)
     speed = Speed(precision, channels_last=device.type != "mps")
-    detector = detector.to(device).eval().to(memory_format=speed.layout)
+    detector = detector.to(state.device).eval().to(memory_format=speed.layout)
     total = sum(map(len, orders.values()))
     task = (
         None
@@ -132,20 +149,44 @@ def train_frozen(
         else progress.add_task(f"features of {settings.detector}", total=total, note="")
     )
     width, features = classifier_of(detector).in_features, {}
-    for name, keys in orders.items():
-        path = run / f"features-{name}.npz"
-        if path.exists():
-            features[name] = _read_features(path, (len(keys), width))
-    with Loader(views, reading_processes(settings, device, 1)) as loader:
+    rank, several = state.process_index, state.num_processes
+    with (
+        gathering() as gather,
+        Loader(views, reading_processes(settings, device, several)) as loader,
+    ):
         for name, keys in orders.items():
-            if name not in features:
-                found = compute_features(detector, loader, keys, settings.batch_size, speed)
-                with replacing(run / f"features-{name}.npz") as part:
-                    np.savez(part, features=found)  # a zip: with a checksum
-                features[name] = found
+            path = run / f"features-{name}.npz"
+            if name not in kept:
+                own = keys[rank::several]  # all of them take as long, and none waits for another
+                part_of = compute_features(detector, loader, own, settings.batch_size, speed)
+                parts = gather(part_of)
+                if state.is_main_process:
+                    found = np.empty((len(keys), width), np.float32)
+                    for i, part in enumerate(parts):
+                        found[i::several] = part
+                    with replacing(path) as file:
+                        np.savez(file, features=found)  # a zip: with a checksum
+                    features[name] = found
+            elif state.is_main_process:
+                features[name] = _read_features(path, (len(keys), width))
             if progress and task is not None:
                 progress.update(task, advance=len(keys))
+    by_main_process(lambda: _finish(settings, run, table, views, orders, features, detector, other))
+    return run
 
+
+def _finish(
+    settings: TrainDetectorSettings,
+    run: Path,
+    table: pd.DataFrame,
+    views: Views,
+    orders: dict[str, list[Key]],
+    features: dict[str, np.ndarray],
+    detector: Detector,
+    other: Detector | None,
+) -> None:
+    """Fit the classifier to the features of each look, and evaluate the detector."""
+    precision = read_json(run / ABOUT)["precision"]
     learned = [str(look) for look in range(settings.epochs)]
     x = np.concatenate([features[name] for name in learned])
     y = np.array([views.labels[key.row] for name in learned for key in orders[name]])
@@ -181,7 +222,6 @@ def train_frozen(
     finish_run(run, settings, detector, views, table, [row])
     for path in run.glob("features*"):
         path.unlink()
-    return run
 
 
 def _read_features(path: Path, shape: tuple[int, int]) -> np.ndarray:
@@ -224,11 +264,15 @@ def compute_features(
     try:
         batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
         for pixels in loader.batches(batches):
-            images = pixels.to(device).float().div_(255).contiguous(memory_format=speed.layout)
+            images = (
+                to_device(pixels, device).float().div_(255).contiguous(memory_format=speed.layout)
+            )
             with speed.autocast(device):
                 detector(images)
     finally:
         hook.remove()
+    if not found:
+        return np.empty((0, classifier_of(detector).in_features), np.float32)
     features = torch.cat(found).numpy()
     if not np.isfinite(features).all():
         raise GanscopeError("the backbone gave no finite numbers; take --precision fp32")

@@ -46,6 +46,7 @@ from ganscope.devices import (
     pick_device,
     processes,
     remembered,
+    to_device,
 )
 from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, SPEED, restoring, save_checkpoint
@@ -156,7 +157,7 @@ def train_once(
                 rate = peak * _schedule(done, settings.epochs * steps)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
-                images = _to_images(pixels, device, speed)
+                images = to_images(pixels, device, speed)
                 targets = labels[[key.row for key in keys]].to(device)
 
                 losses = F.binary_cross_entropy_with_logits(net(images), targets, reduction="none")
@@ -268,9 +269,9 @@ def _batches(
     return batches[accelerator.process_index :: accelerator.num_processes]
 
 
-def _to_images(pixels: Tensor, device: torch.device, speed: Speed) -> Tensor:
+def to_images(pixels: Tensor, device: torch.device, speed: Speed) -> Tensor:
     """(N, 3, H, W) uint8 -> float in [0, 1] on the device, in the network's memory layout."""
-    return pixels.to(device).float().div_(255).contiguous(memory_format=speed.layout)
+    return to_device(pixels, device).float().div_(255).contiguous(memory_format=speed.layout)
 
 
 def _gather(order: list[list[Key]], values: Tensor) -> pd.DataFrame:
@@ -301,7 +302,7 @@ def _validate(
     logits = [torch.empty(0, device=accelerator.device)]
     for pixels in loader.batches(order):
         with speed.autocast(accelerator.device):
-            logits.append(average(_to_images(pixels, accelerator.device, speed)))
+            logits.append(average(to_images(pixels, accelerator.device, speed)))
     logit = _gather(order, torch.cat(logits)).groupby("row")["value"].mean()
     target = labels[logit.index.to_numpy(copy=True)].numpy()
     loss = np.logaddexp(0, np.where(target == 1, -logit, logit))

@@ -21,7 +21,14 @@ from ganscope.detector.training.loop import train_once
 from ganscope.detector.training.record import count_known
 from ganscope.detector.training.run import FINE_TUNING, choose_run, refuse_unused, split_table
 from ganscope.detector.training.soup import train_soup
-from ganscope.devices import held_by_main, pick_device, processes
+from ganscope.detector.training.streamed import refuse_for_streams, train_streamed
+from ganscope.devices import (
+    asked_of_main,
+    ending_together,
+    held_by_main,
+    pick_device,
+    processes,
+)
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CONFIG
 
@@ -37,8 +44,8 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
     (by which the images that it learned from are known again) and `settings.json`; where images
     cannot be read, `unreadable.csv` lists them. An unfinished run with the same settings is
     continued after its last whole epoch. Under `accelerate launch` or `torchrun` only the main
-    process writes and evaluates, and the others wait for it. No other command may write into the
-    folder meanwhile. `progress` shows one task.
+    process writes and evaluates, and the others wait for it; where one fails, all end. No other
+    command may write into the folder meanwhile. `progress` shows one task.
 
     Raises `GanscopeError` for a corpus without both classes or with too few images to validate on,
     an unknown architecture or generator, pretrained weights that do not fit, and a folder that
@@ -51,12 +58,16 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         train = train_soup
     elif settings.recipe == "finetune":
         train = train_finetuned
-    if settings.recipe not in ("finetune", "frozen-linear"):
+    if settings.data:
+        refuse_for_streams(settings)
+        train = train_streamed
+    elif settings.recipe not in ("finetune", "frozen-linear"):
         refuse_unused(settings, FINE_TUNING)
-    run = choose_run(settings)
     processes(pick_device(settings.device))
-    with held_by_main(run):
-        return train(replace(settings, out=run), open_other, progress)
+    with ending_together():
+        run = asked_of_main(lambda: choose_run(settings))
+        with held_by_main(run):
+            return train(replace(settings, out=run), open_other, progress)
 
 
 def open_other(
@@ -85,7 +96,7 @@ def open_other(
             )
         return other
     part = run / "fused"
-    if not (part / CONFIG).exists():
+    if not asked_of_main((part / CONFIG).exists):
         alone: dict[str, Any] = {}
         if settings.recipe in ("frozen-linear", "finetune"):
             usual = {f.name: f.default for f in fields(settings) if f.name in FINE_TUNING}

@@ -10,13 +10,19 @@ from ganscope.datasets.copies import Looked, look_at_table, name_some
 from ganscope.folders import CONFIG, shipped
 from ganscope.prints import LEARNED, Prints, find_same
 
+STREAMED = "streamed"
+"""What a table's `attrs` hold where it lists the held-out pictures alone: generator -> how many
+others were learned from.
+"""
+
 
 def learned_from(table: pd.DataFrame) -> Prints:
     """The prints of what a split table's training learns from, and chooses by."""
     looked = look_at_table(table[table["split"] != "test"])
     chosen = (looked.table["split"] == "val").to_numpy()
     found = looked.prints
-    return Prints(found.pixels, found.looks, found.labels, chosen, not len(looked.unreadable))
+    whole = not len(looked.unreadable) and STREAMED not in table.attrs
+    return Prints(found.pixels, found.looks, found.labels, chosen, whole)
 
 
 def start_record(settings: TrainDetectorSettings) -> Prints | None:

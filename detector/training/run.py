@@ -41,7 +41,7 @@ from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
 from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
-from ganscope.devices import by_main_process
+from ganscope.devices import asked_of_main, by_main_process
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import damaged, guard_table, plain_cell
 from ganscope.folders import CONFIG, load_checkpoint
@@ -62,6 +62,8 @@ ANOTHER = "delete its folder, or name another one with --out"
 """What to do where it is not known what a folder was begun with."""
 IGNORED = ("out", "device", "workers")
 """Settings that may differ when a run is continued: they do not change what is learned."""
+MOST_READERS = 32
+"""Processes that read images beside a GPU, at most."""
 FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", "steps", "minutes")
 """Settings of the finetune recipe alone."""
 
@@ -235,13 +237,8 @@ def open_run(
     """
     if settings.fuse and not is_architecture(settings.fuse):
         load_detector(settings.fuse)
-    elif settings.fuse and state.num_processes > 1:
-        raise GanscopeError(
-            f"--fuse {settings.fuse}: train it first where there are several processes, and name "
-            "its run folder"
-        )
     run = choose_run(settings)
-    if (run / CONFIG).exists():
+    if asked_of_main((run / CONFIG).exists):
         raise GanscopeError(f"{run} holds a finished detector; name another folder with --out")
     if (run / SETTINGS).exists():
         before = read_json(run / SETTINGS, ANOTHER)
@@ -281,4 +278,8 @@ def reading_processes(settings: TrainDetectorSettings, device: torch.device, pro
     """Reading processes: on a CPU no core is spare, the network uses them all."""
     if settings.workers is not None:
         return settings.workers
-    return 0 if device.type == "cpu" else max(min((os.cpu_count() or 1) // processes - 1, 8), 0)
+    return (
+        0
+        if device.type == "cpu"
+        else max(min((os.cpu_count() or 1) // processes - 1, MOST_READERS), 0)
+    )

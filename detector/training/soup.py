@@ -25,6 +25,7 @@ from ganscope.detector.training.run import (
     LOSSES,
     OpenOther,
     fingerprint,
+    look_first,
     open_run,
     open_views,
     reading_processes,
@@ -32,7 +33,7 @@ from ganscope.detector.training.run import (
     tell_of_images,
 )
 from ganscope.detector.training.views import Loader, Sampler, to_keys
-from ganscope.devices import pick_device, processes
+from ganscope.devices import asked_of_main, by_main_process, pick_device, processes
 from ganscope.errors import GanscopeError
 from ganscope.files import damaged
 from ganscope.folders import CONFIG, WEIGHTS
@@ -52,45 +53,64 @@ def train_soup(
 
     The parts are whole runs in `seed-N` of the run folder: those that are finished are not trained
     again. All split the corpus alike. Without `settings.pretrained` they begin with the weights of
-    one training more, the run `start`. Raises `GanscopeError` as `train_detector` does, and for
-    more than one process.
+    one training more, the run `start`. Several processes learn each part together. Raises
+    `GanscopeError` as `train_detector` does.
     """
     device = pick_device(settings.device)
     state = processes(device)
-    if state.num_processes > 1:
-        raise GanscopeError("--soup runs in one process; start it without torchrun")
+    several = state.num_processes
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
-    table = split_table(settings, progress)
+    look_first(settings, progress)
+    table = split_table(settings)
     run, _ = open_run(settings, state)
     begun, now = run / "images.json", {"images": fingerprint(table, 1)}
     remedy = "delete it and run the same command again"
-    if begun.exists() and read_json(begun, remedy) != now:
-        raise GanscopeError(
-            f"{run} was begun with other images; restore them to continue it, or name another "
-            "folder with --out"
-        )
-    write_json(begun, now)
+
+    def begin() -> None:
+        if begun.exists() and read_json(begun, remedy) != now:
+            raise GanscopeError(
+                f"{run} was begun with other images; restore them to continue it, or name another "
+                "folder with --out"
+            )
+        write_json(begun, now)
+        tell_of_images(settings, run, table)
+
+    by_main_process(begin)
     split_seed = settings.seed if settings.split_seed is None else settings.split_seed
-    tell_of_images(settings, run, table)
     other = open_other(settings, run, progress)
     alone = replace(settings, split_seed=split_seed, soup=1, fuse=None)
     learn = train_finetuned if settings.recipe == "finetune" else train_once
     seeds = range(settings.seed, settings.seed + settings.soup)
     if not settings.pretrained:
         start = run / "start"
-        if not (start / CONFIG).exists():
+        if not asked_of_main((start / CONFIG).exists):
             learn(replace(alone, seed=seeds.stop, out=start), open_other, progress)
         alone = replace(alone, pretrained=str(start / WEIGHTS))
+    for seed in seeds:
+        part = run / f"seed-{seed}"
+        if not asked_of_main((part / CONFIG).exists):
+            learn(replace(alone, seed=seed, out=part), open_other, progress)
+    by_main_process(lambda: _finish(settings, run, table, seeds, several, other))
+    return run
+
+
+def _finish(
+    settings: TrainDetectorSettings,
+    run: Path,
+    table: pd.DataFrame,
+    seeds: range,
+    several: int,
+    other: Detector | None,
+) -> None:
+    """Average the finished parts and evaluate the soup."""
+    device = pick_device(settings.device)
     parts, logs = [], []
     for seed in seeds:
         part = run / f"seed-{seed}"
-        if not (part / CONFIG).exists():
-            learn(replace(alone, seed=seed, out=part), open_other, progress)
         parts.append(load_detector(str(part)))
         with damaged(part / LOSSES, f"delete {part}, and the same command trains it again"):
             logs.append(pd.read_csv(part / LOSSES, dtype=float).assign(seed=seed))
-
     soup = average_weights(parts).to(device)
     train = table[table["split"] == "train"]
     views = open_views(settings, table, soup.size)
@@ -98,7 +118,7 @@ def train_soup(
         min(VIEWS, 4 * len(train)), np.random.default_rng(settings.seed)
     )
     keys = to_keys(rows, 0, True, views.twins)
-    n = settings.batch_size
+    n = settings.batch_size * several  # as they learned: a batch has its own statistics
     order = [keys[start : start + n] for start in range(0, max(len(keys) - n, 0) + 1, n)]
     with Loader(views, reading_processes(settings, device, 1)) as loader:
         images = (pixels.to(device).float().div_(255) for pixels in loader.batches(order))
@@ -117,7 +137,6 @@ def train_soup(
         soup = fuse_detectors([soup, other], table, views, settings.batch_size)
     write_text(run / LOSSES, log.to_csv(index=False, float_format="%.6g"))
     finish_run(run, settings, soup, views, table, log.to_dict("records"))
-    return run
 
 
 def average_weights(parts: list[Detector]) -> Detector:

@@ -6,11 +6,11 @@ processors and slower on others, so the choice is measured once at the start ins
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -18,12 +18,16 @@ import torch.distributed
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from torch.distributed import distributed_c10d
 
-from ganscope.errors import GanscopeError, reason_of
+from ganscope.errors import GanscopeError, ToldElsewhere, reason_of
 from ganscope.files import damaged, read_json, write_json
 from ganscope.launched import forget_stale
 from ganscope.locks import holding
 
+Answer = TypeVar("Answer")
+FAILED = "ganscope/failed"
+"""What a process that fails writes into the store that all of them share."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -68,25 +72,35 @@ def by_main_process(work: Callable[[], object]) -> None:
     """Let the main process alone do something; the others wait for its end, however long it takes,
     and raise `GanscopeError` if it fails.
     """
+
+    def silently() -> None:
+        work()
+
+    asked_of_main(silently)
+
+
+def asked_of_main(work: Callable[[], Answer]) -> Answer:
+    """What the main process alone finds, told to all; as `by_main_process`. What lies on a disk may
+    look different to each of them, and they must not part.
+    """
     distributed = torch.distributed
     if not distributed.is_initialized():
-        work()
-        return
+        return work()
     # A group of its own: the usual one gives up after minutes, and an evaluation may take hours.
-    group: Any = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
-    said: list[str | None] = [None]
+    group = _patient_group()
+    said: list[Any] = [None, None]
     failure: BaseException | None = None
     if distributed.get_rank() == 0:
         try:
-            work()
+            said[1] = work()
         except BaseException as error:
-            failure, said = error, [str(error) or reason_of(error)]
+            failure, said = error, [str(error) or reason_of(error), None]
     try:
         distributed.broadcast_object_list(said, group=group)
         distributed.destroy_process_group(group)
     except RuntimeError:
         if distributed.get_rank() == 0 and failure is None:
-            return  # its work is done, whatever has become of the others
+            return said[1]  # its work is done, whatever has become of the others
         if failure is None:
             raise GanscopeError(
                 "the main process has ended before its time; the same command given again goes on"
@@ -95,6 +109,71 @@ def by_main_process(work: Callable[[], object]) -> None:
         raise failure
     if said[0] is not None:
         raise GanscopeError(said[0])
+    return said[1]
+
+
+@contextmanager
+def gathering() -> Iterator[Callable[[Answer], list[Answer]]]:
+    """A function that gives the main process what each process hands over, in their order, and the
+    others nothing; each may come hours later than another.
+    """
+    if not torch.distributed.is_initialized():
+        yield lambda value: [value]
+        return
+    group = _patient_group()
+
+    def gather(value: Answer) -> list[Answer]:
+        found: list[Any] | None = None
+        if is_main_process():
+            found = [None] * torch.distributed.get_world_size()
+        torch.distributed.gather_object(value, found, group=group)
+        return found or []
+
+    yield gather
+    torch.distributed.destroy_process_group(group)
+
+
+def _patient_group() -> Any:
+    return torch.distributed.new_group(backend="gloo", timeout=timedelta(days=365))
+
+
+@contextmanager
+def ending_together() -> Iterator[None]:
+    """Where one of several processes fails, the others end, too, and one alone says why.
+
+    What waits for a process that is gone raises `ToldElsewhere` if that one could say what was
+    wrong, and `GanscopeError` if it could not, as when it was killed.
+    """
+    distributed = torch.distributed
+    try:
+        yield
+    except BaseException as error:
+        if not distributed.is_initialized() or distributed.get_world_size() == 1:
+            raise
+        if not _is_lost(error):
+            with suppress(Exception):
+                _store().set(FAILED, str(distributed.get_rank()))
+            raise
+        told = False
+        with suppress(Exception):  # the store may have gone with the process that kept it
+            told = _store().check([FAILED])
+        if told:
+            raise ToldElsewhere("another process has failed, and says why") from None
+        raise GanscopeError(
+            "another of the processes has ended before its time; the same command given again "
+            "goes on"
+        ) from None
+
+
+def _store() -> Any:
+    return distributed_c10d._get_default_store()
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether an error says that another process cannot be reached."""
+    if isinstance(error, GanscopeError) or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 @contextmanager
@@ -112,6 +191,26 @@ def mean_of_all(value: torch.Tensor) -> torch.Tensor:
     whole = value.detach().clone()
     torch.distributed.all_reduce(whole)
     return whole / torch.distributed.get_world_size()
+
+
+def to_device(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device; to a GPU it travels while the processor goes on."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    return pixels.contiguous().pin_memory().to(device, non_blocking=True)
+
+
+MOST_AT_ONCE, SHARE_OF_FREE = 1024, 0.4
+"""Pictures at a time on a GPU, at most, and the share of its free memory that they may take."""
+
+
+def batch_for(free: float, each: float, least: int = 32) -> int:
+    """Pictures at a time, a power of two, for so many bytes that are free and that each takes."""
+    fits = SHARE_OF_FREE * free / max(each, 1.0)
+    batch = least
+    while batch * 2 <= min(fits, MOST_AT_ONCE):
+        batch *= 2
+    return batch
 
 
 @contextmanager

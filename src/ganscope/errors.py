@@ -13,6 +13,10 @@ class GanscopeError(Exception):
     """A mistake or a circumstance that the user can mend; the message says how."""
 
 
+class ToldElsewhere(GanscopeError):
+    """Another of several processes has failed and says why; this one ends without a word."""
+
+
 class GanscopeWarning(UserWarning):
     """Something that a user should know and that stops nothing; the command line prints a line."""
 

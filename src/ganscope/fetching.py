@@ -8,6 +8,7 @@ Proxies are not used, since what they resolve cannot be looked at.
 
 import contextlib
 import functools
+import io
 import ipaddress
 import os
 import queue
@@ -16,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import httpcore
 import httpx
@@ -37,14 +38,21 @@ def fetch(url: str, limits: Limits | None = None) -> bytes:
     Raises `ImageError`, whose path is `url`, for anything that keeps them from being had: the
     limits, an address that is not public, a status that is no success, a network that fails.
     """
+    content = io.BytesIO()
+    fetch_into(url, content, limits)
+    return content.getvalue()
+
+
+def fetch_into(url: str, file: IO[bytes], limits: Limits | None = None) -> None:
+    """`fetch`, into a file: what is large need not fit into memory."""
     limits = limits or Limits()
     deadline = time.monotonic() + limits.seconds
     try:
         where = httpx.URL(url)
         for _ in range(limits.redirects + 1):
-            answer = _ask(where, url, limits, deadline)
-            if isinstance(answer, bytes):
-                return answer
+            answer = _ask(where, url, limits, deadline, file)
+            if answer is None:
+                return
             where = where.join(answer)
     except httpx.InvalidURL as error:
         raise ImageError(url, f"no valid address ({error})") from None
@@ -60,8 +68,10 @@ def fetch(url: str, limits: Limits | None = None) -> bytes:
     raise ImageError(url, f"leads on and on (more than {limits.redirects} redirects)")
 
 
-def _ask(where: httpx.URL, url: str, limits: Limits, deadline: float) -> bytes | str:
-    """The answer of one server, or where it sends us. url: for messages."""
+def _ask(
+    where: httpx.URL, url: str, limits: Limits, deadline: float, file: IO[bytes]
+) -> str | None:
+    """Where a server sends us; None: its answer is in the file. url: for messages."""
     if where.scheme not in ("http", "https") or not where.host:
         raise ImageError(url, f"leads to {where.scheme or 'no'}://, which is not fetched")
     if where.userinfo:
@@ -99,16 +109,18 @@ def _ask(where: httpx.URL, url: str, limits: Limits, deadline: float) -> bytes |
         too_large = f"larger than {limits.max_bytes / 2**20:.3g} MB; download it and name the file"
         if int(told.get(b"content-length") or 0) > limits.max_bytes:
             raise ImageError(url, too_large)
-        content = bytearray()
+        count, head = 0, b""
         for chunk in response.iter_stream():
-            content += chunk
-            if len(content) > limits.max_bytes:
+            head += chunk[: 256 - len(head)]
+            count += len(chunk)
+            if count > limits.max_bytes:
                 raise ImageError(url, too_large)
-    if not content:
+            file.write(chunk)
+    if not count:
         raise ImageError(url, "the server sends nothing")
-    if content[:256].lstrip().lower().startswith(WEB_PAGE):
+    if head.lstrip().lower().startswith(WEB_PAGE):
         raise ImageError(url, "is a web page, no picture; name the picture's own address")
-    return bytes(content)
+    return None
 
 
 @functools.cache

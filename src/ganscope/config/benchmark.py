@@ -63,7 +63,8 @@ class BenchmarkSettings:
     """Resamples behind each 95 % interval; 0: no intervals."""
     cache: bool = True
     """Keep what detectors said of images, and ask them for new ones only."""
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Tiles scored at a time; None: 32, on a GPU what its free memory takes."""
     seed: int = 0
     device: str = "auto"
 

@@ -49,7 +49,8 @@ class CheckSettings:
     """Fetch from private, loopback and link-local addresses, too."""
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
-    batch_size: int = 32
+    batch_size: int | None = None
+    """Tiles scored at a time; None: 32, on a GPU what its free memory takes."""
     """Tiles scored at a time. Scores do not depend on it."""
     device: str = "auto"
     runtime: str = "auto"

@@ -31,6 +31,17 @@ class TrainDetectorSettings:
 
     corpora: tuple[Path, ...] = ()
     """Corpus folders; empty: the newest one here."""
+    data: tuple[str, ...] = ()
+    """Streams to learn from instead of corpora: webdataset shards (`shards-{000..010}.tar`, a
+    folder of .tar files, an address that fsspec or https reads) and `hf:owner/name[:split]`."""
+    label_column: str | None = None
+    """Where a stream says what is fake: a column, a field of the JSON beside a picture, the ending
+    of a file beside it, or `__key__` for its folder; None: label or cls."""
+    group_column: str | None = None
+    """What pictures have in common that must not be learned from and validated on; None: nothing,
+    each stands alone. A tenth of the groups of a stream is held out."""
+    allow_private: bool = False
+    """Fetch shards from private and loopback addresses, too."""
     detector: str = "cnn"
     """An architecture: see `ganscope list detectors`, or timm:<name>."""
     recipe: str = "full"
@@ -64,7 +75,7 @@ class TrainDetectorSettings:
     checkpointing: bool = False
     """finetune computes activations twice instead of keeping them: less memory, a third slower."""
     steps: int | None = None
-    """Budget of finetune in updates; None: `minutes`, or else `epochs`."""
+    """Budget in updates, of finetune (None: `minutes`, or else `epochs`) and of `data`."""
     minutes: float | None = None
     """Budget of finetune in minutes of training; None: `steps`, or else `epochs`."""
     pretrained: str | None = None
@@ -104,7 +115,7 @@ class TrainDetectorSettings:
     precision: str = "auto"
     """auto (measured once at the start), fp32, bf16 or fp16."""
     workers: int | None = None
-    """Processes that read images; None: as many as there are spare cores, at most 8."""
+    """Processes that read images; None: as many as there are spare cores, at most 32."""
 
     def __post_init__(self) -> None:
         as_lists(self)
@@ -117,6 +128,11 @@ class TrainDetectorSettings:
         one_of(self, precision=PRECISIONS, recipe=tuple(RECIPES))
         if self.layer_decay > 1:
             raise GanscopeError(f"--layer-decay must be at most 1, not {self.layer_decay:g}")
+        if self.data and self.corpora:
+            raise GanscopeError("--data: name streams or corpora, not both")
+        for name in ("label_column", "group_column", "allow_private"):
+            if getattr(self, name) and not self.data:
+                raise GanscopeError(f"--{name.replace('_', '-')} is of --data alone; leave it out")
         if self.steps is not None and self.minutes is not None:
             raise GanscopeError("--steps, --minutes: name one budget")
         enough_seeds(self.seed, self.soup)
