@@ -14,6 +14,8 @@ from ganscope.faces import Face
 
 FAINT = 0.05
 """Where a copy would count for less than this, nothing is changed: masks have an end."""
+DYED = 10.0
+"""Of 255: Poisson blending may change a swapped face's colours by so much on the average."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)
 """How much a self-blended copy may count in the middle of its mask: most often wholly."""
 
@@ -50,7 +52,8 @@ def swap_face(
     """
     if target_face.landmarks is None or source_face.landmarks is None:
         raise ValueError("a face can be swapped only by its landmarks")
-    wanted, given = (_with_brow(f.landmarks) for f in (target_face, source_face))
+    brow = rng.uniform(0.02, 0.16)
+    wanted, given = (_with_brow(f.landmarks, brow) for f in (target_face, source_face))
     outline = cv2.convexHull(wanted.astype(np.float32))[:, 0]
     left, top, right, bottom = _around(outline, target.shape, 0.25)
     piece = target[top:bottom, left:right]
@@ -64,7 +67,7 @@ def swap_face(
         return target.copy(), np.zeros(target.shape[:2], np.float32)
     toned = toned_like(warped, piece, inside, rng.uniform(0.7, 1.0))
     grey = (piece == piece[..., :1]).all()
-    blended = poisson(piece, toned, mask > FAINT)
+    blended = _tempered(poisson(piece, toned, mask > FAINT), toned, inside)
     if grey:
         blended = cv2.cvtColor(cv2.cvtColor(blended, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return _laid_over(target, mask, blended, (left, top))
@@ -89,6 +92,16 @@ def poisson(target: np.ndarray, copy: np.ndarray, inside: np.ndarray) -> np.ndar
     except cv2.error:
         return copy
     return made[room:-room, room:-room]
+
+
+def _tempered(blended: np.ndarray, toned: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Poisson's answer, or what lies between it and the copy where hair at the edge of one face
+    would dye all of the other.
+    """
+    change = blended.astype(np.float32) - toned
+    most = float(np.abs(change[inside]).mean())
+    mixed = toned + change * min(1.0, DYED / max(most, 1e-6))
+    return np.rint(np.clip(mixed, 0, 255)).astype(np.uint8)
 
 
 def _laid_over(
@@ -134,11 +147,13 @@ _MOUTH_TO_NOSE = [*range(1, 16), *range(27, 36), *range(48, 68)]
 """The lower half."""
 
 
-def _with_brow(landmarks: np.ndarray) -> np.ndarray:
-    """(78, 2): the landmarks, and points on the forehead, above each of the brows'."""
+def _with_brow(landmarks: np.ndarray, height: float = 0.2) -> np.ndarray:
+    """(78, 2): the landmarks, and points on the forehead above each of the brows', by a part of
+    the face below them.
+    """
     points = landmarks.astype(np.float64)
     up = points[_NOSE] - points[8]  # from the chin to between the eyes
-    return np.concatenate([points, points[_BROWS] + 0.22 * up])
+    return np.concatenate([points, points[_BROWS] + height * up])
 
 
 def _outline(face: Face, rng: np.random.Generator) -> np.ndarray:
@@ -172,18 +187,25 @@ def _warped(
         by = np.array(size) / (width, height)
         given = (given + 0.5) * by - 0.5
     height, width = shape[:2]
+    # A ring of points far outside, laid by what fits all of the face best: the hull has no rim
+    # beyond which there is nothing, whose edge would run through the blending.
+    known = np.concatenate([wanted, np.ones((len(wanted), 1))], 1)
+    fit = np.linalg.lstsq(known, given, rcond=None)[0]
+    angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    reach = 4 * np.hypot(width, height)
+    ring = wanted.mean(0) + reach * np.stack([np.cos(angles), np.sin(angles)], 1)
+    wanted = np.concatenate([wanted, ring])
+    given = np.concatenate([given, np.concatenate([ring, np.ones((16, 1))], 1) @ fit])
     triangles = Delaunay(wanted).simplices
-    number = np.full((height, width), -1, np.int32)
+    number = np.zeros((height, width), np.int32)
     for i, corners in enumerate(wanted[triangles]):
-        # Rounded outwards: no pixel within the hull may be left between two triangles.
         cv2.fillConvexPoly(number, np.rint(corners).astype(np.int32), i)
     square = np.concatenate([wanted[triangles], np.ones((len(triangles), 3, 1))], 2)
     affine = np.linalg.pinv(square) @ given[triangles]  # (triangles, 3, 2)
-    y, x = np.nonzero(number >= 0)
-    place = np.stack([x, y, np.ones_like(x)], 1).astype(np.float64)
-    found = np.einsum("ni,nij->nj", place, affine[number[y, x]])
-    maps = np.zeros((2, height, width), np.float32)
-    maps[:, y, x] = found.T
+    y, x = np.mgrid[:height, :width]
+    place = np.stack([x, y, np.ones_like(x)], -1).astype(np.float64)
+    found = np.einsum("yxi,yxij->yxj", place, affine[number])
+    maps = np.moveaxis(found, -1, 0).astype(np.float32)
     return cv2.remap(source, maps[0], maps[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
 
 
@@ -252,9 +274,9 @@ def _retouched(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A copy changed in colour, and in sharpness or resolution."""
     copy = pixels.astype(np.float32)
     if (pixels == pixels[..., :1]).all():  # a grey picture stays grey
-        copy = copy + rng.uniform(-18, 18)
+        copy = copy + rng.uniform(-14, 14)
     else:
-        copy = copy + rng.uniform(-16, 16, 3)
+        copy = copy + rng.uniform(0.2, 1) * rng.uniform(-14, 14, 3)
         grey = copy.mean(-1, keepdims=True)
         copy = grey + (copy - grey) * rng.uniform(0.75, 1.25)
     middle = float(copy.mean())
