@@ -214,8 +214,11 @@ def _area(points: np.ndarray) -> float:
 
 
 def toned_like(
-    copy: np.ndarray, target: np.ndarray, inside: np.ndarray, strength: float
+    copy: np.ndarray, target: np.ndarray, inside: np.ndarray, strength: float = 1.0
 ) -> np.ndarray:
+    """`copy` with the mean and spread of `target`'s colours, both over `inside` (H, W) bool; all of
+    one size. strength: how far, 0 to 1.
+    """
     ours, theirs = (cv2.cvtColor(p, cv2.COLOR_RGB2LAB).astype(np.float32) for p in (copy, target))
     mean, spread = ours[inside].mean(0), ours[inside].std(0)
     aim, aimed = theirs[inside].mean(0), theirs[inside].std(0)
