@@ -286,7 +286,7 @@ def test_without_faces_nothing_is_written_and_it_is_said(portraits: Path, tmp_pa
     (tmp_path / "cups" / "one.png").write_bytes((portraits / "one.png").read_bytes())
     with pytest.raises(GanscopeError, match="faces of two scenes"):
         generate_corpus(wanted(FACES[0], tmp_path / "c", from_=tmp_path / "cups"))
-    with pytest.raises(GanscopeError, match="at least 200x200 pixels|smaller --size"):
+    with pytest.raises(GanscopeError, match="use a smaller --size"):
         generate_corpus(wanted(FACES[1], tmp_path / "c", real=str(portraits), size=400))
     assert not (tmp_path / "c").exists()
 
