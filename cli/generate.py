@@ -82,6 +82,10 @@ def generate(
       ganscope generate --generator faces --real my_faces/ --n 2000 --format jpeg
 
       ganscope generate --generator runs/dcgan --real flowers102 --out flowers-corpus
+
+      ganscope generate --generator faceswap: --from portraits/ --out swapped
+
+      ganscope generate --generator "inpaint:taesd?area=0.1&edge=soft" --from my_photos/
     """
     settings = GenerateSettings(
         n=n,

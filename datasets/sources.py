@@ -28,6 +28,8 @@ from ganscope.images import open_image
 from ganscope.inputs import find_images
 from ganscope.registry import Registry, unknown
 
+ZOOM = 4.0
+"""Reals are crops of 1 to ZOOM times the size, shrunk to it: what generators are trained on."""
 NAMED = 3
 """Photographs that are named of those that cannot be used; the others are counted."""
 CACHE_BYTES = 1 << 30

@@ -159,12 +159,14 @@ class CorpusWriter:
         return int(next(csv.reader([line.decode()]))[self.columns.index("index")])
 
     def _is_pair(self, lines: list[bytes]) -> bool:
-        """Whether these are the rows of a fake and its real, and both images are whole."""
+        """Whether these are the rows of a fake and its real, and images and mask are whole."""
         try:
             rows = [next(csv.reader([line.decode()], strict=True)) for line in lines]
             if len(rows) < 2 or not lines[1].endswith(b"\n"):
                 return False
             names = [row[self.columns.index("file_name")] for row in rows]
+            if "mask" in self.columns:
+                names += [name for row in rows if (name := row[self.columns.index("mask")])]
             return (
                 all(len(row) == len(self.columns) for row in rows)
                 and self._index(lines[0]) == self._index(lines[1]) >= 0

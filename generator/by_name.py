@@ -16,6 +16,10 @@ prefixes: Registry[Callable[[str, GenerateSettings], AnyGenerator]] = Registry("
 """PREFIX:REST -> builder of (rest, settings); its docstring is what `list generators` shows."""
 
 
+EDITS = ("faceswap", "selfblend", "splice")
+"""Kinds that need nothing behind the colon, which is easily forgotten then."""
+
+
 def open_generator(settings: GenerateSettings) -> AnyGenerator:
     """The generator that the settings name, told what to make.
 
@@ -23,7 +27,7 @@ def open_generator(settings: GenerateSettings) -> AnyGenerator:
     """
     name = settings.generator
     prefix, colon, rest = name.partition(":")
-    if settings.prompts is not None and not (colon and prefix == "diffusers"):
+    if settings.prompts is not None and not (colon and prefix in ("diffusers", "inpaint")):
         raise GanscopeError(
             f"--prompts: {name!r} takes none; leave it out, or name a --generator diffusers:ID"
         )
@@ -32,6 +36,8 @@ def open_generator(settings: GenerateSettings) -> AnyGenerator:
         return prefixes[prefix](rest, settings)
     if colon and len(prefix) > 1:  # C:\\ is a folder
         raise GanscopeError(unknown("kind of generator", prefix, sorted(prefixes)))
+    if not colon and name in EDITS and not Path(name).is_dir():
+        raise GanscopeError(f"--generator {name}: write {name}: with a colon")
     if name not in shipped("generators") and not (Path(name) / CONFIG).is_file():
         from ganscope.generator.borrowed.functions import (
             entry_point_generator,
@@ -98,3 +104,35 @@ def _style(rest: str, settings: GenerateSettings) -> AnyGenerator:
     from ganscope.generator.borrowed.style_transfer import style_generator
 
     return style_generator(rest)
+
+
+@prefixes.register("faceswap")
+def _faceswap(rest: str, settings: GenerateSettings) -> AnyGenerator:
+    """: another's face in each photograph with one, and a mask; ?finder"""
+    from ganscope.generator.borrowed.faces import face_generator
+
+    return face_generator("faceswap", rest)
+
+
+@prefixes.register("selfblend")
+def _selfblend(rest: str, settings: GenerateSettings) -> AnyGenerator:
+    """: each face blended onto itself, and a mask; ?finder"""
+    from ganscope.generator.borrowed.faces import face_generator
+
+    return face_generator("selfblend", rest)
+
+
+@prefixes.register("inpaint")
+def _inpaint(rest: str, settings: GenerateSettings) -> AnyGenerator:
+    """taesd: a region through an autoencoder or an inpainting pipeline; ?region, area, edge"""
+    from ganscope.generator.borrowed.edits import inpaint_generator
+
+    return inpaint_generator(rest, settings.prompts)
+
+
+@prefixes.register("splice")
+def _splice(rest: str, settings: GenerateSettings) -> AnyGenerator:
+    """: a region of another photograph, and a mask; ?region, area, colour, edge"""
+    from ganscope.generator.borrowed.edits import splice_generator
+
+    return splice_generator(rest)

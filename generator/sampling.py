@@ -24,12 +24,15 @@ import ganscope
 from ganscope.config import GenerateSettings, next_free, plain
 from ganscope.datasets.degradations import estimate_quality
 from ganscope.datasets.layouts import MANIFEST
-from ganscope.datasets.sources import Crop, Source, open_folder, open_source, random_crop
+from ganscope.datasets.masks import FOLDER as MASKS
+from ganscope.datasets.masks import encode_mask
+from ganscope.datasets.sources import ZOOM, Crop, Source, open_folder, open_source, random_crop
 from ganscope.datasets.splits import assign_splits
 from ganscope.datasets.writing import COLUMNS, SUFFIXES, CorpusWriter, encode_image
 from ganscope.devices import one_thread, pick_device, repeatable
 from ganscope.errors import GanscopeError, GanscopeWarning, ImageError
 from ganscope.folders import hash_files
+from ganscope.generator.borrowed.editor import Edit, Editor
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.model import AnyGenerator
 from ganscope.images import open_image
@@ -40,10 +43,10 @@ DEFAULT_N = 10_000
 SIZE = 256
 """Side of the crops where neither the user nor the generator says."""
 SHARES = {"train": 0.7, "val": 0.15, "test": 0.15}
-ZOOM = 4.0
-"""Reals are crops of 1 to ZOOM times the size, shrunk to it: what generators are trained on."""
 CANDIDATES = 8
 """Crops that a compressed real is chosen from."""
+MASK_BYTES = "mask as png"
+"""In a row on its way to the disk: its mask's file."""
 AHEAD = 2
 """Batches that may wait for each core."""
 
@@ -85,6 +88,11 @@ def generate_corpus(
         n = min(settings.n or len(source), len(source))
     if settings.from_:
         _see_one(source)
+    splits = assign_splits(sorted(set(source.groups)), SHARES, settings.seed)
+    if isinstance(generator, Editor):
+        generator.told(source, splits)
+        if settings.from_ is None:
+            generator.crop(size, np.random.default_rng(0), 0)
     names = _names(source.paths, settings.from_) if settings.from_ else []
     out = settings.out or next_free(Path("corpus"), lambda p: (p / MANIFEST).exists())
     request = plain(settings) | {
@@ -100,7 +108,7 @@ def generate_corpus(
         request["prompts"] = hash_files(settings.prompts)
     with holding(out, f"-{part}-of-{parts}"):
         return _write_corpus(
-            settings, out, request, generator, source, names, (part, parts), report
+            settings, out, request, generator, source, splits, names, (part, parts), report
         )
 
 
@@ -110,6 +118,7 @@ def _write_corpus(
     request: dict[str, Any],
     generator: AnyGenerator,
     source: Source,
+    splits: dict[str, str],
     names: list[str],
     shard: tuple[int, int],
     report: Callable[[int], None] | None,
@@ -124,7 +133,7 @@ def _write_corpus(
         generator,
         source,
         size,
-        assign_splits(sorted(set(source.groups)), SHARES, settings.seed),
+        splits,
         _order(source, settings),
         names,
     )
@@ -135,6 +144,9 @@ def _write_corpus(
     def make(start: int) -> list[dict[str, Any]]:
         pairs = making.pairs(range(start, min(start + step, last)))
         for row, data in pairs:
+            mask = row.pop(MASK_BYTES, None)
+            if mask is not None:
+                writer.write_image(row["mask"], mask)
             writer.write_image(row["file_name"], data)
         return [row for row, _ in pairs]
 
@@ -247,6 +259,8 @@ class _Making:
         """Rows and encoded files of the fakes and reals with these numbers, in turn."""
         if self.settings.from_:
             return self._from_whole_photos(indexes)
+        if isinstance(self.generator, Editor):
+            return self._from_edited_crops(indexes, self.generator)
         if self.generator.from_photos:
             return self._from_crops(indexes)
         return self._from_noise(indexes)
@@ -292,6 +306,23 @@ class _Making:
             found += [(fake, self._encode(pixels)), (real, self._encode(crop.pixels))]
         return found
 
+    def _from_edited_crops(
+        self, indexes: range, editor: Editor
+    ) -> list[tuple[dict[str, Any], bytes]]:
+        found = []
+        for index in indexes:
+            rng = np.random.default_rng((self.settings.seed, index, 1))
+            number = int(self.order[index % len(self.order)])
+            crop = editor.crop(self.size, rng, number)
+            edit = editor.edit(self.settings.seed, index, crop.number, crop.pixels, crop)
+            if edit is None:
+                continue
+            real = self._real_row(index, crop)
+            fake = self._fake_row(index, {"group": real["group"], "split": real["split"]})
+            _mark(fake, edit)
+            found += [(fake, self._encode(edit.pixels)), (real, self._encode(crop.pixels))]
+        return found
+
     def _from_whole_photos(self, indexes: range) -> list[tuple[dict[str, Any], bytes]]:
         found = []
         for index in indexes:
@@ -300,7 +331,14 @@ class _Making:
             except ImageError as error:
                 warnings.warn(f"{error}; left out", GanscopeWarning, stacklevel=2)
                 continue
-            (pixels,) = self.generator.make(self.settings.seed, [index], [photo.pixels])
+            edit = None
+            if isinstance(self.generator, Editor):
+                edit = self.generator.edit(self.settings.seed, index, index, photo.pixels)
+                if edit is None:
+                    continue
+                pixels = edit.pixels
+            else:
+                (pixels,) = self.generator.make(self.settings.seed, [index], [photo.pixels])
             format, quality = self.settings.format, self.settings.quality
             if format is None:
                 format = {"JPEG": "jpeg", "WEBP": "webp"}.get(photo.format, "png")
@@ -310,6 +348,8 @@ class _Making:
             shared = {"group": group, "split": self.splits[group]}
             fake = self._fake_row(index, self.generator.columns(index) | shared)
             fake["file_name"] = f"1_fake/{self.generator.label}/{name}"
+            if edit is not None:
+                _mark(fake, edit)
             real = {
                 "file_name": f"0_real/{name}",
                 "label": 0,
@@ -364,6 +404,15 @@ class _Making:
         if self.source.classes is None or "class" not in self.generator.columns(0):
             return {}
         return {"class": self.source.classes[crop.number]}
+
+
+def _mark(fake: dict[str, Any], edit: Edit) -> None:
+    """Enter what was changed into a fake's row: its mask lies below masks/ as it below 1_fake/."""
+    below = Path(fake["file_name"]).relative_to("1_fake")
+    fake |= dict(edit.columns) | {
+        "mask": (Path(MASKS) / below).with_suffix(".png").as_posix(),
+        MASK_BYTES: encode_mask(edit.mask),
+    }
 
 
 def _fit(pixels: np.ndarray, size: int | None) -> np.ndarray:

@@ -50,7 +50,7 @@ MAY_IMPORT = {
             (".pixels", GROUND, ()),
             (".kinds", GROUND, ("pixels",)),
             (".model", GROUND, ("pixels", "kinds")),
-            (".borrowed", GROUND, ("pixels", "model")),
+            (".borrowed", DATA, ("pixels", "model")),
             ("", DATA, ("pixels", "kinds", "model", "borrowed")),
         )
     },

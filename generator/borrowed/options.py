@@ -23,16 +23,25 @@ Reader = Callable[[str], Any]
 
 
 def split_options(
-    name: str, text: str, readers: Mapping[str, Reader], other: Reader | None = None
+    name: str,
+    text: str,
+    readers: Mapping[str, Reader],
+    other: Reader | None = None,
+    headless: bool = False,
 ) -> tuple[str, dict[str, Any]]:
     """`HEAD?key=value&key=value` -> HEAD and the values that were given, read by `readers`.
 
     name: the generator as the user typed it. other: reads the options that `readers` do not name.
-    Raises `GanscopeError` for an empty head, an option that is unknown, given twice or without a
-    value, or a value that its reader refuses.
+    headless: it has no head. Raises `GanscopeError` for a head that is missing or one too many, an
+    option that is unknown, given twice or without a value, or a value that its reader refuses.
     """
     head, _, tail = text.partition("?")
-    if not head:
+    if headless and head:
+        raise GanscopeError(
+            f"--generator {name}: nothing goes between the colon and its options; write "
+            f"{name.partition(':')[0]}:?key=value"
+        )
+    if not head and not headless:
         raise GanscopeError(f"--generator {name}: say what after the colon")
     values: dict[str, Any] = {}
     for part in tail.split("&") if tail else ():

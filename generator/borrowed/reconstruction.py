@@ -285,15 +285,16 @@ def _grey_again(photo: np.ndarray, made: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(made, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def reconstruction_generator(spec: str) -> Reconstruction:
+def reconstruction_generator(spec: str, kind: str = "reconstruct") -> Reconstruction:
     """`taesd`, a hub id or a folder; then `?times=2&noise=0.1&jitter=0.05&blend=0.5`: see
     `Reconstruction`. `smooth=0.4` and `upsample=bicubic` go with them.
 
     A folder holds what diffusers saves (an AutoencoderTiny or AutoencoderKL, or a whole pipeline),
     or `*_encoder` and `*_decoder` state dicts as TAESD publishes them (.pth or .safetensors); where
-    there are several, FOLDER/PREFIX names one. Raises `GanscopeError` if it cannot be had.
+    there are several, FOLDER/PREFIX names one. kind: what stood before the colon. Raises
+    `GanscopeError` if it cannot be had.
     """
-    name = f"reconstruct:{spec}"
+    name = f"{kind}:{spec}"
     readers = {
         "times": whole(1),
         "noise": number(0),
@@ -311,7 +312,7 @@ def reconstruction_generator(spec: str) -> Reconstruction:
     else:
         autoencoder = _open_diffusers(name, TAESD if head == "taesd" else head)
         called = Path(head).resolve().name if Path(head).is_dir() else head
-    label = as_label("reconstruct", called, **options)
+    label = as_label(kind, called, **options)
     return Reconstruction(name, label, autoencoder, **options)
 
 

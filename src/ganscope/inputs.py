@@ -198,7 +198,9 @@ def _walk(root: str, passed: Passed) -> Iterator[str]:
 
     def below(top: str) -> Iterator[str]:
         for folder, folders, files in os.walk(top, onerror=fail):
-            folders[:] = sorted(f for f in folders if not f.startswith("."))
+            # Beside a corpus' fakes lie their masks, which are no pictures.
+            hidden = {"masks"} if "1_fake" in folders else set()
+            folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in hidden)
             for file in sorted(files):
                 if file.startswith("."):
                     continue
