@@ -29,9 +29,15 @@ def train_detector(
             help="full: ours; frozen-linear: a classifier on the features of a large timm:NAME, "
             "computed once; finetune: adapters in the blocks of clip or vit:NAME; aligned: only "
             "photographs and the fakes made of them; cnndetect: blur and JPEG by chance; npr: "
-            "images as they are."
+            "images as they are; faces: faces of real photographs, blended onto themselves."
         ),
     ] = "full",
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Learn where images are fake, too, by the corpora's mask column."
+        ),
+    ] = False,
     fuse: Annotated[
         str | None,
         typer.Option(
@@ -66,10 +72,10 @@ def train_detector(
         bool, typer.Option(help="finetune: less memory, a third slower.")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(help="finetune: updates. [default: --minutes or --epochs]")
+        int | None, typer.Option(help="finetune, faces: updates. [default: --minutes or --epochs]")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="finetune: minutes. [default: --steps or --epochs]")
+        float | None, typer.Option(help="finetune, faces: minutes. [default: --steps or --epochs]")
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -163,11 +169,15 @@ def train_detector(
 
       ganscope train-detector --recipe finetune --detector clip --pretrained hub --minutes 20
       --batch-size 256
+
+      ganscope train-detector portraits/ --recipe faces --detector lite --pretrained weights.pth
+      --size 128 --minutes 30
     """
     settings = TrainDetectorSettings(
         corpora=tuple(corpora or ()),
         detector=detector,
         recipe=recipe,
+        masks=masks,
         fuse=fuse,
         out=out_,
         epochs=epochs,

@@ -108,7 +108,7 @@ def finish_run(
     }
     for name in splits:
         part = scores[judged & (scores["split"] == name)]
-        metrics[name] = _evaluate(part, detector.thresholds["fake"])
+        metrics[name] = evaluate(part, detector.thresholds["fake"])
     detector.config["training"]["images"] = images
     detector.config["versions"] = {
         "ganscope": ganscope.__version__,
@@ -202,7 +202,7 @@ def score_table(
     return table[[scored.error is None for scored in found]].reset_index(drop=True)
 
 
-def _evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
+def evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
     """Every metric of the reals against all fakes, and against one generator at a time."""
     found = {
         row["generator"]: {

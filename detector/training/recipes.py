@@ -15,6 +15,7 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import has_splits
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture, is_read_at_blocks
+from ganscope.detector.training.faces import train_faces
 from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
@@ -51,7 +52,9 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         train = train_soup
     elif settings.recipe == "finetune":
         train = train_finetuned
-    if settings.recipe not in ("finetune", "frozen-linear"):
+    if settings.recipe == "faces":
+        train = train_faces
+    elif settings.recipe not in ("finetune", "frozen-linear"):
         refuse_unused(settings, FINE_TUNING)
     run = choose_run(settings)
     processes(pick_device(settings.device))
