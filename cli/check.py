@@ -123,6 +123,8 @@ def check(
 
       ganscope check clip.mp4 --frames 32 --timeline timelines/
 
+      ganscope check portrait.jpg --heatmap heatmaps/   (a box with its score around each face)
+
       ganscope check inbox/ --report report.html --project inbox.db
 
       curl -s https://example.org/photo.jpg | ganscope check -
@@ -238,6 +240,8 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     film = getattr(judged[0], "frames", None) if total == 1 and judged else None
     if film:
         out.print(_frames_table(film))
+    elif total == 1 and judged and judged[0].faces:
+        out.print(_faces_table(judged[0].faces))
     if total == 1 and judged:
         meaning = judged[0].meaning or ""
         # Text, not markup: it may quote the file.
@@ -266,6 +270,22 @@ def _percent(probability: float | None) -> str:
     if probability is None:
         return "-"
     return "<1%" if probability < 0.01 else ">99%" if probability > 0.99 else f"{probability:.0%}"
+
+
+def _faces_table(faces: Any) -> Table:
+    """A picture's faces, one below the other."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("face", "verdict", "score"):
+        table.add_column(name, justify="right" if name == "score" else "left")
+    table.add_column("remarks", overflow="fold")
+    for one in faces:
+        table.add_row(
+            one.place,
+            Text(one.verdict or "-", style=VERDICT_STYLES.get(one.verdict or "", "")),
+            "-" if one.score is None else f"{one.score:.3f}",
+            Text("; ".join(one.warnings)),
+        )
+    return table
 
 
 def _frames_table(frames: Any) -> Table:

@@ -7,7 +7,7 @@ from strangers do to a decoder happens here.
 
 import functools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -195,7 +195,8 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
         answer = check.as_dict()
         if check.error is None and (job.heatmap or job.thumbnail or job.picture):
             pixels = open_image(image).pixels
-            answer |= drawings(detector, job, pixels, check.probability is not None)
+            judged = check.probability is not None
+            answer |= drawings(detector, job, pixels, judged, check.faces or ())
         if job.tiles and check.error is None:
             answer["tiles"] = tile_scores(detector, scored)
         if job.evidence:
@@ -248,8 +249,10 @@ def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
     return answer
 
 
-def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[str, str]:
-    """The pictures that a job asks for, as data URIs."""
+def drawings(
+    detector: Any, job: Job, pixels: np.ndarray, judged: bool, faces: Sequence[Any] = ()
+) -> dict[str, str]:
+    """The pictures that a job asks for, as data URIs; boxes around faces are on the heatmap."""
     found = {}
     shown = shrunk(pixels, SHOWN_SIDE)
     if job.picture:
@@ -257,10 +260,12 @@ def drawings(detector: Any, job: Job, pixels: np.ndarray, judged: bool) -> dict[
     if job.thumbnail:
         found["thumbnail"] = thumbnail(shown)
     if job.heatmap and judged:
-        from ganscope.detector.judging.heatmaps import heatmap, lay_over
+        from ganscope.detector.judging.heatmaps import draw_faces, heatmap, lay_over
 
         heat = cv2.resize(heatmap(detector, pixels), shown.shape[1::-1])
-        found["heatmap"] = as_uri(lay_over(shown, heat), SHOWN_QUALITY)
+        drawn = lay_over(shown, heat)
+        draw_faces(drawn, faces, shown.shape[1] / pixels.shape[1])
+        found["heatmap"] = as_uri(drawn, SHOWN_QUALITY)
     return found
 
 

@@ -157,8 +157,7 @@ def overlay(
     width, height = (max(1, round(side * shrink * grow)) for side in pixels.shape[1::-1])
     small = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
     blended = lay_over(small, cv2.resize(heat, (width, height)), strength)
-    for face in reversed(faces):  # the largest on top
-        _draw_face(blended, face, width / pixels.shape[1])
+    draw_faces(blended, faces, width / pixels.shape[1])
     drawn = np.hstack([blended, _colour_bar(height)])
     return np.vstack([drawn, *_lines(caption, drawn.shape[1])]) if caption else drawn
 
@@ -167,8 +166,15 @@ FRAMES = {"fake": (235, 64, 52), "unsure": (245, 200, 66), "real": (80, 200, 120
 """Colours of the boxes around faces, by verdict."""
 
 
+def draw_faces(shown: np.ndarray, faces: Sequence[FaceCheck], scale: float) -> None:
+    """Draw the boxes of faces and their scores on an image (H, W, 3) uint8 RGB, in place. scale:
+    its pixels in one of the picture that they were found in.
+    """
+    for face in reversed(faces):  # the largest on top
+        _draw_face(shown, face, scale)
+
+
 def _draw_face(shown: np.ndarray, face: FaceCheck, scale: float) -> None:
-    """Draw a face's box and score on the overlay, in place."""
     left, top, right, bottom = (round(side * scale) for side in face.box)
     colour = FRAMES.get(face.verdict or "", (200, 200, 200))
     cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), (30, 30, 30), 4)
