@@ -8,7 +8,6 @@ from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-
 FINEST, WIDTH = 8, 32
 """Of the head that says where: the finest stride that it sees, and its channels."""
 

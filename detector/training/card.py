@@ -107,7 +107,7 @@ def write_face_card(
     )
     return f"""---
 library_name: ganscope
-tags: [ganscope, generated-image-detection, face-manipulation, {settings.detector.replace(":", "-")}]
+tags: [ganscope, face-manipulation, {settings.detector.replace(":", "-")}]
 ---
 # A {settings.detector} detector of swapped and retouched faces, {size}x{size} pixels
 

@@ -27,7 +27,6 @@ import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -37,12 +36,11 @@ from ganscope.config import TrainDetectorSettings, plain, write_json, write_text
 from ganscope.datasets.blending import self_blend
 from ganscope.datasets.corpus import newest_corpus, open_corpora
 from ganscope.datasets.degradations import random_degradation
-from ganscope.datasets.splits import SHARE, assign_splits
+from ganscope.datasets.splits import SHARE
 from ganscope.detector.judge import sigmoid
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.calibration import calibrate, choose_thresholds
 from ganscope.detector.judging.faces import SMALLEST, around
-from ganscope.detector.judging.metrics import evaluate_by_generator
 from ganscope.detector.judging.views import whole_of
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import is_read_at_blocks
@@ -82,9 +80,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 UNUSED = (
-    "fuse mix pairs hard_examples patience rank last_blocks layer_decay hidden checkpointing soup "
-    "val_generator test_generator masks"
-).split()
+    *("fuse", "mix", "pairs", "hard_examples", "patience", "soup", "masks"),
+    *("rank", "last_blocks", "layer_decay", "hidden", "checkpointing"),
+    *("val_generator", "test_generator"),
+)
 """Settings of other recipes."""
 MARGIN = 1.4
 """Side of the square that is looked at, in longer sides of the face's box."""

@@ -38,8 +38,8 @@ class TrainDetectorSettings:
     """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features;
     finetune: low-rank adapters on a transformer (clip, vit:<name>), and a classifier; aligned:
     photographs and the fakes made of them only, alike in all else; cnndetect: blur and JPEG by
-    chance; npr: images as they are; faces: faces of real photographs blended onto themselves, no fakes
-    needed. See `RECIPES`."""
+    chance; npr: images as they are; faces: faces of real photographs, blended onto themselves while
+    it learns. See `RECIPES`."""
     masks: bool = False
     """Learn where images are fake, too, from the `mask` column of corpora that have one; a fake
     without a mask is fake everywhere."""
