@@ -26,7 +26,10 @@ one `group` show the same scene or prompt ("" = alone); `split` is "", train, va
 
 @dataclass(frozen=True)
 class Corpus:
-    """Where a corpus lies, and its table (see `COLUMNS`; further manifest columns are kept)."""
+    """Where a corpus lies, and its table (see `COLUMNS`; further manifest columns are kept).
+
+    Where there is a column `mask`, it names a file below the root, or is ""; see `masks.py`.
+    """
 
     root: Path
     table: pd.DataFrame
@@ -95,8 +98,12 @@ def open_corpora(paths: Sequence[str | Path]) -> Corpus:
         if part.table.attrs.get("own_groups"):  # after file names: another's 1.png is another's
             group = [g and f"{part.root}/{g}" for g in group]
         tables.append(part.table.assign(file_name=names, group=group))
+        if "mask" in part.table:
+            tables[-1]["mask"] = [m and f"{part.root}/{m}" for m in part.table["mask"]]
         tables[-1].attrs = {}
     table = pd.concat(tables, ignore_index=True)
+    if "mask" in table:
+        table["mask"] = table["mask"].fillna("")
     whole = [part.root.resolve() / name for part in parts for name in part.table["file_name"]]
     doubles = table["path"][pd.Series(whole).duplicated()]
     if len(doubles):
@@ -126,6 +133,8 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
         if column not in table:
             table[column] = default
         table[column] = table[column].fillna("").astype(str)
+    if "mask" in table:
+        table["mask"] = table["mask"].fillna("").astype(str)
     unnamed = table["generator"] == ""
     table.loc[unnamed, "generator"] = fallback[unnamed]
     wrong = table[(table["label"] == 0) != (table["generator"] == "real")]
