@@ -106,6 +106,10 @@ def finish_run(
         "unreadable": len(bad),
         "compressed_alike": any(views.qualities.values()),
     }
+    if settings.masks:
+        best = log[(metrics["best_epoch"] or len(log)) - 1]
+        places = {"pixel_auroc": best["val_pixel_auroc"], "iou": best["val_iou"]}
+        metrics["places"] = {k: None if np.isnan(v) else float(v) for k, v in places.items()}
     for name in splits:
         part = scores[judged & (scores["split"] == name)]
         metrics[name] = evaluate(part, detector.thresholds["fake"])

@@ -54,7 +54,13 @@ from ganscope.detector.training.evaluation import (
 )
 from ganscope.detector.training.finetune import Budget, open_accelerator, precision_of
 from ganscope.detector.training.loop import EMA, _parameter_groups, _schedule
-from ganscope.detector.training.masks import WEIGHT, WithPlaces, measure_places, places_loss
+from ganscope.detector.training.masks import (
+    WEIGHT,
+    WithPlaces,
+    heads_for_places,
+    measure_places,
+    places_loss,
+)
 from ganscope.detector.training.record import (
     learned_from,
     start_record,
@@ -165,9 +171,12 @@ def create(settings: TrainDetectorSettings) -> Detector:
     """The network, untrained or started from `settings.pretrained`; one of timm gets a head for
     places. Its configuration says that it looks at faces.
     """
-    name = settings.detector
-    heads = {"where": True} if name == "lite" or name.startswith("timm:") else {}
-    detector = Detector.create(name, size=settings.size, pretrained=settings.pretrained, **heads)
+    detector = Detector.create(
+        settings.detector,
+        size=settings.size,
+        pretrained=settings.pretrained,
+        **heads_for_places(settings.detector),
+    )
     looking = {"rule": "squares around faces", "looks_at": "faces", "margin": MARGIN}
     detector.config["input"] |= looking
     return detector

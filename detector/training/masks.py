@@ -9,17 +9,70 @@ of one picture learn from its mask, and the image's loss says how high their mea
 
 from typing import Any
 
+import cv2
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from ganscope.detector.model import Detector
-from ganscope.errors import GanscopeError
+from ganscope.detector.networks.architectures import build, is_read_at_blocks
+from ganscope.errors import GanscopeError, ImageError
+from ganscope.images import read_facts
 
 WEIGHT = 0.5
 """Of the loss of places beside that of the image."""
+
+
+def find_masks(table: pd.DataFrame) -> list[str]:
+    """For each row of a corpus' table the file of its mask, "" for none."""
+    if "mask" not in table:
+        return [""] * len(table)
+    found = []
+    for path, name, mask in zip(table["path"], table["file_name"], table["mask"], strict=True):
+        root = path.removesuffix(name)
+        found.append(f"{root}{mask}" if mask else "")
+    return found
+
+
+def leave_out_misfits(table: pd.DataFrame, named: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of a table whose masks fit, and those that have none; and the others, with a
+    column `reason`. Raises `GanscopeError` where no image has a mask.
+    """
+    masks = find_masks(table)
+    if not any(masks):
+        raise GanscopeError(
+            f"{named}: --masks: no image has a mask; corpora tell of them in a column `mask` of "
+            "metadata.csv, as those made by ganscope generate --generator faceswap: or inpaint: do"
+        )
+    reasons = [""] * len(table)
+    for row, (path, mask) in enumerate(zip(table["path"], masks, strict=True)):
+        if not mask:
+            continue
+        try:
+            image, other = read_facts(path), read_facts(mask)
+            size = {image.stored_width, image.stored_height}
+            if {other.stored_width, other.stored_height} != size:
+                reasons[row] = (
+                    f"its mask has {other.stored_width}x{other.stored_height} pixels, the image "
+                    f"{image.stored_width}x{image.stored_height}"
+                )
+        except ImageError as error:
+            reasons[row] = f"its mask: {error.reason}"
+    fits = np.array([not reason for reason in reasons], bool)
+    return table[fits], table[~fits].assign(reason=[reason for reason in reasons if reason])
+
+
+def heads_for_places(detector: str) -> dict[str, Any]:
+    """Arguments by which an architecture gets a layer of its own for places; none where its map is
+    that of the logit's parts.
+    """
+    if is_read_at_blocks(detector):
+        net, _ = build(detector)
+        return {"where": net.map_block}
+    return {"where": True} if detector == "lite" or detector.startswith("timm:") else {}
 
 
 class WithPlaces(nn.Module):
@@ -73,8 +126,6 @@ def measure_places(maps: list[np.ndarray], masks: list[np.ndarray]) -> dict[str,
 
     masks (H, W) in [0, 1]; maps are enlarged to their sizes. NaN where no mask is of a part.
     """
-    import cv2
-
     values, truths, found = [], [], []
     for local, mask in zip(maps, masks, strict=True):
         truth = mask > 0.5

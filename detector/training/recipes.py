@@ -52,6 +52,10 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         train = train_soup
     elif settings.recipe == "finetune":
         train = train_finetuned
+    if settings.masks and (settings.soup > 1 or settings.fuse or train is train_frozen):
+        raise GanscopeError(
+            "--masks: not with --soup, --fuse or --recipe frozen-linear; leave one of them out"
+        )
     if settings.recipe == "faces":
         train = train_faces
     elif settings.recipe not in ("finetune", "frozen-linear"):
