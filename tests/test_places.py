@@ -130,7 +130,8 @@ def test_places_are_measured_on_what_is_changed_in_part() -> None:
     assert measure_places([-right], [mask])["pixel_auroc"] == 0.0
     everything = np.ones((8, 8), np.float32)
     half = measure_places([right, everything, right], [mask, mask, np.zeros((8, 8))])
-    assert half["masks"] == 2 and half["iou"] == pytest.approx(0.75)
+    assert half["masks"] == 2
+    assert half["iou"] == pytest.approx(0.75)
     assert math.isnan(measure_places([right], [everything])["pixel_auroc"])
 
 
@@ -271,7 +272,8 @@ def test_a_pair_is_cut_and_changed_alike(tmp_path: Path) -> None:
     kept = KeptFace(tmp_path / "x.png", 0, Face(box, 1.0, _points(box)))
     for seed in range(6):
         pair, mask = make_pair(kept, 64, 0.0, np.random.default_rng(seed))
-        assert pair.shape == (2, 64, 64, 3) and mask.shape == (64, 64)
+        assert pair.shape == (2, 64, 64, 3)
+        assert mask.shape == (64, 64)
         difference = np.abs(pair[0].astype(int) - pair[1]).mean(-1)
         assert 0 < mask.mean() < 0.9
         far = cv2.dilate(mask, np.ones((5, 5))) == 0
@@ -285,10 +287,12 @@ def test_faces_are_found_once_and_a_search_goes_on(portraits: Path, tmp_path: Pa
     table = pd.DataFrame({"path": sorted(map(str, portraits.glob("*/*.png")))})
     Told.calls = 0
     kept = keep_faces(tmp_path / "k", table, 64, Told)
-    assert len(kept) == 36 and Told.calls == 37  # one picture shows nobody
+    assert len(kept) == 36
+    assert Told.calls == 37
     whole = kept[5]
     assert cv2.imread(str(whole.path)) is not None
-    assert keep_faces(tmp_path / "k", table, 64, Told)[5].path == whole.path and Told.calls == 37
+    assert keep_faces(tmp_path / "k", table, 64, Told)[5].path == whole.path
+    assert Told.calls == 37
     lines = (tmp_path / "k" / "found.jsonl").read_text().split("\n")
     (tmp_path / "k" / "found.jsonl").write_text("\n".join(lines[:20]) + "\n" + lines[20][:9])
     again = keep_faces(tmp_path / "k", table, 64, Told)
@@ -312,17 +316,22 @@ def test_a_detector_of_faces_learns_from_photographs_alone(
     assert len(scores) == 2 * measured["images"]["val"]["real"]
     assert 1 <= len(learned) <= 2  # whole sources
     assert "blended onto itself" in (run / "README.md").read_text()
-    assert not (run / "faces").exists() and not (run / "checkpoint.pt").exists()
+    assert not (run / "faces").exists()
+    assert not (run / "checkpoint.pt").exists()
 
     checked = check_image(portraits / "a" / "0.png", detector, device="cpu")
-    assert checked.faces is not None and len(checked.faces) == 1
-    assert checked.score == checked.faces[0].score and checked.decided_by == "face"
+    assert checked.faces is not None
+    assert len(checked.faces) == 1
+    assert checked.score == checked.faces[0].score
+    assert checked.decided_by == "face"
     nobody = check_image(portraits / "a" / "grey.png", detector, device="cpu")
     assert (nobody.score, nobody.verdict, nobody.probability) == (None, "unsure", None)
-    assert nobody.meaning and "looks at faces alone, and it found none" in nobody.meaning
+    assert nobody.meaning
+    assert "looks at faces alone, and it found none" in nobody.meaning
     pixels = cv2.imread(str(portraits / "a" / "0.png"))
     heat = heatmap(detector, pixels)
-    assert heat.shape == (160, 160) and heat[:10].max() == 0 < heat[60:100, 60:100].min()
+    assert heat.shape == (160, 160)
+    assert heat[:10].max() == 0 < heat[60:100, 60:100].min()
 
 
 def test_a_training_on_faces_goes_on(
