@@ -58,9 +58,12 @@ def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
         top, left, bottom, right = around(face, height, width, detector.around_faces)
         view = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)[None]
         if detector.has_places or detector.has_map:
-            local, _ = detector.local_logits(view)
+            local, whole = detector.local_logits(view)
         else:
-            local = detector.logits(view)[:, None, None]
+            whole = detector.logits(view)
+            local = whole[:, None, None]
+        if detector.has_places:  # as in `patches`: a face that looks real has no such places
+            local = local + np.clip(_log_odds(detector, float(whole[0])), *PICTURE)
         size = (right - left, bottom - top)
         place = cv2.resize(sigmoid(local[0]).astype(np.float32), size)
         square = found[top:bottom, left:right]
@@ -93,8 +96,14 @@ def patches(detector: Judge, pixels: np.ndarray) -> np.ndarray:
     if not detector.has_places:
         return detector.probability(found).astype(np.float32)
     # The odds of a place, times those of the picture; places stay to be seen in any picture.
-    chance = float(detector.probability(float(np.concatenate(whole).mean())))
-    return sigmoid(found + np.clip(np.log(chance / (1 - chance)), *PICTURE)).astype(np.float32)
+    odds = _log_odds(detector, float(np.concatenate(whole).mean()))
+    return sigmoid(found + np.clip(odds, *PICTURE)).astype(np.float32)
+
+
+def _log_odds(detector: Judge, logit: float) -> float:
+    """Of the picture to be fake, by its calibrated probability."""
+    chance = float(detector.probability(logit))
+    return float(np.log(chance / (1 - chance)))
 
 
 @heatmap_methods.register("tiles")

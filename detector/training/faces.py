@@ -44,6 +44,7 @@ from ganscope.detector.judging.faces import SMALLEST, around
 from ganscope.detector.judging.views import whole_of
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import is_read_at_blocks
+from ganscope.detector.networks.backbones import TimmNet
 from ganscope.detector.training.card import write_face_card
 from ganscope.detector.training.evaluation import (
     ENOUGH,
@@ -688,6 +689,12 @@ def _finish(
             yield from pair
 
     logit, maps = look(detector, views(), settings.batch_size, Speed("fp32"))
+    net: Any = detector.net
+    if isinstance(net, TimmNet) and net.where is not None:
+        shift = best_shift(maps[1::2], masks)
+        with torch.no_grad():
+            net.where["head"].bias += shift
+        maps = [one + shift for one in maps]
     rows = np.repeat([one.row for one in val], 2)
     made = np.tile([0, 1], len(val))
     scores = table.iloc[rows].reset_index(drop=True)
