@@ -58,6 +58,7 @@ from ganscope.detector.training.loop import EMA, _parameter_groups, _schedule
 from ganscope.detector.training.masks import (
     WEIGHT,
     WithPlaces,
+    best_shift,
     heads_for_places,
     measure_places,
     places_loss,
