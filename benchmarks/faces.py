@@ -102,7 +102,8 @@ def judge(corpus: Path, run: str, out: Path | None) -> None:
             scores.append(0.0 if row.label else np.nan)
             continue
         top, left, bottom, right = around(face, *pixels.shape[:2], detector.around_faces)
-        view = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)[None]
+        square = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)
+        view = square[None].copy()
         scores.append(float(detector.score(float(detector.logits(view)[0]))))
         if row.label and (detector.has_places or detector.has_map):
             local = detector.local_logits(view)[0][0]

@@ -270,10 +270,9 @@ def portraits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> type[Told]:
-    for module in (faces_module,):
-        monkeypatch.setattr(module, "open_finder", Told)
-    monkeypatch.setattr("ganscope.detector.judging.scoring.open_finder", Told)
-    monkeypatch.setattr("ganscope.detector.judging.heatmaps.open_finder", Told)
+    monkeypatch.setattr(faces_module, "open_finder", Told)
+    for module in ("scoring", "heatmaps", "checking"):
+        monkeypatch.setattr(f"ganscope.detector.judging.{module}.open_finder", Told)
     Told.calls = 0
     return Told
 

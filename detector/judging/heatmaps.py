@@ -56,7 +56,8 @@ def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
         if min(face.width, face.height) < least_of(detector):
             continue
         top, left, bottom, right = around(face, height, width, detector.around_faces)
-        view = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)[None]
+        square = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)
+        view = square[None].copy()
         if detector.has_places or detector.has_map:
             local, whole = detector.local_logits(view)
         else:
