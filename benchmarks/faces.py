@@ -115,9 +115,8 @@ def judge(corpus: Path, run: str, out: Path | None) -> None:
     fake = detector.thresholds["fake"]
     real_scores = judged["score"][judged["label"] == 0]
     swap_scores = judged["score"][judged["label"] == 1]
-    (overall,) = (
-        evaluate_by_generator(judged, fake).query("generator == 'faceswap'").to_dict("records")
-    )
+    about = judged.assign(probability=detector.probability(_logit(judged["score"])))
+    overall = evaluate_by_generator(about, fake).set_index("generator").loc["faceswap"]
     told = {
         "detector": run,
         "faces": {"real": len(real_scores), "faceswap": len(swap_scores)},
@@ -145,6 +144,11 @@ def _same(faces: list[Face], box: list[int]) -> Face | None:
         if box[0] < x < box[2] and box[1] < y < box[3]:
             return face
     return None
+
+
+def _logit(scores: pd.Series) -> np.ndarray:
+    inside = scores.clip(1e-9, 1 - 1e-9)
+    return np.log(inside / (1 - inside)).to_numpy()
 
 
 def _overlap(logits: np.ndarray, mask: np.ndarray) -> dict[str, float]:
