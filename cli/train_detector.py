@@ -51,9 +51,15 @@ def train_detector(
             help="full: ours; frozen-linear: a classifier on the features of a large timm:NAME, "
             "computed once; finetune: adapters in the blocks of clip or vit:NAME; aligned: only "
             "photographs and the fakes made of them; cnndetect: blur and JPEG by chance; npr: "
-            "images as they are."
+            "images as they are; faces: faces of real photographs, blended onto themselves."
         ),
     ] = "full",
+    masks: Annotated[
+        bool,
+        typer.Option(
+            "--masks", help="Learn where images are fake, too, by the corpora's mask column."
+        ),
+    ] = False,
     fuse: Annotated[
         str | None,
         typer.Option(
@@ -89,10 +95,10 @@ def train_detector(
     ] = False,
     steps: Annotated[
         int | None,
-        typer.Option(help="finetune and --data: updates. [default: --minutes or --epochs]"),
+        typer.Option(help="finetune, faces and --data: updates. [default: --minutes or --epochs]"),
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="finetune: minutes. [default: --steps or --epochs]")
+        float | None, typer.Option(help="finetune, faces: minutes. [default: --steps or --epochs]")
     ] = None,
     pretrained: Annotated[
         str | None,
@@ -188,6 +194,9 @@ def train_detector(
       --batch-size 256
 
       ganscope train-detector --data 'shards-{000..010}.tar' --label-column cls --steps 20000
+
+      ganscope train-detector portraits/ --recipe faces --detector lite --pretrained weights.pth
+      --size 128 --minutes 30
     """
     settings = TrainDetectorSettings(
         corpora=tuple(corpora or ()),
@@ -197,6 +206,7 @@ def train_detector(
         allow_private=allow_private,
         detector=detector,
         recipe=recipe,
+        masks=masks,
         fuse=fuse,
         out=out_,
         epochs=epochs,

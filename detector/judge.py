@@ -104,6 +104,16 @@ class Judge(ABC):
         return self.config["input"].get("views")
 
     @property
+    def faces_alone(self) -> bool:
+        """Whether it looks at the faces of a picture and at nothing else."""
+        return self.config["input"].get("looks_at") == "faces"
+
+    @property
+    def around_faces(self) -> float:
+        """Side of the square that such a detector looks at, in longer sides of a face's box."""
+        return float(self.config["input"]["margin"])
+
+    @property
     def smallest(self) -> int:
         """Pixels: an image with a shorter side than this gets no verdict."""
         return int(self.config["input"].get("smallest", SMALLEST))
@@ -158,6 +168,11 @@ def check_config(config: dict[str, Any]) -> None:
         raise ValueError(f"calibration: scale is {scale}, negative")
     if real > fake:
         raise ValueError(f"thresholds: real is {real}, above fake")
+    looks_at, margin = (config["input"].get(name) for name in ("looks_at", "margin"))
+    if looks_at not in (None, "faces"):
+        raise ValueError(f"input: looks_at is {looks_at!r}; this version knows faces")
+    if looks_at and (not isinstance(margin, int | float) or not 1 <= margin <= 10):
+        raise ValueError(f"input: margin is {margin!r}, not from 1 to 10")
     views = config["input"].get("views")
     if views is None:
         return

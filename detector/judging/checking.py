@@ -511,7 +511,8 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
         unlike = _unlike_photographs(scored, detector)
         changed = _changed_by_reencoding(detector, scored)
-        if not unlike and min(scored.width, scored.height) < detector.size:
+        tiled = not detector.faces_alone
+        if tiled and not unlike and min(scored.width, scored.height) < detector.size:
             what = "view" if detector.views else "tile"
             said.append(
                 f"smaller than the detector's {detector.size}-pixel {what}: little evidence"
@@ -523,7 +524,13 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
             probability, meaning = None, f"nothing can be said: {unlike}"
         else:
             meaning = _meaning(detector, probability, verdict)
+    elif scored.error is None and detector.faces_alone:
+        verdict = "unsure"
+        what = "it found none" if not scored.faces else "those it found are too small"
+        meaning = f"nothing can be said: this detector looks at faces alone, and {what}"
     decided = None if verdict is None else "picture"
+    if detector.faces_alone and scored.score is not None:
+        decided = "face"
     faces = None if scored.faces is None else judge_faces(detector, scored.faces)
     if faces and verdict is not None:
         told = told_by_faces(faces, scored.faces_found, verdict)

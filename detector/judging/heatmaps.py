@@ -14,9 +14,11 @@ import cv2
 import numpy as np
 
 from ganscope.detector.judge import Judge, sigmoid
-from ganscope.detector.judging.faces import FaceCheck
+from ganscope.detector.judging.faces import FaceCheck, around, find_faces, least_of
 from ganscope.detector.judging.scoring import tile_positions
+from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError
+from ganscope.faces import open_finder
 from ganscope.files import write_picture
 from ganscope.registry import Registry
 
@@ -38,10 +40,36 @@ def heatmap(detector: Judge, pixels: np.ndarray, method: str = "auto") -> np.nda
     has a map of logits of its own, else gradcam where it has layers for that, else tiles. Raises
     `GanscopeError` for a method that does not fit.
     """
+    if detector.faces_alone:
+        return _of_faces(detector, pixels)
     if method == "auto":
         method = "gradcam" if detector.has_gradients else "tiles"
         method = "patches" if detector.has_map else method
     return heatmap_methods[method](detector, pixels)
+
+
+def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
+    """What a detector of faces alone says of the places in each: 0 outside their squares."""
+    height, width = pixels.shape[:2]
+    found = np.zeros((height, width), np.float32)
+    for face in find_faces(open_finder(), pixels)[0]:
+        if min(face.width, face.height) < least_of(detector):
+            continue
+        top, left, bottom, right = around(face, height, width, detector.around_faces)
+        square = whole_of(np.ascontiguousarray(pixels[top:bottom, left:right]), detector.size)
+        view = square[None].copy()
+        if detector.has_places or detector.has_map:
+            local, whole = detector.local_logits(view)
+        else:
+            whole = detector.logits(view)
+            local = whole[:, None, None]
+        if detector.has_places:  # as in `patches`: a face that looks real has no such places
+            local = local + np.clip(_log_odds(detector, float(whole[0])), *PICTURE)
+        size = (right - left, bottom - top)
+        place = cv2.resize(sigmoid(local[0]).astype(np.float32), size)
+        square = found[top:bottom, left:right]
+        np.maximum(square, place, out=square)
+    return found
 
 
 @heatmap_methods.register("patches")
@@ -69,8 +97,14 @@ def patches(detector: Judge, pixels: np.ndarray) -> np.ndarray:
     if not detector.has_places:
         return detector.probability(found).astype(np.float32)
     # The odds of a place, times those of the picture; places stay to be seen in any picture.
-    chance = float(detector.probability(float(np.concatenate(whole).mean())))
-    return sigmoid(found + np.clip(np.log(chance / (1 - chance)), *PICTURE)).astype(np.float32)
+    odds = _log_odds(detector, float(np.concatenate(whole).mean()))
+    return sigmoid(found + np.clip(odds, *PICTURE)).astype(np.float32)
+
+
+def _log_odds(detector: Judge, logit: float) -> float:
+    """Of the picture to be fake, by its calibrated probability."""
+    chance = float(detector.probability(logit))
+    return float(np.log(chance / (1 - chance)))
 
 
 @heatmap_methods.register("tiles")

@@ -32,7 +32,7 @@ from ganscope.detector.judging.faces import (
 )
 from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.errors import ImageError
-from ganscope.faces import Face, Finder
+from ganscope.faces import Face, Finder, open_finder
 from ganscope.images import ImageSource, open_image
 
 MAX_TILES, MAX_PIXELS = 16, 16 * 96**2
@@ -216,11 +216,15 @@ def score_images(
     tiles (one that looks at views has the whole picture beside them, and learned to see through
     encodings). describe: measure what tells whether an image is a photograph at all, and read what
     its file says of its making; trust_anchors: as in `read_evidence`. finder: look at each face
-    that it finds beside the whole picture. What cannot be read gives a `Scored` with its `error`;
-    what no image can come as raises as in `open_image`.
+    that it finds beside the whole picture. A detector of faces alone looks at these only, by the
+    best finder that is installed where None is given; its score is the highest of them, None
+    without any. What cannot be read gives a `Scored` with its `error`; what no image can come as
+    raises as in `open_image`.
     """
     detector.prepare(device)
     batch_size = batch_size or detector.batch()
+    if detector.faces_alone and finder is None:
+        finder = open_finder()
     if detector.views and detector.on_cpu:  # no quicker in larger batches, but later to be told
         batch_size = min(batch_size, VIEWS)
     waiting: deque[Scored] = deque()  # in order; those at the front may be complete
@@ -301,7 +305,14 @@ def _done(scored: Scored) -> bool:
 
 
 def _pooled(detector: Judge, scored: Scored) -> Scored:
-    if scored.error is None:
+    if scored.error is None and detector.faces_alone:
+        found = [face.logit() for face in scored.faces or () if face.cut is not None]
+        if not np.isfinite(found).all():
+            scored.error = "the detector gave no finite number for this image"
+        elif found:
+            scored.logit = max(found)
+            scored.score = float(detector.score(scored.logit))
+    elif scored.error is None:
         if scored.seen is not None:
             own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
             if detector.in_doubt(own, len(scored.tile_logits)):
@@ -366,9 +377,15 @@ def _opened(
             known.evidence = evidence_of(opened, trust_anchors)
         return cut(known, opened.pixels)
 
-    def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray]:
+    def cut(scored: Scored, pixels: np.ndarray) -> tuple[Scored, np.ndarray | None]:
         if finder:
             _find_faces(scored, pixels, detector, finder)
+        if detector.faces_alone:
+            scored.height, scored.width = pixels.shape[:2]
+            looked = [face.cut for face in scored.faces or () if face.cut is not None]
+            if describe and looked:
+                _describe(scored, np.concatenate(looked))
+            return scored, None
         if detector.views:
             return _viewed(scored, pixels, detector, describe)
         return _tiled(scored, pixels, detector.size, reencode, describe)
@@ -465,8 +482,9 @@ def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
     small as a view, or tiles of it at native resolution.
     """
     size = detector.size
-    if detector.views:
-        top, left, bottom, right = around(face, *pixels.shape[:2], AROUND)
+    if detector.views or detector.faces_alone:
+        times = detector.around_faces if detector.faces_alone else AROUND
+        top, left, bottom, right = around(face, *pixels.shape[:2], times)
         return whole_of(pixels[top:bottom, left:right], size)[None]
     top, left, bottom, right = around(face, *pixels.shape[:2], AROUND_TILES, size)
     square = _filled(pixels[top:bottom, left:right], size)

@@ -70,9 +70,9 @@ def patch(*, width: int = 32) -> tuple[nn.Module, Defaults]:
 
 
 @detectors.register("lite")
-def lite(*, stem_stride: int = 1) -> tuple[nn.Module, Defaults]:
+def lite(*, stem_stride: int = 1, where: bool = False) -> tuple[nn.Module, Defaults]:
     """EfficientNet-Lite0 with an undivided stem: small, general, ImageNet weights fit it."""
-    net = TimmNet("tf_efficientnet_lite0", stem_stride=stem_stride)
+    net = TimmNet("tf_efficientnet_lite0", stem_stride=stem_stride, where=where)
     return net, Defaults(128, learning_rate=5e-4)
 
 
@@ -102,17 +102,24 @@ def transformer(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
     return net, Defaults(size, tuple(about["mean"]), tuple(about["std"]), 3e-4)
 
 
-def timm_model(name: str, *, size: int | None = None) -> tuple[nn.Module, Defaults]:
-    """A backbone of timm by its name; size: only for networks that are built for one image size."""
+def timm_model(
+    name: str, *, size: int | None = None, where: bool = False
+) -> tuple[nn.Module, Defaults]:
+    """A backbone of timm by its name; size: only for networks that are built for one image size;
+    where: as in `TimmNet`.
+    """
     if not timm.is_model(name):
         raise GanscopeError(_no_such_model(name))
-    net = TimmNet(name)
+    try:
+        net = TimmNet(name, where=where)
+    except ValueError as error:
+        raise GanscopeError(f"timm:{name}: {error}; take timm:resnet18 or lite") from None
     about = net.backbone.pretrained_cfg
     fixed = bool(about.get("fixed_input_size"))
     own_size = int(about["input_size"][-1])
     if fixed and size and size != own_size:
         try:
-            net = TimmNet(name, size)
+            net = TimmNet(name, size, where=where)
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise GanscopeError(
                 f"timm:{name} cannot be built for --size {size} ({error})"
@@ -190,7 +197,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
         if net.plain is not None and not any(key.startswith("plain.") for key in state):
             state |= net.twin_of(state)
     elif isinstance(net, TimmNet):
-        prefix, heads = "backbone.", tuple(f"backbone.{name}." for name in net.head_names())
+        prefix, heads = "backbone.", (*(f"backbone.{name}." for name in net.head_names()), "where.")
         if not any(key.startswith(prefix) for key in state):
             state = {prefix + key: value for key, value in state.items()}
     own = net.state_dict()

@@ -3,9 +3,13 @@
 from typing import Any
 
 import timm
+import torch.nn.functional as F
 from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
+
+FINEST, WIDTH = 8, 32
+"""Of the head that says where: the finest stride that it sees, and its channels."""
 
 
 class TimmNet(nn.Module):
@@ -13,9 +17,17 @@ class TimmNet(nn.Module):
 
     size: image side for networks that are built for one size (vision transformers), else unused.
     stem_stride: stride of the first convolution; 1 keeps traces that a stride of 2 would lose.
+    where: with a head of its own that says which places are fake; it sees the feature maps of all
+    strides from `FINEST` on.
     """
 
-    def __init__(self, name: str, size: int | None = None, stem_stride: int | None = None):
+    def __init__(
+        self,
+        name: str,
+        size: int | None = None,
+        stem_stride: int | None = None,
+        where: bool = False,
+    ):
         super().__init__()
         self.name = name
         self.options: dict[str, Any] = {"img_size": size} if size else {}
@@ -29,6 +41,36 @@ class TimmNet(nn.Module):
         if stem_stride:
             stem = next(m for m in self.backbone.modules() if isinstance(m, nn.Conv2d))
             stem.stride = (stem_stride, stem_stride)
+        self.where: nn.Module | None = None
+        if where:
+            info = self.backbone.feature_info
+            strides = {info[i]["reduction"]: i for i in range(len(info))}  # the last of each
+            self.read = sorted(i for stride, i in strides.items() if stride >= FINEST)
+            if not self.read or not hasattr(self.backbone, "forward_intermediates"):
+                raise ValueError(f"{self.name} has no feature maps to read")
+            self.where = nn.ModuleDict(
+                {
+                    "maps": nn.ModuleList(
+                        nn.Conv2d(info[i]["num_chs"], WIDTH, 1) for i in self.read
+                    ),
+                    "head": nn.Conv2d(WIDTH, 1, 3, padding=1),
+                }
+            )
+
+    def where_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, h, w) of places, by the head that sees them, and those of the images (N,).
+
+        Only with `where`.
+        """
+        assert isinstance(self.where, nn.ModuleDict)
+        last, found = self.backbone.forward_intermediates(x, indices=self.read)
+        total: Any = 0
+        for layer, features in zip(self.where["maps"], found, strict=True):  # type: ignore[arg-type]
+            total = total + F.interpolate(
+                layer(features), found[0].shape[2:], mode="bilinear", align_corners=False
+            )
+        local = self.where["head"](F.relu(total)).squeeze(1)
+        return local.float(), self.backbone.forward_head(last).flatten().float()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.backbone(x).flatten().float()

@@ -150,10 +150,15 @@ class BlockFeatures(nn.Module):
 
         Only with `where`; without, `patch_logits` says what there is to say of places.
         """
+        features, local = self.read_places(x)
+        return local, self._logits(x, features)
+
+    def read_places(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D), and the logits (N, h, w) of the patches alone; only with `where`."""
         assert self.where is not None
         features, patches = self.read(x, self.where_block)
         local = self.where(patches).squeeze(-1) + self.where_bias
-        return local.unflatten(1, self._grid(x)).float(), self._logits(x, features)
+        return features, local.unflatten(1, self._grid(x)).float()
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])

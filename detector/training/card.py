@@ -59,7 +59,7 @@ through the same random crops and, with probability {settings.degrade:g}, the sa
 | split | generator | AUROC | balanced accuracy | TPR at 1 % FPR | TPR at 5 % FPR |
 |---|---|---|---|---|---|
 {_figures(metrics)}
-
+{_places(metrics)}
 Epoch, calibration and thresholds were chosen on the val split, so its figures flatter; those of a
 test split, where there is one, do not.
 
@@ -89,6 +89,78 @@ those above, about strongly compressed or shrunk copies, and about photographs e
 
 It ran in {detector.config["training"].get("precision", "fp32")}; with that as --precision, the same
 seed gives the same weights on such a machine.
+"""
+
+
+def write_face_card(
+    run: Path, settings: TrainDetectorSettings, detector: Detector, metrics: dict[str, Any]
+) -> str:
+    """The model card of a detector that learned from real faces alone."""
+    size, thresholds, places = detector.size, detector.thresholds, metrics["places"]
+    margin = detector.config["input"]["margin"]
+    corpora = ", ".join(Path(corpus).resolve().name for corpus in settings.corpora)
+    counts, photos = metrics["images"], metrics["photographs"]
+    where = (
+        f"Of pixels in blended validation faces: AUROC {places['pixel_auroc']:.3f}; the mean\n"
+        f"intersection over union of what was changed and what it says was: {places['iou']:.2f}."
+        if places["pixel_auroc"] is not None
+        else "No validation face was changed in part, so where it looks was not measured."
+    )
+    return f"""---
+library_name: ganscope
+tags: [ganscope, face-manipulation, {settings.detector.replace(":", "-")}]
+---
+# A {settings.detector} detector of swapped and retouched faces, {size}x{size} pixels
+
+Trained by ganscope {ganscope.__version__} on real photographs alone, of {corpora}. It looks at each
+face of a picture by itself, at a square of {margin:g} times the longer side of the face's box, and
+says nothing of pictures without faces.
+
+## What it learned from
+
+| split | photographs | real faces |
+|---|---|---|
+| train | {photos["train"]:,} | {counts["train"]["real"]:,} |
+| val | {photos["val"]:,} | {counts["val"]["real"]:,} |
+
+It never met a fake: each face came beside itself blended onto itself with changed colour, sharpness
+and place (arXiv:2204.08376). Both went through the same cut and colours and, with probability
+{settings.degrade:g}, the same degradations. It learned from masks, too, where the blended ones were
+changed. The weights are an exponential average, taken after part {metrics["best_epoch"]} of
+{metrics["epochs"]}.
+
+## How good it is
+
+On faces that it did not learn from, real ones against the same blended onto themselves. Real swaps
+differ from these: measure before you rely on it. 95 % bootstrap intervals in brackets:
+
+| split | generator | AUROC | balanced accuracy | TPR at 1 % FPR | TPR at 5 % FPR |
+|---|---|---|---|---|---|
+{_figures(metrics)}
+
+{where}
+
+The best weights, calibration and thresholds were chosen on these faces, so the figures flatter.
+A score from {thresholds["fake"]:.4f} on is *fake*, one below {thresholds["real"]:.4f} is *real*,
+and what lies between is *unsure*.
+
+| {metrics["false_alarms"]["split"]} split, source | photographs | called fake | at most (95 %) |
+|---|---|---|---|
+{_false_alarms(metrics["false_alarms"])}
+
+## How to use it
+
+    ganscope check photo.jpg --detector {run}
+
+## Limits
+
+A verdict is evidence, not proof. It looks for borders and mismatches of blending: a face that was
+generated whole, with all around it, has none. Photographs retouched by their makers may look like
+fakes to it, strongly compressed or small fakes like photographs.
+
+## How it was made
+
+    {_command(settings)}
 """
 
 
@@ -147,6 +219,20 @@ def _learning(settings: TrainDetectorSettings, metrics: dict[str, Any]) -> str:
     if settings.fuse:
         said += f" Its logit is joined to that of {Path(settings.fuse).name}."
     return said
+
+
+def _places(metrics: dict[str, Any]) -> str:
+    """How well it finds places, for the card; "" if it did not learn from masks."""
+    if "places" not in metrics:
+        return ""
+    places = metrics["places"]
+    if places["pixel_auroc"] is None:
+        return "\nIt learned from masks; no validation image was changed in part to measure by.\n"
+    return (
+        "\nIt learned from masks where images are fake, too. In crops of validation images that "
+        f"were\nchanged in part: pixel AUROC {places['pixel_auroc']:.3f}, mean intersection over "
+        f"union {places['iou']:.2f}.\n"
+    )
 
 
 def _unreadable(metrics: dict[str, Any]) -> str:

@@ -108,9 +108,13 @@ def finish_run(
         "unreadable": len(bad),
         "compressed_alike": any(views.qualities.values()),
     }
+    if settings.masks:
+        best = log[(metrics["best_epoch"] or len(log)) - 1]
+        places = {"pixel_auroc": best["val_pixel_auroc"], "iou": best["val_iou"]}
+        metrics["places"] = {k: None if np.isnan(v) else float(v) for k, v in places.items()}
     for name in splits:
         part = scores[judged & (scores["split"] == name)]
-        metrics[name] = _evaluate(part, detector.thresholds["fake"])
+        metrics[name] = evaluate(part, detector.thresholds["fake"])
     detector.config["training"]["images"] = images
     detector.config["versions"] = {
         "ganscope": ganscope.__version__,
@@ -204,7 +208,7 @@ def score_table(
     return table[[scored.error is None for scored in found]].reset_index(drop=True)
 
 
-def _evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
+def evaluate(scores: pd.DataFrame, threshold: float) -> dict[str, Any]:
     """Every metric of the reals against all fakes, and against one generator at a time."""
     found = {
         row["generator"]: {

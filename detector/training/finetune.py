@@ -31,10 +31,16 @@ from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import build, is_architecture, is_read_at_blocks
 from ganscope.detector.networks.lora import ALSO, add_adapters, merge_adapters
 from ganscope.detector.networks.transformer import BlockFeatures
-from ganscope.detector.training.device_augmentation import augment, draw, nothing
+from ganscope.detector.training.device_augmentation import augment, crop, draw, nothing
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
 from ganscope.detector.training.loop import WEIGHT_DECAY
+from ganscope.detector.training.masks import (
+    WEIGHT,
+    heads_for_places,
+    measure_places,
+    places_loss,
+)
 from ganscope.detector.training.pack import PackViews, read_pack, side_for, write_pack
 from ganscope.detector.training.run import (
     LOSSES,
@@ -57,6 +63,8 @@ if TYPE_CHECKING:
 
 UNUSED = ("mix", "pairs", "hard_examples", "patience")
 """Settings of other recipes."""
+HEADS = ("head.", "curve.", "where")
+"""How the names of the classifiers' weights begin."""
 HEAD_RATE = 1e-3
 """AdamW's peak for the classifier."""
 SMOOTHING, DROPOUT = 0.02, 0.1
@@ -71,8 +79,8 @@ VAL_VIEWS = 256
 """Views that they are tried on, at most, both classes alike."""
 CHECKPOINT_SECONDS = 30.0
 """Between checkpoints."""
-PACK = "views"
-"""Folder of the run's pack."""
+PACK, MASKS = "views", "masks"
+"""Folders of the run's pack, and of that of the views' masks."""
 
 
 def train_finetuned(
@@ -113,25 +121,32 @@ def train_finetuned(
         rng = np.random.default_rng((settings.seed, row))
         return views.neutral(opened.pixels, opened.format, row, rng)
 
-    def cut() -> None:
+    def mask_of(row: int) -> np.ndarray:
+        mask = views.mask(row, open_image(views.paths[row]).pixels.shape)
+        return np.repeat(mask[..., None], 3, 2)
+
+    def cut(name: str = PACK) -> None:
         task = None
         if progress:
-            task = progress.add_task("cutting views", total=len(listed), note="")
+            task = progress.add_task(f"cutting {name}", total=len(listed), note="")
 
         def told(done: int) -> None:
             if progress and task is not None:
                 progress.update(task, completed=done)
 
         write_pack(
-            run / PACK,
+            run / name,
             listed,
-            pixels_of,
+            mask_of if name == MASKS else pixels_of,
             side=side_for(detector.size),
             seed=settings.seed,
             told=told,
         )
 
     by_main_process(cut)
+    if settings.masks:
+        # Views of a picture depend on its name and size alone: those of its mask are cut alike.
+        by_main_process(lambda: cut(MASKS))
 
     accelerator = open_accelerator(settings, device)
     pack = read_pack(run / PACK)
@@ -150,6 +165,7 @@ def train_finetuned(
         steps=epoch_steps(settings, int((table["split"] == "train").sum()), accelerator),
         val=val,
         saved=saved,
+        masks=PackViews(read_pack(run / MASKS), accelerator.device) if settings.masks else None,
         progress=progress,
     )
 
@@ -171,6 +187,7 @@ def train_finetuned(
         finish_run(run, settings, whole, views, table, log)
         (run / CHECKPOINT).unlink(missing_ok=True)
         shutil.rmtree(run / PACK)
+        shutil.rmtree(run / MASKS, ignore_errors=True)
 
     by_main_process(finish)
     return run
@@ -190,7 +207,9 @@ def create(settings: TrainDetectorSettings) -> Detector:
             f"--recipe finetune: {name} is no transformer read at several blocks; take "
             "--detector clip or vit:NAME"
         )
-    arguments = {"hidden": settings.hidden} if settings.hidden else {}
+    arguments: dict[str, Any] = {"hidden": settings.hidden} if settings.hidden else {}
+    if settings.masks:
+        arguments |= heads_for_places(name)
     detector = Detector.create(
         name, size=settings.size, pretrained=settings.pretrained, **arguments
     )
@@ -261,16 +280,20 @@ class GroupSampler:
 
 class _Learner(nn.Module):
     """A detector as it learns: images (N, 3, H, W) in [0, 1] and what is kept of its features
-    (N, D) -> logits (N,).
+    (N, D) -> logits (N,), and those of places (N, h, w) if it has a layer for them.
     """
 
     def __init__(self, detector: Detector):
         super().__init__()
         self.detector = detector
 
-    def forward(self, images: Tensor, kept: Tensor) -> Tensor:
+    def forward(self, images: Tensor, kept: Tensor) -> tuple[Tensor, Tensor | None]:
         net: Any = self.detector.net
-        return net.classify(net.features(self.detector.normalised(images)) * kept)
+        x = self.detector.normalised(images)
+        if net.where is None:
+            return net.classify(net.features(x) * kept), None
+        features, local = net.read_places(x)
+        return net.classify(features * kept), local
 
 
 @dataclass
@@ -311,6 +334,7 @@ def fine_tune(
     accelerator: Accelerator,
     steps: int,
     val: np.ndarray | None = None,
+    masks: PackViews | None = None,
     saved: dict[str, Any] | None = None,
     progress: "Progress | None" = None,
 ) -> list[dict[str, Any]]:
@@ -402,8 +426,13 @@ def fine_tune(
         risen = _rate(now if settings.minutes else (budget.step + 0.5) / budget.steps)
         for group, highest in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = highest * risen
-        loss = F.binary_cross_entropy_with_logits(learner(images, kept), targets)
-        accelerator.backward(loss)
+        logits, places = learner(images, kept)
+        loss = F.binary_cross_entropy_with_logits(logits, targets)
+        whole = loss
+        if masks is not None:
+            fake = crop(masks.fetch(rows[mine]), draws, detector.size)[:, 0] / 255
+            whole = loss + WEIGHT * places_loss(places, fake, own=True).mean()
+        accelerator.backward(whole)
         accelerator.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -434,7 +463,7 @@ def fine_tune(
             }
             if val is not None and main:
                 with swapped(trained, average):
-                    row |= _try(detector, views, val, settings)
+                    row |= _try(detector, views, val, settings, masks)
             log.append(row)
             total, begun = torch.zeros_like(total), budget.step
             seen_at, seen_from = time.perf_counter(), budget.step
@@ -458,7 +487,7 @@ def prepare_adapters(net: BlockFeatures, settings: TrainDetectorSettings) -> Non
     first = len(net.backbone.blocks) - settings.last_blocks if settings.last_blocks else -1
     for name, parameter in net.named_parameters():
         place = _depth(name)
-        own = name.startswith(("head.", "curve.")) or name.endswith((".A", ".B"))
+        own = name.startswith(HEADS) or name.endswith((".A", ".B"))
         norm = any(f".{part}" in f".{name}" for part in ALSO) and place >= first
         parameter.requires_grad_(own or norm)
     if settings.checkpointing:
@@ -473,7 +502,7 @@ def parameter_groups(net: BlockFeatures, peak: float, decay: float) -> list[dict
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in net.named_parameters():
         if parameter.requires_grad:
-            head = name.startswith(("head.", "curve."))
+            head = name.startswith(HEADS)
             rate = HEAD_RATE if head else peak * decay ** (depth - 1 - _depth(name))
             key = (rate, WEIGHT_DECAY if parameter.ndim > 1 else 0.0)
             groups.setdefault(key, []).append(parameter)
@@ -505,19 +534,46 @@ def score_views(
 
 
 def _try(
-    detector: Detector, views: PackViews, rows: np.ndarray, settings: TrainDetectorSettings
+    detector: Detector,
+    views: PackViews,
+    rows: np.ndarray,
+    settings: TrainDetectorSettings,
+    masks: PackViews | None = None,
 ) -> dict[str, float]:
-    """AUROC and loss, both classes weighing alike, on clean views."""
+    """AUROC and loss, both classes weighing alike, on clean views; with masks also how well places
+    are found.
+    """
     detector.eval()
     speed = Speed(precision_of(settings, views.device))
     logit = score_views(detector, views, rows, max(settings.batch_size, 32), speed).astype(float)
+    told = {} if masks is None else _try_places(detector, views, masks, rows, speed)
     detector.train()
     target = views.pack.label[rows]
     loss = np.logaddexp(0, np.where(target == 1, -logit, logit))
     if not np.isfinite(logit).all():
         return {}
     means = [float(loss[target == value].mean()) for value in (0, 1)]
-    return {"val_loss": sum(means) / 2, "val_auroc": float(roc_auc_score(target, logit))}
+    return {"val_loss": sum(means) / 2, "val_auroc": float(roc_auc_score(target, logit)), **told}
+
+
+def _try_places(
+    detector: Detector, views: PackViews, masks: PackViews, rows: np.ndarray, speed: Speed
+) -> dict[str, float]:
+    """Pixel AUROC and IoU on clean views that are fake in part."""
+    maps: list[np.ndarray] = []
+    truths: list[np.ndarray] = []
+    net: Any = detector.net
+    with torch.inference_mode():
+        for start in range(0, len(rows), 32):
+            part = rows[start : start + 32]
+            images = augment(views.fetch(part), nothing(len(part)), detector.size)
+            with speed.autocast(views.device):
+                local = net.where_logits(detector.normalised(images))[0]
+            maps += list(local.float().cpu().numpy())
+            fake = crop(masks.fetch(part), nothing(len(part)), detector.size)[:, 0]
+            truths += list((fake / 255).cpu().numpy())
+    where = measure_places(maps, truths)
+    return {"val_pixel_auroc": where["pixel_auroc"], "val_iou": where["iou"]}
 
 
 def _some_of_each(rows: np.ndarray, label: np.ndarray) -> np.ndarray:

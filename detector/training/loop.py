@@ -26,6 +26,13 @@ from ganscope.datasets.corpus import newest_corpus
 from ganscope.detector.model import Detector
 from ganscope.detector.training.evaluation import finish_run
 from ganscope.detector.training.fusion import fuse_detectors
+from ganscope.detector.training.masks import (
+    WEIGHT,
+    WithPlaces,
+    heads_for_places,
+    measure_places,
+    places_loss,
+)
 from ganscope.detector.training.run import (
     LOSSES,
     OpenOther,
@@ -80,7 +87,12 @@ def train_once(
     train = table[table["split"] == "train"]
     val = np.flatnonzero(table["split"] == "val")
     torch.manual_seed(settings.seed)
-    average = Detector.create(settings.detector, size=settings.size, pretrained=settings.pretrained)
+    average = Detector.create(
+        settings.detector,
+        size=settings.size,
+        pretrained=settings.pretrained,
+        **(heads_for_places(settings.detector) if settings.masks else {}),
+    )
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
     if saved:
@@ -105,8 +117,10 @@ def train_once(
     average = average.to(device).to(memory_format=speed.layout).eval().requires_grad_(False)
     detector = copy.deepcopy(average).train().requires_grad_(True)
     peak = settings.learning_rate or average.config["training"]["learning_rate"]
+    learner = WithPlaces(detector) if settings.masks else detector
+    own = isinstance(learner, WithPlaces) and learner.own
     net, optimizer = accelerator.prepare(
-        detector, torch.optim.AdamW(_parameter_groups(detector), peak)
+        learner, torch.optim.AdamW(_parameter_groups(detector), peak)
     )
 
     views = open_views(settings, table, average.size)
@@ -160,8 +174,14 @@ def train_once(
                 images = to_images(pixels, device, speed)
                 targets = labels[[key.row for key in keys]].to(device)
 
-                losses = F.binary_cross_entropy_with_logits(net(images), targets, reduction="none")
-                accelerator.backward(losses.mean())
+                logits, places = net(images) if settings.masks else (net(images), None)
+                losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+                loss = losses.mean()
+                if places is not None:
+                    loss = (
+                        loss + WEIGHT * places_loss(places, _to_masks(pixels, device), own).mean()
+                    )
+                accelerator.backward(loss)
                 accelerator.clip_grad_norm_(net.parameters(), 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -179,13 +199,16 @@ def train_once(
                     f"(now {peak:g}) or take --precision fp32"
                 )
             sampler.learn(drawn["row"].to_numpy(), drawn["value"].to_numpy())
-            auroc, val_loss = _validate(average, val, labels, loader, settings, accelerator, speed)
+            auroc, val_loss, places_found = _validate(
+                average, val, labels, loader, settings, accelerator, speed
+            )
             log.append(
                 {
                     "epoch": epoch + 1,
                     "loss": float(drawn["value"].mean()),
                     "val_loss": val_loss,
                     "val_auroc": auroc,
+                    **places_found,
                     "learning_rate": rate,
                     "images_per_second": len(rows) / seconds,
                 }
@@ -271,7 +294,13 @@ def _batches(
 
 def to_images(pixels: Tensor, device: torch.device, speed: Speed) -> Tensor:
     """(N, 3, H, W) uint8 -> float in [0, 1] on the device, in the network's memory layout."""
-    return to_device(pixels, device).float().div_(255).contiguous(memory_format=speed.layout)
+    pixels = to_device(pixels[:, :3], device)
+    return pixels.float().div_(255).contiguous(memory_format=speed.layout)
+
+
+def _to_masks(pixels: Tensor, device: torch.device) -> Tensor:
+    """(N, 4, H, W) uint8 -> the masks (N, H, W) in [0, 1] on the device."""
+    return pixels[:, 3].to(device).float().div_(255)
 
 
 def _gather(order: list[list[Key]], values: Tensor) -> pd.DataFrame:
@@ -290,8 +319,10 @@ def _validate(
     settings: TrainDetectorSettings,
     accelerator: Accelerator,
     speed: Speed,
-) -> tuple[float, float]:
-    """AUROC and loss (both classes weigh alike) on clean crops, the same ones every epoch."""
+) -> tuple[float, float, dict[str, float]]:
+    """AUROC and loss (both classes weigh alike) on clean crops, the same ones every epoch; with
+    masks also how well places are found.
+    """
     for buffer in average.buffers():
         broadcast(buffer)  # batch norm's statistics are each process' own
     views = []
@@ -300,14 +331,26 @@ def _validate(
         views.append(np.tile(rows, min(max(VAL_VIEWS // len(rows), 1), MOST_VIEWS)))
     order = _batches(np.concatenate(views), 0, False, settings.batch_size, accelerator)
     logits = [torch.empty(0, device=accelerator.device)]
+    maps: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    judge = WithPlaces(average) if settings.masks else average
     for pixels in loader.batches(order):
         with speed.autocast(accelerator.device):
-            logits.append(average(to_images(pixels, accelerator.device, speed)))
+            found = judge(to_images(pixels, accelerator.device, speed))
+        if settings.masks:
+            found, places = found
+            maps += list(places.float().cpu().numpy())
+            masks += list(_to_masks(pixels, torch.device("cpu")).numpy())
+        logits.append(found)
     logit = _gather(order, torch.cat(logits)).groupby("row")["value"].mean()
     target = labels[logit.index.to_numpy(copy=True)].numpy()
     loss = np.logaddexp(0, np.where(target == 1, -logit, logit))
     weight = np.where(target == 1, 1 / target.mean(), 1 / (1 - target.mean())) / 2
-    return float(roc_auc_score(target, logit)), float((loss * weight).mean())
+    told = {}
+    if settings.masks:
+        where = measure_places(gather_object(maps), gather_object(masks))
+        told = {"val_pixel_auroc": where["pixel_auroc"], "val_iou": where["iou"]}
+    return float(roc_auc_score(target, logit)), float((loss * weight).mean()), told
 
 
 def _best_epoch(log: list[dict[str, Any]]) -> int:

@@ -15,6 +15,7 @@ from ganscope.datasets.corpus import open_corpora
 from ganscope.datasets.splits import has_splits
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture, is_read_at_blocks
+from ganscope.detector.training.faces import train_faces
 from ganscope.detector.training.finetune import train_finetuned
 from ganscope.detector.training.frozen import train_frozen
 from ganscope.detector.training.loop import train_once
@@ -58,9 +59,18 @@ def train_detector(settings: TrainDetectorSettings, progress: "Progress | None" 
         train = train_soup
     elif settings.recipe == "finetune":
         train = train_finetuned
+    if settings.masks and (
+        settings.soup > 1 or settings.fuse or settings.data or train is train_frozen
+    ):
+        raise GanscopeError(
+            "--masks: not with --soup, --fuse, --data or --recipe frozen-linear; leave one of them "
+            "out"
+        )
     if settings.data:
         refuse_for_streams(settings)
         train = train_streamed
+    elif settings.recipe == "faces":
+        train = train_faces
     elif settings.recipe not in ("finetune", "frozen-linear"):
         refuse_unused(settings, FINE_TUNING)
     processes(pick_device(settings.device))

@@ -39,6 +39,7 @@ from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
+from ganscope.detector.training.masks import find_masks, leave_out_misfits
 from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
 from ganscope.devices import asked_of_main, by_main_process
@@ -112,6 +113,9 @@ def split_table(
     for label, word in ((0, "real"), (1, "fake")):
         if not (whole["label"] == label).any():
             raise GanscopeError(f"none of the {word} images can be read: {name_unreadable(bad)}")
+    if settings.masks:
+        whole, misfits = leave_out_misfits(whole, named)
+        bad = pd.concat([bad, misfits])
     table = split_corpus(
         whole,
         val_generator=settings.val_generator,
@@ -218,6 +222,7 @@ def open_views(settings: TrainDetectorSettings, table: pd.DataFrame, size: int) 
         mix=settings.mix or 0.0,
         twins=find_twins(table),
         recipe=settings.recipe,
+        masks=find_masks(table) if settings.masks else None,
     )
 
 
@@ -270,7 +275,8 @@ def goes_on(checked: str, begun_with: str, over: bool) -> bool:
 
 def fingerprint(table: pd.DataFrame, processes: int) -> str:
     """Of what a resumed run must find unchanged besides its settings."""
-    text = table[["file_name", "label", "generator", "split", "group"]].to_csv(index=False)
+    columns = ["file_name", "label", "generator", "split", "group"]
+    text = table[[*columns, *(["mask"] if "mask" in table else [])]].to_csv(index=False)
     return f"{processes} {hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 

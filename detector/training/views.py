@@ -30,6 +30,7 @@ from ganscope.datasets.degradations import (
     random_degradation,
     random_factor,
 )
+from ganscope.datasets.masks import read_mask
 from ganscope.errors import GanscopeError, ImageError
 from ganscope.images import OpenedImage, open_image, read_facts
 
@@ -193,6 +194,7 @@ class Views(Dataset):
         mix: float = 0.0,
         twins: np.ndarray | None = None,
         recipe: str = "full",
+        masks: Sequence[str] | None = None,
         cache_bytes: int = CACHE_BYTES,
     ):
         self.blurs = recipe == "cnndetect"
@@ -201,6 +203,8 @@ class Views(Dataset):
         self.size, self.degrade, self.qualities, self.seed = size, degrade, qualities, seed
         self.mix = mix
         self.twins = np.full(len(table), -1) if twins is None else twins
+        self.masks = masks
+        self._packed: dict[int, np.ndarray] = {}
         self.cache_bytes = cache_bytes
         self._cache: dict[int, OpenedImage] = {}
         self._cached_bytes = 0
@@ -214,6 +218,22 @@ class Views(Dataset):
                 self._cache[row] = opened
                 self._cached_bytes += opened.pixels.nbytes
         return opened
+
+    def mask(self, row: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Where an image of this shape is fake: (H, W) uint8, 0 or 255. Without a mask a fake is so
+        everywhere, a photograph nowhere. Raises `ImageError` for one that does not fit.
+        """
+        assert self.masks is not None
+        height, width = shape[:2]
+        if not self.masks[row]:
+            return np.full((height, width), 255 * self.labels[row], np.uint8)
+        packed = self._packed.get(row)
+        if packed is None:
+            packed = np.packbits(read_mask(self.masks[row], shape))
+            if self._cached_bytes + packed.nbytes <= self.cache_bytes:
+                self._packed[row] = packed
+                self._cached_bytes += packed.nbytes
+        return np.unpackbits(packed, count=height * width).reshape(height, width) * np.uint8(255)
 
     @property
     def cached(self) -> Set[int]:
@@ -252,6 +272,11 @@ class Views(Dataset):
         if degrade:
             change = blur_and_jpeg if self.blurs else random_degradation
             pixels = change(pixels, rng, factor)
+        if self.masks is not None:
+            mask = self.mask(key.row, opened.pixels.shape)[top : top + region, left : left + region]
+            if mask.shape != pixels.shape[:2]:
+                mask = cv2.resize(mask, pixels.shape[1::-1], interpolation=cv2.INTER_AREA)
+            pixels = np.dstack([pixels, mask])  # from here on they go the same way
         pixels = random_crop(pad(pixels, self.size), self.size, rng)
         return pixels[:, ::-1] if key.learn and rng.random() < 0.5 else pixels
 
@@ -297,7 +322,7 @@ class Loader:
         self._processes = None
 
     def batches(self, order: list[list[Key]]) -> Iterator[Tensor]:
-        """Yield a batch (N, 3, size, size) uint8 for each list of keys.
+        """Yield a batch (N, 3, size, size) uint8 for each list of keys; (N, 4, ...) with masks.
 
         Raises `GanscopeError` for a file that cannot be read.
         """

@@ -21,6 +21,7 @@ RECIPES: dict[str, dict[str, float]] = {
     "cnndetect": {"degrade": 1.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
     "npr": {"degrade": 0.0, "mix": 0.0, "pairs": 0.5, "hard_examples": 0.0},
     "finetune": {"degrade": 1.0},
+    "faces": {"degrade": 0.9},
 }
 """Recipe of a training -> what it takes for the settings that the user leaves open."""
 
@@ -48,7 +49,11 @@ class TrainDetectorSettings:
     """full: ours, all weights learn; frozen-linear: a classifier on a backbone's features;
     finetune: low-rank adapters on a transformer (clip, vit:<name>), and a classifier; aligned:
     photographs and the fakes made of them only, alike in all else; cnndetect: blur and JPEG by
-    chance; npr: images as they are. See `RECIPES`."""
+    chance; npr: images as they are; faces: faces of real photographs, blended onto themselves while
+    it learns. See `RECIPES`."""
+    masks: bool = False
+    """Learn where images are fake, too, from the `mask` column of corpora that have one; a fake
+    without a mask is fake everywhere."""
     fuse: str | None = None
     """Another detector whose logits are joined to this one's, in the proportion that validation
     asks for: a shipped name, run folder or hub id (it should not have learned from those images),
@@ -75,9 +80,9 @@ class TrainDetectorSettings:
     checkpointing: bool = False
     """finetune computes activations twice instead of keeping them: less memory, a third slower."""
     steps: int | None = None
-    """Budget in updates, of finetune (None: `minutes`, or else `epochs`) and of `data`."""
+    """Budget in updates, of finetune and faces (None: `minutes`, or else `epochs`) and of `data`."""
     minutes: float | None = None
-    """Budget of finetune in minutes of training; None: `steps`, or else `epochs`."""
+    """Budget of finetune and faces in minutes of training; None: `steps`, or else `epochs`."""
     pretrained: str | None = None
     """Start from a weights file (.safetensors, .pth), or from a detector of the same architecture
     (a shipped name or a run folder); "hub": the weights that timm publishes."""
