@@ -1,15 +1,15 @@
 """Xception and F3Net as DeepfakeBench trained them on FaceForensics++ (c23).
 
-Yan, Zhang, Yuan, Lyu, Wu: DeepfakeBench, NeurIPS 2023 (data sets and benchmarks), arXiv:2307.01426.
-https://github.com/SCLBD/DeepfakeBench, CC BY-NC 4.0. Xception: Chollet, CVPR 2017, used for faces by
-Roessler et al., ICCV 2019. F3Net: Qian et al., ECCV 2020, of which the benchmark has the branch
-of frequencies (FAD) alone.
+Yan, Zhang, Yuan, Lyu, Wu: DeepfakeBench, NeurIPS 2023 (data sets and benchmarks),
+arXiv:2307.01426. https://github.com/SCLBD/DeepfakeBench, CC BY-NC 4.0. Xception: Chollet, CVPR
+2017, used for faces by Roessler et al., ICCV 2019. F3Net: Qian et al., ECCV 2020, of which the
+benchmark has the branch of frequencies (FAD) alone.
 
 Weights: `xception_best.pth` and `f3net_best.pth` of the repository's release v1.0.1.
 
 Preprocessing: the largest face, aligned by five landmarks with a margin of 1.3, 256x256; mean and
-std 0.5. The authors find it by dlib, here it is `faces.py`. Pictures that are such faces already, as
-the benchmark's own frames, are taken as they are.
+std 0.5. The authors find it by dlib, here it is `faces.py`. Pictures that are such faces already,
+as the benchmark's own frames, are taken as they are.
 """
 
 import numpy as np
