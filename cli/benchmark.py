@@ -96,6 +96,16 @@ def benchmark(
         int | None,
         typer.Option(help="Side of the aligned images in pixels. [default: what most have]"),
     ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces", help="Measure the largest face of each image, too.")
+    ] = False,
+    localise: Annotated[
+        str,
+        typer.Option(
+            help="Heatmaps to compare with the masks of corpora that have any: auto, patches, "
+            "tiles, gradcam; none: do not."
+        ),
+    ] = "auto",
     degrade: Annotated[
         list[str] | None,
         typer.Option(
@@ -140,6 +150,9 @@ def benchmark(
       ganscope benchmark --generator photos --generator faces --n 500 --detector scores:theirs.csv
 
       ganscope benchmark corpus/ --train npr --train timm:resnet18 --out leave-one-out
+
+      ganscope benchmark FaceForensics++@c23 --split test --faces --detector default --detector
+      f3net
     """
     if train and detector:
         raise GanscopeError("--train and --detector do not go together; run two benchmarks")
@@ -160,6 +173,8 @@ def benchmark(
         jobs=jobs,
         protocol=protocol,
         align_size=align_size,
+        faces=faces,
+        localise=localise,
         degrade=tuple(degrade or ()),
         out=out_,
         split=split,
@@ -210,6 +225,8 @@ def show_results(results: "pandas.DataFrame") -> None:
     report = read_json(Path(results.attrs["out"]) / "report.json")
     _show_gap(report["gap"])
     _show_comparisons(report["comparisons"] or [])
+    _show_videos(report["videos"] or [])
+    _show_localisation(report["localisation"] or [])
     remarks = []
     for remark, rows in results[results["remark"] != ""].groupby("remark", sort=False):
         cells = rows[["detector", "protocol", "generator", "degradation"]].agg(", ".join, axis=1)
@@ -254,6 +271,46 @@ def _show_comparisons(rows: list[dict[str, Any]]) -> None:
         chance = "" if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
         table.add_row(*names, f"{row['difference']:+.3f}", _span(low, high, "+.2f"), chance)
     out.print(table)
+
+
+def _show_videos(rows: list[dict[str, Any]]) -> None:
+    """Clean, as `_show_comparisons`."""
+    rows = [row for row in rows if row["degradation"] == "clean"]
+    if not rows:
+        return
+    out.print("\nWhole videos, by the mean over their frames")
+    figures = ("reals", "fakes", "AUROC", SPAN, "bal.acc.")
+    table = _table(("detector", "protocol", "generator"), figures)
+    for row in rows:
+        names = [Text(row[n]) for n in ("detector", "protocol", "generator")]
+        counts = (f"{row['n_real']:,}", f"{row['n_fake']:,}")
+        span = _span(_known(row["auroc_low"]), _known(row["auroc_high"]))
+        accuracy = f"{_known(row['balanced_accuracy']):.3f}"
+        table.add_row(*names, *counts, f"{_known(row['auroc']):.3f}", span, accuracy)
+    out.print(table)
+
+
+def _show_localisation(rows: list[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    out.print("\nHeatmaps against masks, means over images")
+    names = {"pixel AUROC": "pixel_auroc", "IoU": "iou", "F1": "f1"}
+    columns = [c for name in names for c in (name, SPAN)]
+    table = _table(("detector", "generator"), ("masked", *columns, "marked of reals"))
+    for row in rows:
+        cells = []
+        for metric in names.values():
+            low, high = (_known(row[f"{metric}_{end}"]) for end in ("low", "high"))
+            cells += [f"{_known(row[metric]):.3f}", _span(low, high)]
+        marked = f"{_known(row['real_marked']):.1%}"
+        words = (Text(row["detector"]), Text(row["generator"]))
+        table.add_row(*words, f"{row['n_masked']:,}", *cells, marked)
+    out.print(table)
+
+
+def _known(value: float | None) -> float:
+    """A number of report.json, where NaN is null."""
+    return float("nan") if value is None else value
 
 
 def _table(words: tuple[str, ...], figures: tuple[str, ...]) -> Table:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from ganscope.datasets import face_layouts  # noqa: F401, registers its layouts
+from ganscope.datasets.frames import with_frames
 from ganscope.datasets.layouts import MANIFEST, layouts
 from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
 from ganscope.files import read_json
@@ -47,10 +49,15 @@ class Corpus:
 def open_corpus(path: str | Path) -> Corpus:
     """Open a corpus in any known layout, without converting it.
 
+    Videos are sampled (`frames.py`). A choice may stand behind the path: `ff++@c23` takes that
+    compression where several lie side by side, `ff++@16` sixteen frames of each video, and
+    `ff++@c23@16` both. Where there is a column `mask`, it names a file below the root, or is "";
+    see `masks.py`.
+
     Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty.
     """
-    root = Path(path)
     refuse_bytes(str(path))
+    root, compression, most = _chosen(Path(path))
     if not root.exists():
         raise GanscopeError(f"{root}: no such corpus; make one with ganscope generate")
     if is_unfinished(root):
@@ -60,7 +67,9 @@ def open_corpus(path: str | Path) -> Corpus:
     for read in layouts.values():
         rows = read(root)
         if rows is not None:
-            found = Corpus(root if root.is_dir() else root.parent, _normal(root, rows))
+            folder = root if root.is_dir() else root.parent
+            rows = with_frames(folder, _of_compression(root, rows, compression), most)
+            found = Corpus(folder, _normal(root, rows))
             if root.is_dir():
                 _remark_on_lost_rows(found)
             return found
@@ -68,6 +77,29 @@ def open_corpus(path: str | Path) -> Corpus:
         f"{root}: no layout that ganscope reads. Known: "
         + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
     )
+
+
+def _chosen(path: Path) -> tuple[Path, str, int | None]:
+    """A corpus' path, and what is chosen behind it: a compression or "", frames a video or None."""
+    compression, most = "", None
+    while not path.exists() and "@" in path.name:
+        name, _, choice = path.name.rpartition("@")
+        if choice.isdecimal() and int(choice):
+            most = int(choice)
+        else:
+            compression = choice
+        path = path.with_name(name) if name else path.parent
+    return path, compression, most
+
+
+def _of_compression(root: Path, rows: pd.DataFrame, compression: str) -> pd.DataFrame:
+    if not compression:
+        return rows
+    known = sorted(set(rows["compression"]) - {""}) if "compression" in rows else []
+    if compression not in known:
+        of = f"; it has {', '.join(known)}" if known else ", which knows none"
+        raise GanscopeError(f"{root}: no compression {compression!r} in this corpus{of}")
+    return rows[rows["compression"] == compression].reset_index(drop=True)
 
 
 def _remark_on_lost_rows(corpus: Corpus) -> None:
@@ -104,12 +136,14 @@ def open_corpora(paths: Sequence[str | Path]) -> Corpus:
         if part.table.attrs.get("own_groups"):  # after file names: another's 1.png is another's
             group = [g and f"{part.root}/{g}" for g in group]
         tables.append(part.table.assign(file_name=names, group=group))
-        if "mask" in part.table:
-            tables[-1]["mask"] = [m and f"{part.root}/{m}" for m in part.table["mask"]]
+        for column in ("mask", "video"):
+            if column in part.table:
+                tables[-1][column] = [m and str(part.root / m) for m in part.table[column]]
         tables[-1].attrs = {}
     table = pd.concat(tables, ignore_index=True)
-    if "mask" in table:
-        table["mask"] = table["mask"].fillna("")
+    for column in ("mask", "video", "identity"):
+        if column in table:
+            table[column] = table[column].fillna("")
     whole = [part.root.resolve() / name for part in parts for name in part.table["file_name"]]
     doubles = table["path"][pd.Series(whole).duplicated()]
     if len(doubles):
@@ -159,7 +193,12 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
     doubles = table["file_name"][table["file_name"].duplicated()]
     if len(doubles):
         raise GanscopeError(f"{root}: {doubles.iloc[0]} is listed twice")
-    table["path"] = [str(folder / name) for name in table["file_name"]]
+    for column in ("mask", "video", "identity"):
+        if column in table:
+            table[column] = table[column].fillna("").astype(str)
+    own = [str(folder / name) for name in table["file_name"]]
+    sampled = table["path"].fillna("") if "path" in table and "video" in table else own
+    table["path"] = [path or name for path, name in zip(sampled, own, strict=True)]
     rest = [c for c in table.columns if c not in COLUMNS]
     return table[[*COLUMNS, *rest]]
 

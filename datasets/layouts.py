@@ -29,7 +29,7 @@ NAMES = ("file_name", "filename", "path", "file", "filepath", "file_path", "imag
 TRUTHS = {"is_fake": 1, "is_generated": 1, "is_ai": 1, "fake": 1, "is_real": 0, "real": 0}
 """What the column of labels may be called where it says true or false -> the label of true."""
 SEPARATORS = (",", ";", "\t", "|")
-TEXTS = ("group", "source", "generator", "split", "weights", "mask")
+TEXTS = ("group", "identity", "source", "generator", "split", "weights", "video", "mask")
 """Columns that are text even where they look like numbers: 0001 is not 1."""
 
 
@@ -39,7 +39,7 @@ def table(root: Path) -> pd.DataFrame | None:
 
     Paths are relative to the CSV file; further columns are kept.
     """
-    if not root.is_file():
+    if not root.is_file() or root.suffix.lower() == ".json":
         return None
     return _read_csv(root)
 

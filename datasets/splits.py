@@ -4,18 +4,24 @@ Images of one group (a prompt, a photograph cut several times) never stand on bo
 or a test would ask for what was learned by heart.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.registry import unknown
 
 SHARE = 0.2
 """Share of the reals' groups (and of fakes without generators of their own) given to val and
 to test.
 """
+AND = " + "
+"""Between the people of a column `identity`."""
+MOST, KEPT = 0.5, 0.05
+"""Share of all rows from which on a group is too large to be split; and share of the rows beside a
+test split that must be left when its people are taken out."""
 
 
 def assign_splits(groups: Sequence[str], shares: dict[str, float], seed: int = 0) -> dict[str, str]:
@@ -52,9 +58,85 @@ def split_corpus(
 
     A fake of a photograph's group goes where the photograph goes; one of a held-out generator whose
     photograph is elsewhere is dropped. Any other group that would stand in two splits keeps one and
-    loses its rows in the other; `attrs["dropped"]` counts all that are lost. Raises `GanscopeError`
-    for an unknown generator or source, or a missing class.
+    loses its rows in the other; `attrs["dropped"]` counts all that are lost. Where a column
+    `identity` names people, and links between them leave groups too large to be split, people are
+    divided first, and fakes of two that were parted are dropped (see `divide_people`). Raises
+    `GanscopeError` for an unknown generator or source, or a missing class.
     """
+    divided = divide_people(table, seed)
+    found = _split_groups(
+        table if divided is None else divided,
+        val_generator=val_generator,
+        test_generator=test_generator,
+        val_source=val_source,
+        seed=seed,
+    )
+    if divided is not None:
+        found.attrs["dropped"] += divided.attrs["dropped"]
+    return found
+
+
+def divide_people(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame | None:
+    """A table whose groups were too large, split by the people of its column `identity`; None where
+    none is.
+
+    Too large is a group with more than `MOST` of all rows, or one on both sides of the corpus' own
+    test split. Of such a group each person gets a split (those of the own test split: test), rows
+    of people of several are dropped, and what is left of it in each split is a group of its own.
+    Other groups without a split are drawn beside it. Where the own test split would leave next to
+    nothing to learn from, it is given up, with a warning.
+    """
+    if "identity" not in table:
+        return None
+    linked = table[(table["group"] != "") & (table["identity"] != "")]
+    tested = linked["split"] == "test"
+    sizes = linked.groupby("group")["label"].size()
+    both = tested.groupby(linked["group"]).nunique() > 1
+    large = set(sizes.index[(sizes > MOST * len(table)) | both])
+    inside = linked[linked["group"].isin(large)]
+    people = inside["identity"].str.split(AND, regex=False)
+    if people.map(len).max() < 2 if len(inside) else True:  # nobody links them: one scene
+        return None
+    own = inside["split"] == "test"
+    taken = {person for some in people[own] for person in some}
+    others = sorted({person for some in people for person in some} - taken)
+    left = people.map(lambda some: not taken.intersection(some))
+    if own.any() and left.sum() < KEPT * (~own).sum():
+        warnings.warn(
+            f"the people of the corpus' own test split are in all but {int(left.sum()):,} of its "
+            f"{int((~own).sum()):,} other images; people are divided anew",
+            GanscopeWarning,
+            stacklevel=3,
+        )
+        own, taken = own & False, set()
+        others = sorted({person for some in people for person in some})
+    shares = {"val": SHARE} | ({} if taken else {"test": SHARE})
+    shares["train"] = 1 - sum(shares.values())
+    where = assign_splits(others, shares, seed) | dict.fromkeys(taken, "test")
+    splits = people.map(lambda some: {where[person] for person in some})
+    kept = (splits.map(len) == 1) | own
+    divided = table.copy()
+    for i in inside.index[kept]:
+        split = "test" if own[i] else next(iter(splits[i]))
+        divided.loc[i, "split"] = split
+        divided.loc[i, "group"] = f"{inside['group'][i]}, {split}"
+    rest = divided[~divided.index.isin(inside.index) & (divided["split"] == "")]
+    unit = rest["group"].where(rest["group"] != "", rest["file_name"])
+    divided.loc[rest.index, "split"] = unit.map(assign_splits(sorted(set(unit)), shares, seed))
+    divided = divided.drop(index=inside.index[~kept])
+    divided.attrs["dropped"] = int((~kept).sum())
+    return divided
+
+
+def _split_groups(
+    table: pd.DataFrame,
+    *,
+    val_generator: Sequence[str],
+    test_generator: Sequence[str],
+    val_source: Sequence[str],
+    seed: int,
+) -> pd.DataFrame:
+    """As `split_corpus`, of groups as they are."""
     generators = table.loc[table["label"] == 1, "generator"].value_counts()
     for name in (*val_generator, *test_generator):
         if name not in generators.index:
@@ -79,7 +161,7 @@ def split_corpus(
     if not named and own_test.any():
         rest = table[~own_test].assign(split="")
         still = [name for name in val_source if name in set(rest["source"][rest["label"] == 0])]
-        rest = split_corpus(rest, val_source=still, seed=seed)
+        rest = _split_groups(rest, val_generator=(), test_generator=(), val_source=still, seed=seed)
         rest["split"] = rest["split"].replace("test", "train")  # the corpus has a test split
         table = pd.concat([rest, table[own_test]], ignore_index=True)
         keep = _one_split_a_group(table, seed)

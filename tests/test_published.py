@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import itertools
 import math
 import re
 import shutil
@@ -38,9 +39,12 @@ from ganscope.detector.networks.convolutional import NPR, neighbouring_pixel_res
 from ganscope.detector.published import (
     bfree,
     commfor,
+    cutting,
+    deepfakebench,
     download,
     load_published,
     published,
+    sbi,
     sieve,
     univfd,
 )
@@ -49,6 +53,7 @@ from ganscope.detector.published.ladeda import LaDeDa, TinyLaDeDa
 from ganscope.detector.published.safe import diagonal_details
 from ganscope.detector.published.sources import SOURCES
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.faces import Face
 from ganscope.folders import hash_files
 
 Shapes = dict[str, tuple[int, ...]]
@@ -174,6 +179,74 @@ def dino(width: int = 768, depth: int = 12) -> Shapes:
     return vit(width, depth, 14, 504, dino=True)
 
 
+def efficientnet_b4() -> Shapes:
+    """In the names of efficientnet_pytorch, with two outputs."""
+    shapes = {"_conv_stem.weight": (48, 3, 3, 3), "_conv_head.weight": (1792, 448, 1, 1)}
+    shapes |= norm("_bn0", 48) | norm("_bn1", 1792)
+    stages = [
+        (24, 2, 3),
+        (32, 4, 3),
+        (56, 4, 5),
+        (112, 6, 3),
+        (160, 6, 5),
+        (272, 8, 5),
+        (448, 2, 3),
+    ]
+    before, number = 48, 0
+    for stage, (after, blocks, kernel) in enumerate(stages):
+        for _ in range(blocks):
+            inner = before * (6 if stage else 1)
+            own: Shapes = norm("_bn1", inner) | norm("_bn2", after)
+            if stage:
+                own |= {"_expand_conv.weight": (inner, before, 1, 1)} | norm("_bn0", inner)
+            own |= {
+                "_depthwise_conv.weight": (inner, 1, kernel, kernel),
+                "_se_reduce.weight": (before // 4, inner, 1, 1),
+                "_se_reduce.bias": (before // 4,),
+                "_se_expand.weight": (inner, before // 4, 1, 1),
+                "_se_expand.bias": (inner,),
+                "_project_conv.weight": (after, inner, 1, 1),
+            }
+            shapes |= {f"_blocks.{number}.{key}": shape for key, shape in own.items()}
+            before, number = after, number + 1
+    return shapes | {"_fc.weight": (2, 1792), "_fc.bias": (2,)}
+
+
+def xception(channels: int = 3) -> Shapes:
+    """In the names of DeepfakeBench, with the layer that it does not use."""
+
+    def separable(name: str, before: int, after: int) -> Shapes:
+        return {
+            f"{name}.conv1.weight": (before, 1, 3, 3),
+            f"{name}.pointwise.weight": (after, before, 1, 1),
+        }
+
+    shapes: Shapes = {"conv1.weight": (32, channels, 3, 3), "conv2.weight": (64, 32, 3, 3)}
+    shapes |= norm("bn1", 32) | norm("bn2", 64) | norm("bn3", 1536) | norm("bn4", 2048)
+    shapes |= separable("conv3", 1024, 1536) | separable("conv4", 1536, 2048)
+    widths = [(64, 128, 128), (128, 256, 256), (256, 728, 728)]
+    widths += [(728, 728, 728, 728)] * 8 + [(728, 728, 1024)]
+    for block, steps in enumerate(widths, 1):
+        for i, (before, after) in enumerate(itertools.pairwise(steps)):
+            place = 3 * i + (block > 1)  # the first block begins without an activation
+            shapes |= separable(f"block{block}.rep.{place}", before, after)
+            shapes |= norm(f"block{block}.rep.{place + 1}", after)
+        if steps[0] != steps[-1]:
+            shapes[f"block{block}.skip.weight"] = (steps[-1], steps[0], 1, 1)
+            shapes |= norm(f"block{block}.skipbn", steps[-1])
+    last = "last_linear.1" if channels > 3 else "last_linear"
+    shapes |= {"adjust_channel.0.weight": (512, 2048, 1, 1), "adjust_channel.0.bias": (512,)}
+    shapes |= norm("adjust_channel.1", 512)
+    shapes |= {f"{last}.weight": (2, 2048), f"{last}.bias": (2,)}
+    return {f"backbone.{key}": shape for key, shape in shapes.items()}
+
+
+def f3net() -> Shapes:
+    names = ["_DCT_all", "_DCT_all_T"]
+    names += [f"filters.{i}.{part}" for i in range(4) for part in ("base", "learnable")]
+    return {f"FAD_head.{name}": (256, 256) for name in names} | xception(12)
+
+
 PARTS = ("weight", "bias")
 SMALL = {"width": 64, "depth": 2, "patch": 56}
 KEYS: dict[str, Callable[[], Shapes]] = {
@@ -187,12 +260,22 @@ KEYS: dict[str, Callable[[], Shapes]] = {
     "freqnet": freqnet,
     "commfor": lambda: community(64, 2),
     "bfree": lambda: dino(64, 2),
+    "sbi": efficientnet_b4,
+    "xception-faces": xception,
+    "f3net": f3net,
 }
+TIMMS: dict[str, Callable[[State], State]] = {
+    "sbi": sbi.in_timms_names,
+    "xception-faces": deepfakebench.in_timms_names,
+    "f3net": deepfakebench.in_timms_names,
+}
+"""Whose weights get timm's names before they are compared."""
 WRAPPED = {
     "cnndetect": lambda state: {"model": state, "optimizer": {"state": {}}, "total_steps": 7},
     "safe": lambda state: {"model": state, "epoch": "best", "args": Namespace(lr=1e-3, gpu=0)},
     "freqnet": lambda state: {"model": {f"module.{k}": v for k, v in state.items()}},
     "bfree": lambda state: {"model": state},
+    "sbi": lambda state: {"model": {f"net.{k}": v for k, v in state.items()}, "epoch": 7},
 }
 
 
@@ -293,6 +376,8 @@ def test_keys_that_do_not_fit_are_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(GanscopeError) as told:
         load_published(name, save(name, state, tmp_path))
     said = str(told.value)
+    if name in TIMMS:
+        lost, bent = TIMMS[name](dict.fromkeys((lost, bent), torch.zeros(1)))
     assert said.startswith(f"{name}:{tmp_path / name}.pth: ")
     assert f"missing: {lost};" in said
     assert "not in the network: stranger;" in said
@@ -375,6 +460,84 @@ def test_networks_compute_what_their_authors_do(
     images = torch.tensor(np.random.RandomState(1).standard_normal((2, 3, 64, 64))).float()
     logits = load_published(name, saved(name)).logits(images)
     torch.testing.assert_close(logits, torch.tensor(expected), rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sbi", [0.743308, 0.903188]),
+        ("xception-faces", [-2501.787, -2480.502]),
+        ("f3net", [123.6046, 123.7558]),
+    ],
+)
+def test_face_networks_compute_what_their_authors_do(
+    name: str, expected: list[float], saved: Saved
+) -> None:
+    """As above; of two outputs, the second less the first."""
+    images = torch.tensor(np.random.RandomState(1).standard_normal((2, 3, 256, 256))).float()
+    images = images[:, None] if name == "sbi" else images
+    detector = load_published(name, saved(name))
+    if name == "sbi":  # or nothing would be left of an image after so many layers
+        for part in detector.net.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.weight.data *= 1.3
+    logits = detector.logits(images)
+    torch.testing.assert_close(logits, torch.tensor(expected), rtol=1e-4, atol=2e-4)
+
+
+class Planted:
+    """Faces that are known; their landmarks are where `points` says."""
+
+    name = "planted"
+
+    def __init__(self, *boxes: tuple[int, int, int, int], points: np.ndarray | None = None):
+        self.faces = [Face(box, 0.9, points) for box in boxes]
+
+    def find(self, pixels: np.ndarray) -> list[Face]:
+        return self.faces
+
+
+def test_sbi_looks_at_all_large_faces_and_takes_the_worst(
+    saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.arange(200 * 300 * 3, dtype=np.uint32).reshape(200, 300, 3).astype(np.uint8)
+    boxes = (100, 40, 180, 120), (0, 0, 64, 80), (250, 150, 260, 160)
+    monkeypatch.setattr(cutting, "finder", lambda: Planted(*boxes))
+    cut = cutting.boxed(pixels, sbi.MARGIN)
+    assert [one.shape for one in cut] == [(101, 101, 3), (91, 73, 3)]  # the third is too small
+    assert (cut[0] == pixels[30:131, 90:191]).all()
+    detector = load_published("sbi", saved("sbi"))
+    prepared = detector.prepare(pixels)
+    assert prepared.shape == (2, 3, 380, 380)
+    assert 0 <= prepared.min() <= prepared.max() <= 1
+    both = [float(detector.logits(face[None, None])) for face in prepared]
+    assert float(detector.logits(prepared[None])) == pytest.approx(max(both), rel=1e-4)
+    monkeypatch.setattr(cutting, "finder", Planted)
+    assert cutting.boxed(pixels, sbi.MARGIN)[0] is pixels
+
+
+def test_faces_are_turned_upright(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = np.array(cutting.PLACES) * 2
+    turn = np.array([[0.0, -1.0], [1.0, 0.0]])
+    points = places @ turn.T * 0.8 + [190, 20]
+    matrix = cutting.similarity(points, places)
+    np.testing.assert_allclose(points @ matrix[:, :2].T + matrix[:, 2], places, atol=1e-9)
+    landmarks = np.zeros((68, 2), np.float32)
+    landmarks[cutting.EYES_NOSE_MOUTH] = points
+    pixels = np.zeros((240, 260, 3), np.uint8)
+    for x, y in points.round().astype(int):
+        pixels[y - 2 : y + 3, x - 2 : x + 3] = 255
+    planted = Planted((40, 40, 160, 160), points=landmarks)
+    monkeypatch.setattr(cutting, "finder", lambda: planted)
+    face = cutting.aligned(pixels, 256)
+    # A face of 112 pixels, 1.3 times as much of it, in 256.
+    expected = (np.array(cutting.PLACES) - 56) * 256 / 112 / 1.3 + 128
+    for x, y in expected.round().astype(int):
+        assert face[y - 1 : y + 2, x - 1 : x + 2].min() > 200
+    assert face.mean() < 5
+    square = np.full((100, 100, 3), 77, np.uint8)  # a face already: as it is
+    monkeypatch.setattr(cutting, "finder", lambda: Planted((20, 20, 80, 80), points=landmarks))
+    assert (cutting.aligned(square, 256) == 77).all()
 
 
 @pytest.mark.parametrize(("name", "scale"), [("npr", 2), ("ladeda", 2), ("ladeda-wildrf", 3)])

@@ -21,8 +21,10 @@ from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
 from ganscope.detector.benchmark.cache import Cache, FileFacts, cache_file
 from ganscope.detector.benchmark.contestants import Scorer, View
+from ganscope.detector.judging.faces import AROUND, around
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.faces import open_finder
 from ganscope.images import open_image
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ RUN, RUN_PIXELS = 32, 1_000_000
 longer than to open it."""
 NAMED = 3
 """Images that are named of those that lack a score for the same reason; the others are counted."""
+NO_FACE = "no face was found"
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that open and change images, and that compute figures."""
 
@@ -44,7 +47,8 @@ class Change:
     """What is done to an image before a detector sees it."""
 
     protocol: str
-    """raw: the file as it is; aligned: see `datasets.alignment`."""
+    """raw: the file as it is; aligned: see `datasets.alignment`; face: its largest face, cut out
+    with what surrounds it as `check` does."""
     degradation: Degradation = CLEAN
 
     @property
@@ -73,6 +77,7 @@ class Scores:
 def list_changes(settings: BenchmarkSettings) -> list[Change]:
     """Every protocol with every degradation, clean first, each once."""
     protocols = ("raw", "aligned") if settings.protocol == "both" else (settings.protocol,)
+    protocols += ("face",) if settings.faces else ()
     found = [CLEAN, *parse_degradations(settings.degrade)]
     return [Change(p, d) for p in protocols for d in {d.label: d for d in found}.values()]
 
@@ -119,15 +124,17 @@ class _Rounds:
         self.paths, self.names = table["path"].tolist(), table["file_name"].tolist()
         self.facts = {i: f for i, f in enumerate(facts) if isinstance(f, FileFacts)}
         self.changes = changes
+        self.finder = open_finder() if settings.faces else None
         self.on_cpu = pick_device(settings.device).type == "cpu"
         self.alignment = self._choose_alignment()
         self.values: dict[tuple[str, Change], dict[int, float]] = defaultdict(dict)
+        self.faceless: set[int] = set()
         self.left_out: Counter[tuple[str, str, str]] = Counter()
         self.todo: dict[int, dict[Change, list[str]]] = defaultdict(lambda: defaultdict(list))
         self._look_up()
 
     def _choose_alignment(self) -> Alignment | None:
-        if not self.facts or all(change.protocol == "raw" for change in self.changes):
+        if not self.facts or all(change.protocol != "aligned" for change in self.changes):
             return None
         known = list(self.facts.values())
         try:
@@ -143,7 +150,7 @@ class _Rounds:
             if self.settings.protocol == "aligned":
                 raise
             self.scores.missing.append(f"the aligned protocol: {error}")
-            self.changes = [change for change in self.changes if change.protocol == "raw"]
+            self.changes = [c for c in self.changes if c.protocol != "aligned"]
             return None
         fits = pd.Series([min(f.width, f.height) >= alignment.side for f in known], rows.index)
         kinds = rows["generator"].where(rows["label"] == 1, "the photographs")
@@ -184,7 +191,7 @@ class _Rounds:
                 )
 
     def _fits(self, facts: FileFacts, change: Change) -> bool:
-        if change.protocol == "raw":
+        if change.protocol != "aligned":
             return True
         return self.alignment is not None and min(facts.width, facts.height) >= self.alignment.side
 
@@ -193,6 +200,8 @@ class _Rounds:
         words = [change.degradation.label]
         if change.degradation != CLEAN:  # which may draw
             words.append(f"seed {self.settings.seed}")
+        if change.protocol == "face" and self.finder:
+            words.append(f"face by {self.finder.name}, {AROUND} around")
         if change.protocol == "aligned" and self.alignment:
             words += [f"aligned {self.alignment.side} at {self.alignment.quality}"]
         return ", ".join(words)
@@ -252,12 +261,20 @@ class _Rounds:
 
     def _left_out(self, name: str, change: Change, i: int, reason: str) -> None:
         what = "" if change.nothing else f", {change.protocol} {change.degradation.label}"
+        if reason == NO_FACE:  # nothing is wrong with such an image
+            self.faceless.add(i)
+            return
         self.left_out[name, what, reason] += 1
         if self.left_out[name, what, reason] <= NAMED:
             self.scores.missing.append(f"{self.table.at[i, 'path']}{what}: {name}: {reason}")
 
     def _count_left_out(self) -> None:
         """Say how many images there are that were not named."""
+        if self.faceless:
+            self.scores.notes.append(
+                f"{len(self.faceless):,} of {len(self.facts):,} images: {NO_FACE}, so they are not "
+                "in the protocol face"
+            )
         for (name, what, reason), count in self.left_out.items():
             if count > NAMED:
                 said = f"{count - NAMED:,} more images{what}: {name}: {reason}"
@@ -328,7 +345,7 @@ class _Rounds:
             pixels = open_image(self.paths[i]).pixels
         except ImageError as error:
             return error
-        aligned = None
+        aligned = face = None
         made: dict[Change, np.ndarray | str] = {}
         for change in self.todo[i]:
             # The same noise and kernel for every detector and in every run.
@@ -338,12 +355,28 @@ class _Rounds:
                     assert self.alignment
                     aligned = self.alignment(pixels)
                 source = pixels if change.protocol == "raw" or aligned is None else aligned
+                if change.protocol == "face":
+                    if face is None:
+                        face = self._face_of(pixels)
+                    if not len(face):
+                        made[change] = NO_FACE
+                        continue
+                    source = face
                 made[change] = change.degradation(source, rng)
             except GanscopeError as error:
                 made[change] = str(error)
             except (cv2.error, MemoryError) as error:
                 made[change] = f"cannot be changed so: {reason_of(error)}"
         return made
+
+    def _face_of(self, pixels: np.ndarray) -> np.ndarray:
+        """The square around the largest face (h, w, 3); (0, 0, 3) where there is none."""
+        assert self.finder
+        found = self.finder.find(pixels)
+        if not found:
+            return pixels[:0, :0]
+        top, left, bottom, right = around(found[0], *pixels.shape[:2], AROUND)
+        return np.ascontiguousarray(pixels[top:bottom, left:right])
 
     def rows(self) -> pd.DataFrame:
         """The table of scores."""
@@ -368,7 +401,8 @@ class _Rounds:
             )
         if not parts:
             return pd.DataFrame()
-        about = self.table[["path", "file_name", "label", "generator", "source", "group"]]
+        known = ["path", "file_name", "label", "generator", "source", "group"]
+        about = self.table[known + (["video"] if "video" in self.table else [])]
         about = about.assign(hash=pd.Series({i: f.image for i, f in self.facts.items()}))
         return pd.concat(parts, ignore_index=True).join(about, on="image")
 

@@ -26,6 +26,7 @@ from ganscope.datasets.declared import find_declared, remark_on_declared
 from ganscope.detector.benchmark.asking import WORKERS, Scores, list_changes, score_all
 from ganscope.detector.benchmark.comparison import adjust, compare_detectors, false_alarms_by_source
 from ganscope.detector.benchmark.contestants import Scorer, open_scorer
+from ganscope.detector.benchmark.localisation import localise
 from ganscope.detector.benchmark.met import (
     Met,
     find_met,
@@ -76,7 +77,8 @@ def benchmark_detectors(
     begun = time.monotonic()
     changes = list_changes(settings)
     scorers, missing = _open_all(settings)
-    every = open_corpora(settings.corpora).table
+    corpus = open_corpora(settings.corpora)
+    every = corpus.table
     looked = look_at_table(every, _looking(progress, len(every)))
     met = find_met(scorers, looked, settings)
     table, notes = _images(settings, every, met)
@@ -99,9 +101,14 @@ def benchmark_detectors(
         if scores.table.empty:
             raise GanscopeError(_nothing(scores))
         results = evaluate_all(scores.table, scorers, settings, met)
+        videos = evaluate_videos(scores.table, scorers, settings)
+        places = localise(settings, corpus.root, every, table, scorers, progress)
+        scores.missing += places.missing
+        scores.notes += places.notes
         mistakes = worst_mistakes(scores.table, scorers, scores.alignment)
         about = {"command": command or as_command("benchmark", settings), "begun": begun}
-        write_results(settings, out, scores, results, scorers, mistakes, about)
+        levels = {"videos": videos, "localisation": places.table}
+        write_results(settings, out, scores, results, scorers, mistakes, about, levels)
     return results
 
 
@@ -228,6 +235,32 @@ def evaluate_all(
     ]
 
 
+def evaluate_videos(
+    scores: pd.DataFrame, scorers: dict[str, Scorer], settings: BenchmarkSettings
+) -> pd.DataFrame:
+    """As `evaluate_all`, a video instead of an image: its value is the mean over its frames.
+
+    Empty where no row belongs to a video; rows that do not are left out.
+    """
+    keys = ["detector", "protocol", "degradation"]
+    columns = ["detector", "protocol", "generator", "degradation", "n_real", "n_fake", *_columns()]
+    if "video" not in scores or not (scores["video"] != "").any():
+        return pd.DataFrame(columns=columns)
+    rows = scores[scores["video"] != ""]
+    parts = []
+    for (name, protocol, degradation), part in rows.groupby(keys, sort=False):
+        by = part.groupby("video", sort=False)
+        pooled = by[["label", "generator", "group"]].first()
+        pooled["value"] = by["value"].mean()
+        pooled["score"] = scorers[name].score(pooled["value"].to_numpy())
+        pooled["probability"] = scorers[name].probability(pooled["value"].to_numpy())
+        found = evaluate_by_generator(
+            pooled, scorers[name].threshold, settings.bootstrap, settings.seed
+        )
+        parts.append(found.assign(detector=name, protocol=protocol, degradation=degradation))
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
 def _columns() -> list[str]:
     return [column for name in NAMES for column in (name, f"{name}_low", f"{name}_high")]
 
@@ -259,11 +292,13 @@ def write_results(
     scorers: dict[str, Scorer],
     mistakes: Sequence[Mistake],
     about: dict[str, Any],
+    levels: dict[str, pd.DataFrame] | None = None,
 ) -> None:
     """Write scores, pictures and report, and note in the results' attributes where they are.
 
     scorers: by the detector's name, where the scores have a column `left_out` by `name_without`.
-    about: command, and begun, the `time.monotonic` of the start.
+    about: command, and begun, the `time.monotonic` of the start. levels: tables `videos` and
+    `localisation`, where there are such.
     """
     table = scores.table
     (out / UNFINISHED).touch()
@@ -293,6 +328,7 @@ def write_results(
         alarms,
         _audit(images, settings.seed),
         mistakes,
+        **(levels or {}),
     )
     (out / UNFINISHED).unlink()
     results.attrs |= {"out": str(out), "unreadable": scores.unreadable}

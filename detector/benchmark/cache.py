@@ -15,6 +15,8 @@ from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from ganscope.datasets.degradations import estimate_quality
 from ganscope.errors import GanscopeWarning, ImageError
 from ganscope.files import cache_folder
@@ -26,7 +28,12 @@ small file takes longer than to read it."""
 VERSION = 4
 """Of what is kept. To be raised with every change of what ganscope itself does to images on their
 way to a value: degradations, alignment, tiles, the preprocessing of published detectors, estimates
-of JPEG quality. What an older version has kept is then forgotten."""
+of JPEG quality, heatmaps. What an older version has kept is then forgotten."""
+_HEAT = """
+CREATE TABLE IF NOT EXISTS heat (
+    detector TEXT, method TEXT, image TEXT, counts BLOB, PRIMARY KEY (detector, method, image)
+) WITHOUT ROWID;
+"""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, bytes INTEGER, modified INTEGER, changed INTEGER, image TEXT,
@@ -77,9 +84,10 @@ class Cache:
         self.base.execute("PRAGMA journal_mode=WAL")
         if self.base.execute("PRAGMA user_version").fetchone() != (VERSION,):
             self.base.executescript(
-                "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS looks;"
-                f"{_TABLES} PRAGMA user_version={VERSION};"
+                "DROP TABLE IF EXISTS files; DROP TABLE IF EXISTS looks; "
+                f"DROP TABLE IF EXISTS heat; {_TABLES} PRAGMA user_version={VERSION};"
             )
+        self.base.executescript(_HEAT)
 
     def _tell(self, error: Exception, path: Path | None) -> None:
         warnings.warn(
@@ -164,6 +172,17 @@ class Cache:
         self._write(
             "INSERT OR REPLACE INTO looks VALUES (?,?,?,?)", ((detector, *row) for row in rows)
         )
+
+    def counts(self, detector: str, method: str) -> dict[str, np.ndarray]:
+        """Image and mask -> pixels by heat (2, N), as this detector's heatmaps were counted."""
+        asked = "SELECT image, counts FROM heat WHERE detector = ? AND method = ?"
+        found = self._read(asked, (detector, method))
+        return {image: np.frombuffer(counts, np.int64).reshape(2, -1) for image, counts in found}
+
+    def keep_counts(self, detector: str, method: str, image: str, counts: np.ndarray) -> None:
+        """Keep what `counts` gives back; at once on disk."""
+        row = (detector, method, image, counts.astype(np.int64).tobytes())
+        self._write("INSERT OR REPLACE INTO heat VALUES (?,?,?,?)", [row])
 
     def _write(self, command: str, rows: Iterable[tuple]) -> None:
         """Write rows; after the first failure (a full disk, say) nothing is written any more."""

@@ -15,10 +15,12 @@ from ganscope.detector.published import (
     bfree,
     cnndetect,
     commfor,
+    deepfakebench,
     freqnet,
     ladeda,
     npr,
     safe,
+    sbi,
     sieve,
     univfd,
 )
@@ -40,6 +42,9 @@ published.register("freqnet")(freqnet.load)
 published.register("commfor")(commfor.load)
 published.register("sieve")(sieve.load)
 published.register("bfree")(bfree.load)
+published.register("sbi")(sbi.load)
+published.register("xception-faces")(deepfakebench.load_xception)
+published.register("f3net")(deepfakebench.load_f3net)
 
 
 def load_published(name: str, weights: str | Path = "") -> PublishedDetector:

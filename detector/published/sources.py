@@ -41,6 +41,7 @@ class Source:
 
 
 LADEDA = "barcavia/RealTime-DeepfakeDetection-in-the-RealWorld"
+DEEPFAKEBENCH = "https://github.com/SCLBD/DeepfakeBench/releases"
 SOURCES = {
     # The hub's own record of the file (Git LFS), as many projects that pin this revision quote it.
     "commfor": Source(
@@ -120,6 +121,26 @@ SOURCES = {
         "https://github.com/PeterWang512/CNNDetection",
         size="about 270 MB",
         web="https://www.dropbox.com/s/2g2jagq2jn1fd0i/blur_jpg_prob0.5.pth?dl=1",
+    ),
+    # A release, whose files seldom change; nobody gives their checksums.
+    "xception-faces": Source(
+        "xception_best.pth",
+        "CC BY-NC 4.0",
+        f"{DEEPFAKEBENCH}/tag/v1.0.1",
+        size="about 90 MB",
+        web=f"{DEEPFAKEBENCH}/download/v1.0.1/xception_best.pth",
+    ),
+    "f3net": Source(
+        "f3net_best.pth",
+        "CC BY-NC 4.0",
+        f"{DEEPFAKEBENCH}/tag/v1.0.1",
+        size="about 90 MB",
+        web=f"{DEEPFAKEBENCH}/download/v1.0.1/f3net_best.pth",
+    ),
+    "sbi": Source(
+        "FFc23.tar",
+        "research only",
+        "https://github.com/mapooon/SelfBlendedImages",
     ),
     "freqnet": Source(
         "4-classes-freqnet.pth",

@@ -5,7 +5,7 @@ only), then to decode those frames that were chosen. PyAV, which brings FFmpeg, 
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,8 +116,7 @@ def _chosen_frames(film: Film) -> Iterator[Frame]:
             continue
         left.remove(number)
         time, since, until, scene = film.wanted[number]
-        pixels = frame.to_ndarray(format="rgb24")
-        turned = np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90) % 4)
+        turned = _upright(frame)
         if int(getattr(frame, "color_trc", 0) or 0) in (16, 18):
             _once(film.warnings, "HDR video brought to 8-bit without its curve")
         film.height, film.width = turned.shape[:2]  # as it is shown: the codec's are as stored
@@ -126,10 +125,51 @@ def _chosen_frames(film: Film) -> Iterator[Frame]:
             since=since,
             until=until,
             scene=scene,
-            pixels=np.ascontiguousarray(turned),
+            pixels=turned,
         )
         if not left:
             return
+
+
+def sample_frames(
+    video: Video, most: int, numbers: Sequence[int] = ()
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, pixels (H, W, 3) uint8 RGB, upright) of `most` frames at equal distances, the first
+    and the last among them, as the field's data sets are sampled; or of those of `numbers`.
+
+    Fewer where there are fewer, or where some are damaged. Raises `ImageError` as `open_film`.
+    """
+    with _damage(video.name):
+        if not numbers:
+            count = _count_frames(video)
+            numbers = np.unique(np.linspace(0, count - 1, min(most, count)).round()).astype(int)
+        left = {int(number) for number in numbers}
+        for number, _, frame in _decoded(video, False, []):
+            if number in left:
+                left.remove(number)
+                yield number, _upright(frame)
+            if not left:
+                return
+
+
+def _count_frames(video: Video) -> int:
+    """How many frames a video says that it has, or how many packets there are."""
+    with _opened(video) as (container, stream):
+        if stream.codec_context is None:
+            raise ImageError(video.name, "no video of a kind that can be decoded")
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width * height > MAX_PIXELS:
+            raise ImageError(video.name, f"{width}x{height} pixels, more than {MAX_PIXELS:,}")
+        count = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    if not count:
+        raise ImageError(video.name, "no frame of this video can be decoded")
+    return count
+
+
+def _upright(frame: Any) -> np.ndarray:
+    pixels = frame.to_ndarray(format="rgb24")
+    turned = np.rot90(pixels, round(getattr(frame, "rotation", 0) / 90) % 4)
+    return np.ascontiguousarray(turned)
 
 
 def _once(warnings: list[str], said: str) -> None:

@@ -26,7 +26,7 @@ from ganscope.files import guard_table
 TEMPLATE = "page.html.jinja"
 FILES = (
     *("scores.parquet", "results.csv", "results.tex", "comparisons.csv", "false_alarms.csv"),
-    *("report.html", "report.json"),
+    *("videos.csv", "localisation.csv", "report.html", "report.json"),
 )
 """What `write_report` writes; the last one marks a benchmark finished."""
 THUMBNAIL_SIDE, THUMBNAIL_QUALITY = 288, 80
@@ -73,8 +73,10 @@ def write_report(
     alarms: pd.DataFrame | None = None,
     audit: dict[str, Any] | None = None,
     mistakes: Sequence[Mistake] = (),
+    videos: pd.DataFrame | None = None,
+    localisation: pd.DataFrame | None = None,
 ) -> None:
-    """Write `FILES` into `out`, each atomically; without comparisons or alarms not their tables.
+    """Write `FILES` into `out`, each atomically; tables without rows are not written.
 
     results: a row for each detector, protocol, generator (also "all") and degradation, with n_real,
     n_fake, each metric with _low and _high (NaN where unknown) and remark. scores: a row for each
@@ -86,14 +88,17 @@ def write_report(
     comparisons: detector, other, protocol, generator, degradation, difference, low, high, p_value,
     p_adjusted, method.
     alarms: detector, protocol, degradation, source, photographs, called_fake, share, at_most.
-    audit: auroc, interval, clues. A part without data is left out of the page.
+    audit: auroc, interval, clues. videos: as results, of whole videos. localisation: heatmaps
+    against masks, see `localisation.COLUMNS`. A part without data is left out of the page.
     """
     about = NOTHING | about
     results = results.assign(remark=results["remark"].fillna(""))
-    comparisons, alarms = (
-        table if table is not None and len(table) else None for table in (comparisons, alarms)
+    comparisons, alarms, videos, localisation = (
+        table if table is not None and len(table) else None
+        for table in (comparisons, alarms, videos, localisation)
     )
     found, warnings = summary.find(results, scores, about, comparisons, alarms, audit)
+    found += summary.levels(videos, localisation)
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out / "scores.parquet") as part:
         _readable(scores).to_parquet(part, index=False)
@@ -101,6 +106,8 @@ def write_report(
         ("results.csv", results),
         ("comparisons.csv", comparisons),
         ("false_alarms.csv", alarms),
+        ("videos.csv", videos),
+        ("localisation.csv", localisation),
     ):
         if table is not None:
             _write(out / name, guard_table(table).to_csv(index=False, float_format="%.6g"))
@@ -124,6 +131,8 @@ def write_report(
         "histograms": figures.histograms(results, scores, about["thresholds"]),
         "comparisons": _comparisons(results, comparisons),
         "alarms": _alarms(alarms),
+        "videos": _videos(videos),
+        "localisation": None if localisation is None else tables.localisation(localisation),
         "mistakes": _mistakes(mistakes),
         "audit": audit,
         "about": about,
@@ -146,6 +155,8 @@ def write_report(
                 "gap": summary.format_gap(scores),
                 "comparisons": comparisons,
                 "alarms": alarms,
+                "videos": videos,
+                "localisation": localisation,
                 "audit": audit,
                 "mistakes": [
                     {k: v for k, v in vars(mistake).items() if k not in ("thumbnail", "overlay")}
@@ -280,6 +291,14 @@ def _alarms(alarms: pd.DataFrame | None) -> dict[str, list[tables.Table]] | None
             for protocol in tables.protocols(part)
         ]
     return found
+
+
+def _videos(videos: pd.DataFrame | None) -> list[tables.Table]:
+    """Whole videos, clean, protocol by protocol."""
+    if videos is None:
+        return []
+    rows = videos.assign(remark="")
+    return [tables.by_generator(rows, name) for name in tables.protocols(rows)]
 
 
 def _mistakes(mistakes: Sequence[Mistake]) -> dict[str, Any] | None:

@@ -98,6 +98,35 @@ def find(
     return [f for f in findings if f], [*_remarks(results), *_few(results), *_left_out(about)]
 
 
+def levels(videos: pd.DataFrame | None, localisation: pd.DataFrame | None) -> list[Finding]:
+    """What is found of whole videos, and of places within images."""
+    found = []
+    if videos is not None:
+        row = _ranking(videos.assign(remark="")).head(1)
+        for _, best in row.iterrows():
+            count = best["n_real"] + best["n_fake"]
+            text = f"{best['detector']}: AUROC {number(best['auroc'])}{interval(best, 'auroc')} on "
+            text += f"{count:,} whole videos, by the mean over their frames."
+            found.append(Finding("Whole videos", text, number(best["auroc"]), "AUROC"))
+    if localisation is not None and localisation["pixel_auroc"].notna().any():
+        pooled = localisation[localisation["generator"] == ALL]
+        pooled = pooled if len(pooled) else localisation
+        best = pooled.loc[pooled["pixel_auroc"].idxmax()]
+        text = f"{best['detector']}: its heatmaps part changed pixels from others with an AUROC of "
+        text += f"{number(best['pixel_auroc'])}{interval(best, 'pixel_auroc')}, in the mean of "
+        text += f"{best['n_masked']:,} masked images"
+        if np.isfinite(best["iou"]):
+            text += (
+                f"; above a threshold chosen on {best['n_validation']:,} others, what is marked "
+            )
+            text += f"and what was changed have an IoU of {number(best['iou'])}"
+            text += f"{interval(best, 'iou')}"
+        found.append(
+            Finding("Where it was changed", text + ".", number(best["pixel_auroc"]), "AUROC")
+        )
+    return found
+
+
 def _ranking(results: pd.DataFrame) -> pd.DataFrame:
     rows = overall(results[results["protocol"] == main_protocol(results)])
     rows = rows[(rows["degradation"] == CLEAN.label) & rows["auroc"].notna()]

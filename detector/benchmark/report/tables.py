@@ -25,6 +25,7 @@ from ganscope.detector.judging.metrics import NAMES
 PROTOCOLS = {
     "aligned": "Aligned: both classes cropped and saved alike",
     "raw": "Raw: files as they are",
+    "face": "Face: the largest face of each image by itself",
 }
 """Protocols in the order of the page, and what they are."""
 METRICS = {
@@ -227,6 +228,21 @@ def false_alarms(alarms: pd.DataFrame, protocol: str, degradation: str) -> Table
             text = percent(row["share"])
             found.append(Cell(text, f"{of}; {bound}", title, background, ink))
         table.rows.append((detector, found))
+    return table
+
+
+def localisation(rows: pd.DataFrame) -> Table:
+    """Heatmaps against masks, detectors and generators down, measures across."""
+    names = {"pixel_auroc": "pixel AUROC", "iou": "IoU", "f1": "F1"}
+    columns = [*names.values(), "masked images", "threshold", "marked of photographs"]
+    table = Table("Means over images", "detector, generator", columns)
+    for _, row in rows.iterrows():
+        cells = [Cell(number(row[name]), _span(row, name)) for name in names]
+        cells.append(Cell(f"{row['n_masked']:,}"))
+        chosen = f"chosen on {row['n_validation']:,} others" if row["n_validation"] else ""
+        cells.append(Cell(number(row["threshold"]), chosen))
+        cells.append(Cell(percent(row["real_marked"]), f"of {row['n_real']:,} photographs"))
+        table.rows.append((f"{row['detector']}, {row['generator']}", cells))
     return table
 
 

@@ -52,6 +52,11 @@ class BenchmarkSettings:
     """raw: files as they are; aligned: both classes cut to one size and compressed alike; both."""
     align_size: int | None = None
     """Side of the aligned images in pixels; None: the largest of a few that most images have."""
+    faces: bool = False
+    """Measure the largest face of each image by itself, too, as a protocol `face`."""
+    localise: str = "auto"
+    """Method of the heatmaps that are compared with masks, where the corpora have any: auto,
+    patches, tiles, gradcam, or none."""
     degrade: tuple[str, ...] = ()
     """Degradations NAME:VALUE to test under, besides the clean images; "standard": a list."""
     out: Path | None = None
@@ -74,6 +79,7 @@ class BenchmarkSettings:
         at_least(self, batch_size=1, bootstrap=0, seed=0, epochs=1, size=16, soup=1)
         at_least(self, n=10, jobs=1, align_size=16)
         one_of(self, split=("all", "train", "val", "test"), protocol=("both", "raw", "aligned"))
+        one_of(self, localise=("auto", "patches", "tiles", "gradcam", "none"))
         one_of(self, recipe=tuple(RECIPES))
         enough_seeds(self.seed, self.soup)
         valid_device(self.device)
