@@ -43,8 +43,8 @@ def scan(
     engine: Annotated[
         str,
         typer.Option(
-            help="ray (Ray Data; extra scale), local (processes of this machine), or auto: ray "
-            "where it is installed."
+            help="local (processes of this machine), ray (Ray Data; extra scale), or auto: ray "
+            "where a cluster is named."
         ),
     ] = "auto",
     address: Annotated[

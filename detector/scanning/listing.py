@@ -108,8 +108,10 @@ def _named(path: str, passed: Passed, listed: bool = False) -> Iterator[Item]:
         return
     if os.path.isdir(path):
         yield from (Item(0, image) for image in find_images(path, passed))
-    elif not listed and not os.path.exists(path):
-        raise GanscopeError(f"{path}: no such file or folder")
+    elif not os.path.exists(path):
+        if not listed:
+            raise GanscopeError(f"{path}: no such file or folder")
+        yield Item(0, path, error="no such file or folder")
     else:
         yield from _file(path, passed, listed)
 

@@ -156,6 +156,8 @@ def _run(
                         lot = found, 0
                     since = time.monotonic()
                     one.give(*lot)
+                    if one.ends:  # nothing more comes to it before this is settled
+                        one.finish()
             ended = source.over
             if (ended or time.monotonic() - since > IDLE) and not again:
                 for one in crew:

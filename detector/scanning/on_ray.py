@@ -29,8 +29,9 @@ RETRIES = 2
 """How often a block is tried by a process that ended with it, within a wave."""
 
 
-def is_there() -> bool:
-    return importlib.util.find_spec("ray") is not None
+def is_named(settings: ScanSettings) -> bool:
+    """Whether a cluster is named, by an option or as Ray's own commands are told."""
+    return bool(settings.address or os.environ.get("RAY_ADDRESS"))
 
 
 class Engine:
@@ -40,7 +41,7 @@ class Engine:
 
     def __init__(self, work: Work, settings: ScanSettings, size: int, claims: Index | None):
         self.work, self.settings, self.size, self.claims = work, settings, size, claims
-        if not is_there():
+        if importlib.util.find_spec("ray") is None:
             raise GanscopeError(
                 "--engine ray needs Ray: pip install 'ganscope[scale]', or give --engine local"
             )
@@ -48,6 +49,7 @@ class Engine:
     def __enter__(self) -> "Engine":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         import ray
         import ray.data
 
@@ -57,7 +59,7 @@ class Engine:
         self.ours = not ray.is_initialized()
         if self.ours:
             before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-            address = self.settings.address
+            address = self.settings.address or os.environ.get("RAY_ADDRESS")
             try:
                 ray.init(
                     address=address or "local",
@@ -101,12 +103,14 @@ class Engine:
         while wave := {item.number: item for item in islice(items, WAVE)}:
             block = min(self.size, max(len(wave) // (4 * self.workers), 1))
             while wave:
-                before = len(wave)
+                before, self.trouble = len(wave), ""
                 for rows in self._wave(list(wave.values()), block):
                     known = [row for row in rows if row["item"].number in wave]
                     for row in known:
                         del wave[row["item"].number]
                     yield known
+                if self.trouble and len(wave) == before:
+                    raise GanscopeError(f"Ray: {self.trouble[:300]}; the same command goes on")
                 if wave and block == 1 and len(wave) == before:
                     said = "ends the process that opens it"
                     yield [{"item": item, "lost": said} for item in wave.values()]
@@ -130,8 +134,7 @@ class Engine:
             ),
             num_cpus=1,
             num_gpus=1 if self.gpu else 0,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
+            ray_remote_args_fn=_restarted,
         )
         try:
             for batch in found.iter_batches(
@@ -139,10 +142,17 @@ class Engine:
             ):
                 rows = [json.loads(row) for row in batch.column("row").to_pylist()]
                 yield [row | {"item": Item(*row["item"])} for row in rows]
-        except self.ray.exceptions.RayError as error:
-            if "GanscopeError" in str(error):
+        except Exception as error:  # Ray's share no base
+            if "GanscopeError" in str(error):  # a worker's
                 raise GanscopeError(_said(str(error))) from None
             self.trouble = reason_of(error)
+
+
+def _restarted() -> dict[str, Any]:
+    """What Ray is told of workers: as often as they end they begin again, but no file is tried by
+    more than a few.
+    """
+    return {"max_restarts": -1, "max_task_retries": RETRIES}
 
 
 class Desk:

@@ -217,9 +217,7 @@ class _Scan:
 
 
 def _by_ray(settings: ScanSettings) -> bool:
-    if settings.engine == "auto" and not settings.address:
-        return on_ray.is_there()
-    return settings.engine != "local"
+    return settings.engine == "ray" or (settings.engine == "auto" and on_ray.is_named(settings))
 
 
 def _about(settings: ScanSettings) -> tuple[dict[str, Any], str]:

@@ -23,11 +23,11 @@ class ScanSettings:
     """A shipped detector's name, a run folder of `train-detector`, a hub id, or an exported
     file."""
     engine: str = "auto"
-    """ray (Ray Data: this machine or a cluster), local (processes of this machine), or auto: ray
-    where it is installed."""
+    """local (processes of this machine), ray (Ray Data: a cluster, or this machine), or auto: ray
+    where a cluster is named (`address`, or the variable RAY_ADDRESS)."""
     address: str | None = None
-    """Of a Ray cluster, or auto for the one that this machine is a part of; None: Ray is started
-    here, for this scan."""
+    """Of a Ray cluster, or auto for the one that this machine is a part of; None: with engine ray,
+    Ray is started here, for this scan."""
     workers: int | None = None
     """Processes that judge; None: one a GPU, or one a core."""
     dedup: bool = True
