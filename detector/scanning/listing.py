@@ -50,14 +50,14 @@ def find_items(paths: Sequence[str], passed: Passed | None = None) -> Iterator[I
     passed = Passed() if passed is None else passed
     number = 0
     for path in paths:
-        for item in _named(_address(path), passed):
+        for item in _named(address_of(path), passed):
             yield item._replace(number=number)
             number += 1
 
 
 def count_items(paths: Sequence[str]) -> int | None:
     """How many files there are, or None where only a network, or tar files, would tell."""
-    if any(is_remote(_address(p)) or p.lower().endswith(".tar") for p in paths):
+    if any(is_remote(address_of(p)) or p.lower().endswith(".tar") for p in paths):
         return None
     return sum(1 for _ in find_items(paths))
 
@@ -88,7 +88,7 @@ def store_of(path: str) -> tuple[Any, str]:
         ) from None
 
 
-def _address(path: str) -> str:
+def address_of(path: str) -> str:
     """hf:OWNER/NAME is a data set of the Hugging Face hub; ~ is home."""
     found = re.match(r"hf:(?!//)(.+)", path)
     if found:
@@ -212,7 +212,7 @@ def _column(names: Sequence[str], path: str) -> str:
 
 def _beside(entry: str, listing: str) -> str:
     """A list's entry: where it stands beside the list, there."""
-    entry = _address(entry)
+    entry = address_of(entry)
     if is_remote(entry) or os.path.isabs(entry):
         return entry
     if is_remote(listing):

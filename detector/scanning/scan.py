@@ -20,7 +20,7 @@ from ganscope.config import ScanSettings
 from ganscope.detector.evidence.trust import find_anchors
 from ganscope.detector.judging.checking import Check
 from ganscope.detector.scanning import local, on_ray
-from ganscope.detector.scanning.listing import Item, count_items, find_items, is_remote
+from ganscope.detector.scanning.listing import Item, address_of, count_items, find_items, is_remote
 from ganscope.detector.scanning.results import Results
 from ganscope.detector.scanning.worker import Row, Work
 from ganscope.errors import GanscopeError, GanscopeWarning
@@ -76,8 +76,8 @@ def scan_images(settings: ScanSettings) -> Iterator[Progress]:
     folder holds something else, the disk is full, or the engine or the detector cannot be had.
     """
     find_anchors(settings.trust_anchors)
+    refuse_missing([path for path in settings.paths if not is_remote(address_of(path))])
     on = on_ray if _by_ray(settings) else local
-    refuse_missing([p for p in settings.paths if not is_remote(p) and os.path.isdir(p)])
     config, weights = _about(settings)
     slow = bool(config["input"].get("views")) and settings.device in ("auto", "cpu")
     lot = LOT_SLOW if slow else max(LOT, settings.batch_size)
@@ -235,7 +235,9 @@ def _about(settings: ScanSettings) -> tuple[dict[str, Any], str]:
 
 def _plan(settings: ScanSettings, config: dict[str, Any], weights: str) -> dict[str, Any]:
     """What a scan must have in common with another to go on in its folder; named as options."""
-    near = any(not is_remote(path) and not os.path.isabs(path) for path in settings.paths)
+    near = any(
+        not is_remote(address_of(path)) and not os.path.isabs(path) for path in settings.paths
+    )
     names = ("detector", "runtime", "reencode", "pixels_only", "dedup", "trust_anchors")
     return {
         "PATHS": list(settings.paths),
