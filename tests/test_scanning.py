@@ -405,7 +405,7 @@ def test_results_can_be_read_while_they_grow(
     with closing(scan_images(settings)) as states:
         for state in states:
             frame = pd.read_parquet(out)
-            (count,) = duckdb.sql(f"SELECT count(*) FROM '{out}/*.parquet'").fetchone()
+            ((count,),) = duckdb.sql(f"SELECT count(*) FROM '{out}/*.parquet'").fetchall()
             read.append((state.rows, len(frame), count))
     assert read[-1] == (300, 300, 300)
     assert len(read) > 3
