@@ -471,6 +471,7 @@ def test_without_ray_its_engine_names_the_extra(
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.timeout(900)
 def test_a_cluster_that_loses_a_node_loses_no_file(
     tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
