@@ -28,6 +28,7 @@ from ganscope.cli import (
     list,
     play,
     project,
+    scan,
     serve,
     spectra,
     train_detector,
@@ -61,6 +62,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("train-detector")(train_detector.train_detector)
 app.command("check")(check.check)
+app.command("scan")(scan.scan)
 app.command("inspect")(inspect.inspect)
 app.add_typer(trust.app, name="trust")
 app.command("benchmark")(benchmark.benchmark)
@@ -117,7 +119,7 @@ def _say_warning(
         print(f"ganscope: {escaped(str(message))}", file=sys.stderr)
 
 
-GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark")
+GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark", "scan")
 """Commands that keep what they have done when they are stopped."""
 
 
@@ -163,6 +165,6 @@ def main() -> None:
     except ReaderGone:
         sys.exit(141)  # as a shell says it
     except SystemExit as end:
-        if end.code == 130:  # typer's word for Ctrl-C
+        if end.code in (130, 143):  # typer's word for Ctrl-C, and ours for SIGTERM
             print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
         raise

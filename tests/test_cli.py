@@ -24,6 +24,7 @@ COMMANDS = {
     "train-generator": config.TrainGeneratorSettings,
     "train-detector": config.TrainDetectorSettings,
     "check": config.CheckSettings,
+    "scan": config.ScanSettings,
     "inspect": config.InspectSettings,
     "trust update": config.TrustUpdateSettings,
     "benchmark": config.BenchmarkSettings,
@@ -46,6 +47,7 @@ ONLY_ON_SCREEN = {
     ("benchmark", "json"),
     ("diversity", "json"),
     ("export", "json"),
+    ("scan", "json"),
 }
 
 
@@ -130,6 +132,8 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
         (["generate", "--generator", "foces"], "did you mean 'faces'"),
         (["generate", "--device", "tpu"], "--device must be one of"),
         (["check", "nowhere.jpg"], "nowhere.jpg"),
+        (["scan", "nowhere.jpg"], "nowhere.jpg: no such file or folder"),
+        (["scan", "x", "--engine", "rya"], "--engine must be one of"),
         (["check"], "Missing argument"),
         (["check", "x.jpg", "--fail-on", "fakes"], "--fail-on must be one of"),
         (["train-detector"], "ganscope generate"),

@@ -24,6 +24,7 @@ ROOMS = {
     "ganscope.detector.judging": ROOT / "detector/judging",
     "ganscope.detector.networks": ROOT / "detector/networks",
     "ganscope.detector.published": ROOT / "detector/published",
+    "ganscope.detector.scanning": ROOT / "detector/scanning",
     "ganscope.detector.training": ROOT / "detector/training",
     "ganscope.generator": ROOT / "generator",
     "ganscope.generator.borrowed": ROOT / "generator/borrowed",
@@ -64,6 +65,7 @@ MAY_IMPORT = {
             (".published", GROUND, ("networks", "judge", "model")),
             (".exported", GROUND, ("networks", "judge", "model")),
             (".judging", DATA, ("judge", "model", "exported", "evidence")),
+            (".scanning", DATA, ("judging", "exported", "evidence")),
             (".training", DATA, ("networks", "judge", "model", "judging", "evidence")),
             (".benchmark.report", DATA, ("judging",)),
             (

@@ -21,6 +21,7 @@ from ganscope.config.latent import (
     LatentWalkSettings,
 )
 from ganscope.config.records import as_command, changed, plain
+from ganscope.config.scan import ScanSettings
 from ganscope.config.serve import PlaySettings, ProjectSettings, ServeSettings
 from ganscope.config.spectra import SpectraSettings
 from ganscope.config.train_detector import RECIPES, TrainDetectorSettings
@@ -52,6 +53,7 @@ __all__ = [
     "LatentWalkSettings",
     "PlaySettings",
     "ProjectSettings",
+    "ScanSettings",
     "ServeSettings",
     "SpectraSettings",
     "TrainDetectorSettings",

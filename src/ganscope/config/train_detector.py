@@ -80,7 +80,7 @@ class TrainDetectorSettings:
     checkpointing: bool = False
     """finetune computes activations twice instead of keeping them: less memory, a third slower."""
     steps: int | None = None
-    """Budget in updates of finetune and faces (None: `minutes`, or else `epochs`), and of `data`."""
+    """Budget in updates, of finetune and faces (None: `minutes` or `epochs`) and of `data`."""
     minutes: float | None = None
     """Budget of finetune and faces in minutes of training; None: `steps`, or else `epochs`."""
     pretrained: str | None = None
