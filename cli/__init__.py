@@ -7,10 +7,14 @@ once.
 
 import builtins
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 import typer
 
@@ -135,10 +139,39 @@ def _what_now(words: "builtins.list[str]") -> str:
     return "the same command given again begins anew"
 
 
+@contextmanager
+def _terminating() -> "Iterator[builtins.list[int]]":
+    """SIGTERM ends the block as Ctrl-C does, so that what is half is put away; yields the signals
+    that came.
+    """
+    came: builtins.list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    main_process = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != main_process:  # a worker that was forked has nothing to put away
+            os._exit(128 + number)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
-    files.
+    files, 130 and 143 stopped.
     """
+    with _terminating() as came:
+        _main(came)
+
+
+def _main(came: "builtins.list[int]") -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning
     keep_freed_memory()
@@ -163,4 +196,5 @@ def main() -> None:
     except SystemExit as end:
         if end.code == 130:  # typer's word for Ctrl-C
             print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
+            sys.exit(143 if came else 130)
         raise
