@@ -6,6 +6,7 @@ once.
 """
 
 import builtins
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TextIO
 
 import typer
@@ -40,7 +42,7 @@ from ganscope.cli import (
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning, escaped
-from ganscope.files import FULL, full
+from ganscope.files import FULL, full, gone
 from ganscope.launched import place
 from ganscope.memory import keep_freed_memory
 
@@ -118,7 +120,13 @@ def _say_warning(
     if place()[0] and sys.argv[1:2] != ["generate"]:
         return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
-        print(f"ganscope: {escaped(str(message))}", file=sys.stderr)
+        _say(message)
+
+
+def _say(what: Exception | str) -> None:
+    """One line on standard error, also of a name that has line ends."""
+    line = escaped(str(what)).replace("\n", "\\n")
+    print(f"ganscope: {line}", file=sys.stderr)
 
 
 GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark")
@@ -163,6 +171,20 @@ def _terminating() -> "Iterator[builtins.list[int]]":
         signal.signal(signal.SIGTERM, before)
 
 
+def _about_disk(error: OSError) -> GanscopeError | None:
+    """The line about a disk that is full, or a folder that went while a command wrote there; None
+    for what is no such circumstance.
+    """
+    if error.errno in FULL:
+        return full(error.filename or "a file", error)
+    name = error.filename if isinstance(error.filename, str) else ""
+    if isinstance(error, FileNotFoundError) and name and not Path(name).parent.is_dir():
+        return gone(Path(name).parent)
+    if error.errno == errno.EROFS:
+        return GanscopeError(f"{name or 'a file'}: cannot be written ({error.strerror})")
+    return None
+
+
 def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
     files, 130 and 143 stopped.
@@ -184,12 +206,13 @@ def _main(came: "builtins.list[int]") -> None:
     except GanscopeError as error:
         if place()[0]:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others
-        print(f"ganscope: {escaped(str(error))}", file=sys.stderr)
+        _say(error)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in FULL:
+        said = _about_disk(error)
+        if said is None:
             raise
-        print(f"ganscope: {escaped(str(full(error.filename or 'a file', error)))}", file=sys.stderr)
+        _say(said)
         sys.exit(2)
     except ReaderGone:
         sys.exit(141)  # as a shell says it

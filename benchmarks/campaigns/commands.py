@@ -20,7 +20,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # and no threads here: this process forks
 
 import cv2
-import numpy as np
 import pandas as pd
 import torch
 from faults import noise
@@ -34,7 +33,7 @@ import ganscope.detector.benchmark.benchmark
 import ganscope.detector.judging.checking
 import ganscope.detector.training.recipes
 import ganscope.generator.sampling
-import ganscope.generator.training  # noqa: F401
+import ganscope.generator.training
 from ganscope.detector.model import Detector
 
 FAST = ["--device", "cpu"]

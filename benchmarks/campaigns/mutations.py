@@ -167,7 +167,9 @@ def tiny_networks(place: Path) -> dict[str, tuple[Path, Look]]:
     torch.manual_seed(0)
     Detector.create("cnn", width=8, depth=3).eval().save(place / "detector")
     Detector.create("timm:test_vit", size=32).eval().save(place / "vit")
-    Generator.create("dcgan", size=8, width=4).eval().save(place / "generator")
+    arguments = {"size": 8, "latent_dim": 8, "width": 4}
+    generator = Generator({"architecture": "dcgan", "arguments": arguments, "training": {}})
+    generator.eval().save(place / "generator")
     looks: dict[str, Look] = {
         "detector": lambda folder: _score(load_detector(str(folder))),
         "vit": lambda folder: (load_judge(str(folder)), None)[1],
@@ -206,6 +208,48 @@ def _places(data):  # type: ignore[no-untyped-def]
         yield data, key
         if isinstance(data[key], dict | list):
             yield from _places(data[key])
+
+
+STRANGE_CELLS = (
+    "", " ", "nan", "inf", "-1", "2", "1e999", "0.5", "real", "fake", "../../etc", "/dev/zero", ".",
+    "a" * 5000, "\x00", "\x1b[31m", "=1+1", '"', "\n", "\u202e", "\udcff", "real/0.png", "1_000",
+    "\u0661",
+)  # fmt: skip
+"""What a person, a spreadsheet or an attacker may put into a cell."""
+
+
+def other_cells(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """A table of text with some cells, a column's name, rows or columns that are otherwise."""
+    table = table.astype(object).copy()
+    for _ in range(int(rng.integers(1, 6))):
+        row, column = int(rng.integers(len(table))), int(rng.integers(table.shape[1]))
+        cell = STRANGE_CELLS[int(rng.integers(len(STRANGE_CELLS)))]
+        match int(rng.integers(10)):
+            case 0:
+                table = table.rename(columns={table.columns[column]: cell})
+            case 1 if table.shape[1] > 1:
+                table = table.drop(columns=table.columns[column])
+            case 2:
+                table = pd.concat([table, table.iloc[[row]]], ignore_index=True)
+            case _:
+                table.iloc[row, column] = cell
+    return table
+
+
+def changed_cells(content: bytes, parquet: bool, rng: np.random.Generator) -> bytes:
+    """A whole table of other content."""
+    read = pd.read_parquet if parquet else pd.read_csv
+    table = other_cells(read(io.BytesIO(content)), rng)  # type: ignore[operator]
+    if not parquet:
+        return table.to_csv(index=False).encode("utf-8", "surrogateescape")
+    held = io.BytesIO()
+    try:
+        table.to_parquet(held)
+    except Exception:  # kinds that Parquet does not mix
+        held = io.BytesIO()
+        with contextlib.suppress(Exception):  # a name twice, a surrogate
+            table.astype(str).to_parquet(held)
+    return held.getvalue()
 
 
 # --- tables, projects ---
@@ -253,7 +297,12 @@ def tables(place: Path) -> dict[str, tuple[str, bytes, Look]]:
 def project(place: Path) -> bytes:
     with Project(place / "whole.db") as desk:
         for number in range(4):
-            record = {"path": str(place / f"{number}.jpg"), "score": 0.1 * number, "verdict": "real"}
+            cv2.imwrite(str(place / f"{number}.jpg"), np.zeros((8, 8, 3), np.uint8))
+            record = {
+                "path": str(place / f"{number}.jpg"),
+                "score": 0.1 * number,
+                "verdict": "real",
+            }
             record |= {"thresholds": {"fake": 0.6, "real": 0.4}, "detector": "d", "error": None}
             desk.review(desk.add(record, "data:,"), "fake" if number % 2 else "", f"note {number}")
     base = sqlite3.connect(place / "whole.db")
@@ -268,6 +317,7 @@ def look_at_project(path: Path) -> None:
 
     for end in ("-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
+    shutil.rmtree(path.with_name("corpus"), ignore_errors=True)
     with Project(path) as desk:
         desk.counts()
         export_csv(desk, path.with_suffix(".csv"))
@@ -375,6 +425,8 @@ def campaign(
         file, content, _ = whole[name]
         if file.endswith(".json") and rng.random() < 0.8:
             content = other_values(content, rng)
+        elif group == "tables" and rng.random() < 0.7:
+            content = changed_cells(content, file.endswith(".parquet"), rng) or b"\0"
         else:
             content = mutated(content, others, rng) or b"\0"
         number += 1

@@ -98,7 +98,9 @@ class Campaign:
         self.rows = rows
         (self.corpus / "fakes" / f"{names[0]} broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
         table = pd.DataFrame(rows, columns=["file_name", "label", "generator", "source", "note"])
-        table.to_csv(self.corpus / "metadata.csv", index=False, lineterminator="\n")
+        # Unguarded, as others write it; everything quoted, for pandas leaves "\r" as it is.
+        text = table.to_csv(index=False, quoting=csv.QUOTE_ALL)
+        (self.corpus / "metadata.csv").write_bytes(text.encode())
 
     def fault(self, said: str) -> None:
         self.tally.fault(said)
@@ -149,9 +151,9 @@ class Campaign:
             def handle_starttag(self, tag: str, about: list) -> None:
                 for name, value in about:
                     link = name in ("href", "src") and (value or "").strip().lower()
-                    if name.startswith("on") and "alert" in (value or ""):
-                        faults.append(f"<{tag} {name}={value}>")
-                    elif link and link.startswith("javascript:"):
+                    if (name.startswith("on") and "alert" in (value or "")) or (
+                        link and link.startswith("javascript:")
+                    ):
                         faults.append(f"<{tag} {name}={value}>")
                 if tag in ("script", "svg", "b") and "alert(1)" in (self.get_starttag_text() or ""):
                     faults.append(f"<{tag}>")

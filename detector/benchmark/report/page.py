@@ -21,7 +21,7 @@ from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.benchmark.report import figures, summary, tables
 from ganscope.detector.judging.metrics import ECE_BINS
-from ganscope.files import guard_table
+from ganscope.files import csv_text
 
 TEMPLATE = "page.html.jinja"
 FILES = (
@@ -103,7 +103,7 @@ def write_report(
         ("false_alarms.csv", alarms),
     ):
         if table is not None:
-            _write(out / name, guard_table(table).to_csv(index=False, float_format="%.6g"))
+            _write(out / name, csv_text(table, float_format="%.6g"))
     _write(out / "results.tex", tables.tex_table(results))
     page: dict[str, Any] = {
         "title": _title(results),
