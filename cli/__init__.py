@@ -217,7 +217,7 @@ def _main(came: "builtins.list[int]") -> None:
     except ReaderGone:
         sys.exit(141)  # as a shell says it
     except SystemExit as end:
-        if end.code == 130:  # typer's word for Ctrl-C
+        if end.code in (130, 143):  # typer's word for Ctrl-C, and a command's own
             print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
-            sys.exit(143 if came else 130)
+            sys.exit(143 if came else end.code)
         raise

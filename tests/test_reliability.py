@@ -163,6 +163,14 @@ def test_what_is_named_after_an_image_shows_all_its_letters(tmp_path: Path) -> N
     assert free_name(tmp_path, name, ".png").name == "_gpj.exe_____[31m.png"
 
 
+def test_pages_show_what_steers_terminals_and_turns_writing() -> None:
+    from ganscope.web.report import templates
+
+    page = templates().from_string("<p>{{ a }}</p>{{ b }}")
+    made = page.render(a="\x1b[31m\u202egpj<b>\ta\r\nb\ud800", b=page.render(a=1, b=""))
+    assert made == "<p>\\x1b[31m\\u202egpj&lt;b&gt;\ta\nb\\ud800</p>&lt;p&gt;1&lt;/p&gt;"
+
+
 class Trap:
     """Pickled, it makes a folder when it is read."""
 

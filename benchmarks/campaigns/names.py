@@ -28,7 +28,7 @@ import pandas as pd
 from commands import Tally, last_line, prepare, run
 
 from ganscope.errors import _CONTROL
-from ganscope.files import plain_cell
+from ganscope.files import csv_text, plain_cell
 
 NAMES = (
     "a\nb",
@@ -98,9 +98,7 @@ class Campaign:
         self.rows = rows
         (self.corpus / "fakes" / f"{names[0]} broken.png").write_bytes(b"\x89PNG\r\n\x1a\nno")
         table = pd.DataFrame(rows, columns=["file_name", "label", "generator", "source", "note"])
-        # Unguarded, as others write it; everything quoted, for pandas leaves "\r" as it is.
-        text = table.to_csv(index=False, quoting=csv.QUOTE_ALL)
-        (self.corpus / "metadata.csv").write_bytes(text.encode())
+        (self.corpus / "metadata.csv").write_bytes(csv_text(table).encode())
 
     def fault(self, said: str) -> None:
         self.tally.fault(said)
@@ -161,7 +159,7 @@ class Campaign:
         Reader().feed(text)
         scripts = re.findall(r"<script\b[^>]*>(.*?)</script", text, re.DOTALL | re.IGNORECASE)
         faults += ["a script of a name's" for one in scripts if one.strip() == "alert(1)"]
-        faults += [f"{c!a}" for c in set(re.findall("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text))]
+        faults += [f"{c!a}" for c in set(RAW.findall(text))]
         for fault in faults:
             self.fault(f"{file.name}: {fault[:100]}")
 
@@ -233,7 +231,7 @@ class Campaign:
             elif _CONTROL.search(file.name):
                 self.fault(f"benchmark: a file called {file.name!a}")
         scores = pd.read_parquet(out / "scores.parquet")
-        if missing := set(self.names) - set(scores["generator"].map(plain_cell)):
+        if missing := set(self.names) - set(scores["generator"]):
             self.fault(f"scores.parquet: {len(missing)} generators missing: {min(missing)!a}")
 
 

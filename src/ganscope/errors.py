@@ -7,6 +7,7 @@ a defect of ours and keeps its traceback.
 
 import re
 from pathlib import Path
+from typing import Any
 
 
 class GanscopeError(Exception):
@@ -40,6 +41,13 @@ _CONTROL = re.compile(
 def escaped(text: str) -> str:
     """Text for a terminal: characters that steer it, or turn the direction of writing, as \\x1b."""
     return _CONTROL.sub(lambda c: c[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def escaped_in_page(value: Any) -> Any:
+    """What a page puts in: text as `escaped`, but for tabs and line ends; all else as it is."""
+    if type(value) is not str:  # markup, too, is made of what was escaped
+        return value
+    return "\t".join(map(escaped, value.replace("\r\n", "\n").split("\t")))
 
 
 def refuse_bytes(name: str) -> None:

@@ -21,6 +21,7 @@ from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.benchmark.report import figures, summary, tables
 from ganscope.detector.judging.metrics import ECE_BINS
+from ganscope.errors import escaped_in_page
 from ganscope.files import csv_text
 
 TEMPLATE = "page.html.jinja"
@@ -158,7 +159,11 @@ def write_report(
 
 def _render(page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=escaped_in_page,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": summary.number, "percent": summary.percent}
     environment.filters["chance"] = summary.chance
