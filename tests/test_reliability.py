@@ -167,6 +167,8 @@ def test_pages_show_what_steers_terminals_and_turns_writing() -> None:
     from ganscope.web.report import templates
 
     page = templates().from_string("<p>{{ a }}</p>{{ b }}")
+    joined = templates().from_string("{{ a | join('<') }}")
+    assert joined.render(a=["\x1b", np.str_("\u202e")]) == "\\x1b&lt;\\u202e"
     made = page.render(a="\x1b[31m\u202egpj<b>\ta\r\nb\ud800", b=page.render(a=1, b=""))
     assert made == "<p>\\x1b[31m\\u202egpj&lt;b&gt;\ta\nb\\ud800</p>&lt;p&gt;1&lt;/p&gt;"
 

@@ -45,9 +45,10 @@ def escaped(text: str) -> str:
 
 def escaped_in_page(value: Any) -> Any:
     """What a page puts in: text as `escaped`, but for tabs and line ends; all else as it is."""
-    if type(value) is not str:  # markup, too, is made of what was escaped
+    if not isinstance(value, str):
         return value
-    return "\t".join(map(escaped, value.replace("\r\n", "\n").split("\t")))
+    shown = "\t".join(map(escaped, str(value).replace("\r\n", "\n").split("\t")))
+    return type(value)(shown) if hasattr(value, "__html__") else shown  # markup: a join's result
 
 
 def refuse_bytes(name: str) -> None:
