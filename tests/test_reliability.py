@@ -185,7 +185,7 @@ class Trap:
 
 def test_pickles_handed_as_weights_never_run(tmp_path: Path) -> None:
     trap, raw, packed = tmp_path / "ran", tmp_path / "raw.pth", tmp_path / CHECKPOINT
-    raw.write_bytes(pickle.dumps(Trap(trap)))
+    raw.write_bytes(pickle.dumps(Trap(trap), 2))
     torch.save({"state_dict": {"a": Trap(trap)}}, packed)
     for file in (raw, packed):
         for take in (

@@ -7,8 +7,9 @@
 Compared are the images and the manifest of `generate`, the weights that `train-generator` and
 `train-detector` save, verdicts and heatmaps of `check`. Sums of floating-point numbers depend on
 how they are split: other batches may change the last digits of a score (by `CLOSE` at most, and
-nothing else), other numbers of threads the last bits of a trained network; how much is said. The exit
-status is 1 if anything else differs.
+nothing else), other numbers of threads the last bits of a trained network; how much is said.
+
+The exit status is 1 if anything else differs.
 """
 
 import argparse
