@@ -6,11 +6,17 @@ once.
 """
 
 import builtins
+import errno
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
 
 import typer
 
@@ -37,7 +43,7 @@ from ganscope.cli import (
 )
 from ganscope.cli.streams import ReaderGone, prepare_streams
 from ganscope.errors import GanscopeError, GanscopeWarning, ToldElsewhere, escaped
-from ganscope.files import FULL, full
+from ganscope.files import FULL, full, gone
 from ganscope.launched import place
 from ganscope.memory import keep_freed_memory
 
@@ -116,7 +122,13 @@ def _say_warning(
     if place()[0] and sys.argv[1:2] != ["generate"]:
         return  # the first process of a training says the same; of a corpus each makes a part
     if issubclass(category, GanscopeWarning):
-        print(f"ganscope: {escaped(str(message))}", file=sys.stderr)
+        _say(message)
+
+
+def _say(what: Exception | str) -> None:
+    """One line on standard error, also of a name that has line ends."""
+    line = escaped(str(what)).replace("\n", "\\n")
+    print(f"ganscope: {line}", file=sys.stderr)
 
 
 GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark", "scan")
@@ -137,10 +149,53 @@ def _what_now(words: "builtins.list[str]") -> str:
     return "the same command given again begins anew"
 
 
+@contextmanager
+def _terminating() -> "Iterator[builtins.list[int]]":
+    """SIGTERM ends the block as Ctrl-C does, so that what is half is put away; yields the signals
+    that came.
+    """
+    came: builtins.list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    main_process = os.getpid()
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != main_process:  # a worker that was forked has nothing to put away
+            os._exit(128 + number)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _about_disk(error: OSError) -> GanscopeError | None:
+    """The line about a disk that is full, or a folder that went while a command wrote there; None
+    for what is no such circumstance.
+    """
+    if error.errno in FULL:
+        return full(error.filename or "a file", error)
+    name = error.filename if isinstance(error.filename, str) else ""
+    if isinstance(error, FileNotFoundError) and name and not Path(name).parent.is_dir():
+        return gone(Path(name).parent)
+    if error.errno == errno.EROFS:
+        return GanscopeError(f"{name or 'a file'}: cannot be written ({error.strerror})")
+    return None
+
+
 def main() -> None:
     """Run the `ganscope` command: 0 done, 1 a check failed, 2 the user's mistake, 3 unreadable
-    files.
+    files, 130 and 143 stopped.
     """
+    with _terminating() as came:
+        _main(came)
+
+
+def _main(came: "builtins.list[int]") -> None:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what goes wrong is said in our own line
     warnings.showwarning = _say_warning
     keep_freed_memory()
@@ -155,16 +210,18 @@ def main() -> None:
     except GanscopeError as error:
         if place()[0]:
             time.sleep(PATIENCE)  # the first process says it, too, and ends the others
-        print(f"ganscope: {escaped(str(error))}", file=sys.stderr)
+        _say(error)
         sys.exit(2)
     except OSError as error:
-        if error.errno not in FULL:
+        said = _about_disk(error)
+        if said is None:
             raise
-        print(f"ganscope: {escaped(str(full(error.filename or 'a file', error)))}", file=sys.stderr)
+        _say(said)
         sys.exit(2)
     except ReaderGone:
         sys.exit(141)  # as a shell says it
     except SystemExit as end:
-        if end.code in (130, 143):  # typer's word for Ctrl-C, and ours for SIGTERM
+        if end.code in (130, 143):  # typer's word for Ctrl-C, and a command's own
             print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
+            sys.exit(143 if came else end.code)
         raise

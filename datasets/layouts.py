@@ -7,6 +7,7 @@ recognises a path wins; to add one, register it before a more general one.
 
 import io
 import os
+import re
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
@@ -216,10 +217,10 @@ def _folders(root: Path) -> list[Path]:
 def _read_csv(path: Path) -> pd.DataFrame:
     try:
         text = _decoded(path.read_bytes())
-        header = text.lstrip("\n").split("\n", 1)[0]
+        header = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
         separator = next((s for s in SEPARATORS if _columns(header, s) >= {"label"}), ",")
         rows = pd.read_csv(
-            io.StringIO(text),
+            io.StringIO(text, newline=""),  # a name may hold a carriage return
             sep=separator,
             dtype=str,
             keep_default_na=False,  # a group may be called "None" or "NA"
@@ -257,10 +258,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
 def _decoded(content: bytes) -> str:
     """Text as spreadsheets save it: UTF-8 with or without a mark in front, or UTF-16 with one."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = content.decode("utf-16")
-    else:
-        text = content.decode("utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
 
 
 def _plain_name(column: str) -> str:

@@ -7,7 +7,6 @@ says how the corpus was asked for, and a corpus is continued only by the same re
 
 import csv
 import errno
-import io
 import os
 import secrets
 import shutil
@@ -24,7 +23,7 @@ from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import REQUEST, ROWS, UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import guard_cell, take_place
+from ganscope.files import csv_line, gone, take_place
 from ganscope.locks import PATIENCE, holding
 
 COLUMNS = [
@@ -183,6 +182,7 @@ class CorpusWriter:
         part = f"{path}.part"
         with disk_errors(self.root):
             if path.parent not in self._folders:
+                self.root.stat()  # whoever removed it does not want a part of it back
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._folders.add(path.parent)
             try:
@@ -195,13 +195,13 @@ class CorpusWriter:
 
     def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Enter images that have been written into the manifest."""
-        text = io.StringIO()
-        table = csv.DictWriter(text, self.columns, lineterminator="\n")
+        text = ""
         for row in rows:
-            table.writerow({name: guard_cell(value) for name, value in row.items()})
+            text += csv_line(row.get(name, "") for name in self.columns)
             self.next = row["index"] + 1
-        with disk_errors(self.root), open(self._part, "ab") as file:
-            file.write(text.getvalue().encode())
+        with disk_errors(self.root), open(self._part, "r+b") as file:  # never made anew
+            file.seek(0, os.SEEK_END)
+            file.write(text.encode())
 
     def finish(self) -> Path:
         """Turn the growing manifest into the final one, once every part is whole; returns the
@@ -231,6 +231,8 @@ class CorpusWriter:
                     os.sync()  # all images: one by one it would take longer than to make them
                 take_place(joined, self.root / MANIFEST)
             except FileNotFoundError:
+                if not (self._done.exists() or (self.root / MANIFEST).exists()):
+                    raise gone(self.root) from None
                 return self.root  # others are still at it, or have joined the parts already
             finally:
                 joined.unlink(missing_ok=True)

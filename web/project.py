@@ -2,7 +2,6 @@
 what players of the game answered. One SQLite file; what a call has returned for is on the disk.
 """
 
-import csv
 import json
 import shutil
 import sqlite3
@@ -16,7 +15,7 @@ from typing import Any
 
 from ganscope.config import replacing, write_text
 from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
-from ganscope.files import guard_cell
+from ganscope.files import csv_line
 from ganscope.inputs import is_address
 from ganscope.locks import holding
 
@@ -273,8 +272,7 @@ class Project:
     def write_csv(self, file: Any, wrong: bool = False) -> int:
         """Write the reviewed pictures as CSV into an open text file; returns how many."""
         names = ["path", "score", "verdict", "probability", "detector", "truth", "right", "note"]
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([*names, "reviewed", "warnings", "error"])
+        file.write(csv_line([*names, "reviewed", "warnings", "error"]))
         count = 0
         for one in self._all():
             if wrong and not _mistaken(one):
@@ -282,12 +280,13 @@ class Project:
             count += 1
             record = one["record"]
             right: str | int = "" if not one["truth"] else int(one["truth"] == one["verdict"])
-            table.writerow(
-                guard_cell(cell)
-                for cell in (
-                    *(one["path"], one["score"], one["verdict"], record.get("probability")),
-                    *(one["detector"], one["truth"], right, one["note"], one["reviewed"]),
-                    *("; ".join(record.get("warnings") or ()), record.get("error") or ""),
+            file.write(
+                csv_line(
+                    (
+                        *(one["path"], one["score"], one["verdict"], record.get("probability")),
+                        *(one["detector"], one["truth"], right, one["note"], one["reviewed"]),
+                        *("; ".join(record.get("warnings") or ()), record.get("error") or ""),
+                    )
                 )
             )
         return count
@@ -329,9 +328,8 @@ class Project:
                     f"{self.path}: none of its {gone} reviewed pictures is a file here"
                 )
             with replacing(folder / "metadata.csv") as part, open(part, "w", newline="") as file:
-                table = csv.writer(file, lineterminator="\n")
-                table.writerow(["file_name", "label", "generator", "source", "note"])
-                table.writerows(rows)
+                file.write(csv_line(["file_name", "label", "generator", "source", "note"]))
+                file.writelines(csv_line(row) for row in rows)
         return len(rows), gone
 
     def _all(self) -> Iterator[dict[str, Any]]:

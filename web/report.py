@@ -21,7 +21,7 @@ import jinja2
 import ganscope
 from ganscope.config import replacing
 from ganscope.detector.evidence.record import NOTHING
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, escaped_in_page
 from ganscope.images import IMAGE_SUFFIXES, open_image
 from ganscope.web.thumbnails import thumbnail
 
@@ -56,6 +56,7 @@ def templates() -> jinja2.Environment:
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(str(HERE / "templates")),
         autoescape=True,
+        finalize=escaped_in_page,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

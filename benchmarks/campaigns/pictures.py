@@ -183,7 +183,7 @@ def look(content: bytes) -> str:
     return "opened"
 
 
-def work(pipe: Connection) -> None:
+def work(pipe: Connection, look: Callable[[bytes], str]) -> None:
     """Look at what comes, until it is told to end."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)  # what the libraries print
@@ -198,25 +198,29 @@ def work(pipe: Connection) -> None:
 
 
 class Worker:
-    """A process that looks at files, begun anew after each that it does not survive."""
+    """A process that looks at files, begun anew after each that it does not survive.
 
-    def __init__(self) -> None:
+    look: what it does with one; says "opened", "refused", or what is wrong.
+    """
+
+    def __init__(self, look: Callable[[bytes], str] = look, slow: float = SLOW) -> None:
+        self.at_work, self.slow = look, slow
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("fork")
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=work, args=(theirs, self.at_work), daemon=True)
         self.process.start()
         theirs.close()
         self.peak = 0
 
     def look(self, content: bytes) -> str:
         self.pipe.send_bytes(content)
-        if not self.pipe.poll(SLOW):
+        if not self.pipe.poll(self.slow):
             self.stop()
             self.start()
-            return f"hang: more than {SLOW:.0f} s"
+            return f"hang: more than {self.slow:.0f} s"
         try:
             said, peak = self.pipe.recv()
         except (EOFError, ConnectionError):

@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
@@ -41,6 +42,7 @@ from ganscope.detector.benchmark.report.summary import ALL, ENOUGH, main_protoco
 from ganscope.detector.judging import plots
 from ganscope.detector.judging.metrics import NAMES, evaluate_by_generator
 from ganscope.errors import GanscopeError
+from ganscope.files import gone
 from ganscope.locks import holding
 
 if TYPE_CHECKING:
@@ -330,7 +332,12 @@ def write_results(
         mistakes,
         **(levels or {}),
     )
-    (out / UNFINISHED).unlink()
+    try:
+        (out / UNFINISHED).unlink()
+    except FileNotFoundError:  # somebody removed the folder: what is there is but a part
+        with suppress(OSError):
+            (out / UNFINISHED).touch()
+        raise gone(out) from None
     results.attrs |= {"out": str(out), "unreadable": scores.unreadable}
     results.attrs |= {"missing": scores.missing, "notes": scores.notes}
 

@@ -29,7 +29,8 @@ class Inspection:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"path": self.path, **self.evidence.as_dict(), "error": self.error}
+        said = self.evidence.as_dict()
+        return {"path": self.path, **said, "remarks": list(self.remarks), "error": self.error}
 
 
 def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
@@ -47,7 +48,7 @@ def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
         remarks.append("invisible watermarks were not looked for; --watermarks does")
     passed = Passed()
     for one in find_inputs(settings.paths, Limits(allow_private=settings.allow_private), passed):
-        name = name_of(one)
+        name, unread = name_of(one), list[str]()
         try:
             if isinstance(one, ImageError):
                 raise one
@@ -60,11 +61,17 @@ def inspect_images(settings: InspectSettings) -> Iterator[Inspection]:
                 if not looks_like_image(content[:HEAD]):
                     refuse_other(content[:HEAD], name)
                 found = read_evidence(content, name, settings.trust_anchors)
+                try:
+                    refuse_other(content[:HEAD], name)
+                except ImageError as error:  # an extra is missing; signed manifests need none
+                    if all(f.where == "file" for f in found.findings):
+                        raise
+                    unread = [f"only its manifest was read: {error.reason}"]
         except ImageError as error:
             yield Inspection(path=name, error=error.reason)
             continue
         signed = any(f.where == "C2PA manifest" for f in found.findings)
-        told = remarks[0 if signed or anchors else 1 :]
+        told = [*unread, *remarks[0 if signed or anchors else 1 :]]
         if settings.watermarks and not any(f.where == "pixels" for f in found.findings):
             told = [*told, "no invisible watermark was found"]
         yield Inspection(path=name, evidence=found, remarks=tuple(told))

@@ -31,7 +31,7 @@ from ganscope.detector.training.record import (
 )
 from ganscope.detector.training.views import Views
 from ganscope.errors import GanscopeWarning, ImageError
-from ganscope.files import guard_table
+from ganscope.files import csv_text
 
 METRICS, SCORES = "metrics.json", "scores.csv"
 ENOUGH, LISTED = 5, 10
@@ -131,7 +131,7 @@ def finish_run(
     whole = scores
     if len(bad):  # a row each: nobody shall think that they were judged
         whole = pd.concat([scores, bad.rename(columns={"reason": "error"})])
-    write_text(run / SCORES, guard_table(whole).to_csv(index=False))
+    write_text(run / SCORES, csv_text(whole))
     write_json(run / METRICS, metrics)
     plots.draw_losses(run / "loss.png", pd.DataFrame(log))
     curves = {

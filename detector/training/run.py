@@ -44,7 +44,7 @@ from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
 from ganscope.devices import asked_of_main, by_main_process
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import damaged, guard_table, plain_cell
+from ganscope.files import csv_text, damaged, plain_cell
 from ganscope.folders import CONFIG, load_checkpoint
 from ganscope.locks import is_empty
 
@@ -169,7 +169,7 @@ def keep_unreadable(run: Path, bad: pd.DataFrame) -> None:
     """Write into a folder which images are left out, if any are, for when it is gone on with."""
     if len(bad):
         columns = ["file_name", "label", "generator", "source", "group", "split", "reason"]
-        write_text(run / UNREADABLE, guard_table(bad[columns]).to_csv(index=False))
+        write_text(run / UNREADABLE, csv_text(bad[columns]))
 
 
 def name_unreadable(bad: pd.DataFrame) -> str:

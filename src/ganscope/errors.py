@@ -7,6 +7,7 @@ a defect of ours and keeps its traceback.
 
 import re
 from pathlib import Path
+from typing import Any
 
 
 class GanscopeError(Exception):
@@ -44,6 +45,14 @@ _CONTROL = re.compile(
 def escaped(text: str) -> str:
     """Text for a terminal: characters that steer it, or turn the direction of writing, as \\x1b."""
     return _CONTROL.sub(lambda c: c[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def escaped_in_page(value: Any) -> Any:
+    """What a page puts in: text as `escaped`, but for tabs and line ends; all else as it is."""
+    if not isinstance(value, str):
+        return value
+    shown = "\t".join(map(escaped, str(value).replace("\r\n", "\n").split("\t")))
+    return type(value)(shown) if hasattr(value, "__html__") else shown  # markup: a join's result
 
 
 def refuse_bytes(name: str) -> None:

@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, those that are damaged, JSON, and free names."""
 
+import csv
 import errno
 import io
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in FULL:
             raise full(path, error) from None
+        if not path.parent.is_dir():
+            raise gone(path.parent) from None
         raise
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # its folder may have become another thing
+            part.unlink(missing_ok=True)
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,6 +58,14 @@ def full(path: str | Path, error: OSError) -> GanscopeError:
     return GanscopeError(
         f"{path}: cannot be written ({error.strerror}); free some space and run the same command "
         "again"
+    )
+
+
+def gone(folder: str | Path) -> GanscopeError:
+    """The line about a folder that is no longer there."""
+    return GanscopeError(
+        f"{folder}: this folder is gone; leave it in its place while the command writes there, and "
+        "run the same command again"
     )
 
 
@@ -135,14 +147,16 @@ def next_free(folder: Path, is_finished: Any) -> Path:
 
 LONGEST = 255
 """Bytes that a file's name may have on nearly all disks."""
-_STRANGE = re.compile(r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\ud800-\udfff]")
+_STRANGE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f<>:\"/\\|?*\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def free_name(folder: Path, image: str, suffix: str) -> Path:
     """The path of a file named after an image, that no file in the folder has.
 
-    Characters that not every disk takes become "_"; a long name is cut, so that it can be numbered
-    and written under a temporary name first.
+    Characters that not every disk takes, or that nobody sees, become "_"; a long name is cut, so
+    that it can be numbered and written under a temporary name first.
     """
     stem = _STRANGE.sub("_", Path(image).stem).rstrip(" .") or "image"
     stem = cut_name(stem, LONGEST - 60)
@@ -177,6 +191,27 @@ def guard_table(table: "pd.DataFrame") -> "pd.DataFrame":
     for name in table.select_dtypes(exclude="number"):
         guarded[name] = table[name].map(guard_cell)
     return guarded
+
+
+def csv_text(table: "pd.DataFrame", **options: Any) -> str:
+    """A table as CSV, for people: cells as `guard_cell` leaves them."""
+    guarded = guard_table(table)
+    # As `csv_line`: pandas leaves a carriage return unquoted where lines end with a newline.
+    texts = [guarded[name] for name in guarded.select_dtypes(exclude="number")]
+    returns = any("\r" in value for column in texts for value in column if isinstance(value, str))
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
+    return guarded.to_csv(index=False, quoting=quoting, **options)
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """A line of CSV with its end, a newline, cells as `guard_cell` leaves them.
+
+    Python before 3.13 quotes a carriage return only where it ends lines: unquoted, what stands
+    behind it in a name would be a row of its own.
+    """
+    held = io.StringIO(newline="")
+    csv.writer(held, lineterminator="\r\n").writerow([guard_cell(cell) for cell in cells])
+    return held.getvalue().removesuffix("\r\n") + "\n"
 
 
 def plain_cell(value: Any) -> Any:

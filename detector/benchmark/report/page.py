@@ -21,7 +21,8 @@ from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.benchmark.report import figures, summary, tables
 from ganscope.detector.judging.metrics import ECE_BINS
-from ganscope.files import guard_table
+from ganscope.errors import escaped_in_page
+from ganscope.files import csv_text
 
 TEMPLATE = "page.html.jinja"
 FILES = (
@@ -110,7 +111,7 @@ def write_report(
         ("localisation.csv", localisation),
     ):
         if table is not None:
-            _write(out / name, guard_table(table).to_csv(index=False, float_format="%.6g"))
+            _write(out / name, csv_text(table, float_format="%.6g"))
     _write(out / "results.tex", tables.tex_table(results))
     page: dict[str, Any] = {
         "title": _title(results),
@@ -169,7 +170,11 @@ def write_report(
 
 def _render(page: dict[str, Any]) -> str:
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        finalize=escaped_in_page,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": summary.number, "percent": summary.percent}
     environment.filters["chance"] = summary.chance

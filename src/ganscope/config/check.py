@@ -62,5 +62,9 @@ class CheckSettings:
         at_least(self, batch_size=1, frames=1)
         one_of(self, fail_on=("fake", "unsure"), heatmap_method=HEATMAP_METHODS, runtime=RUNTIMES)
         valid_device(self.device)
+        for option in ("heatmap", "timeline"):
+            folder = getattr(self, option)
+            if folder and folder.exists() and not folder.is_dir():
+                raise GanscopeError(f"--{option} {folder}: is a file; name a folder")
         if not self.paths:
             raise GanscopeError("name at least one image or folder to check")

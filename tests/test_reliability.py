@@ -1,0 +1,230 @@
+"""What the campaigns in `benchmarks/campaigns/` found, and what they rest on."""
+
+import csv
+import io
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from ganscope import cli, containers
+from ganscope.config import CheckSettings, GenerateSettings
+from ganscope.datasets.corpus import open_corpus
+from ganscope.detector.benchmark import benchmark
+from ganscope.detector.benchmark.contestants import open_scorer
+from ganscope.detector.networks.weights import read_weights
+from ganscope.errors import GanscopeError
+from ganscope.files import csv_line, csv_text, free_name, plain_cell, replacing
+from ganscope.folders import CHECKPOINT, load_checkpoint
+from ganscope.generator.sampling import generate_corpus
+
+RETURN = "a\r=cmd|' C'!A0,b"
+"""Behind an unquoted carriage return spreadsheets begin a row."""
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, command: Any, *words: str) -> int:
+    """Status of the console script where `command` is what it does."""
+    app = typer.Typer()
+    app.command("check")(command)
+    app.callback()(lambda: None)
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["ganscope", "check", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_puts_away_what_is_half_and_says_so(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capfd: Any, tmp_path: Path
+) -> None:
+    def command() -> None:
+        with replacing(tmp_path / "whole.txt") as part:
+            part.write_text("half")
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_main(monkeypatch, command) == status
+    assert "ganscope: stopped; the same command given again" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_forked_worker_dies_of_sigterm_without_a_word(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def command() -> None:
+        worker = os.fork()
+        if not worker:
+            time.sleep(30)
+        time.sleep(0.2)
+        os.kill(worker, signal.SIGTERM)
+        _, status = os.waitpid(worker, 0)
+        raise typer.Exit(os.waitstatus_to_exitcode(status) - 100)
+
+    assert run_main(monkeypatch, command) == 43
+    assert not capfd.readouterr().err
+
+
+def test_a_line_about_a_name_with_line_ends_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def command() -> None:
+        raise GanscopeError("a\nb.png: is listed twice")
+
+    assert run_main(monkeypatch, command) == 2
+    assert capfd.readouterr().err == "ganscope: a\\nb.png: is listed twice\n"
+
+
+def test_a_folder_that_is_removed_while_a_command_writes_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    gone = pytest.raises(GanscopeError, match="this folder is gone")
+    with gone, replacing(tmp_path / "run" / "a.txt") as part:
+        part.write_text("x")
+
+    def command() -> None:
+        open(tmp_path / "run" / "b.txt", "w")  # noqa: SIM115
+
+    assert run_main(monkeypatch, command) == 2
+    assert "this folder is gone" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("when", [1, 6])
+def test_a_corpus_that_is_removed_while_it_is_made_is_not_said_to_be_done(
+    tmp_path: Path, when: int
+) -> None:
+    def report(done: int) -> None:
+        if done >= when:
+            shutil.rmtree(tmp_path / "c", ignore_errors=True)
+
+    with pytest.raises(GanscopeError):
+        generate_corpus(GenerateSettings(n=6, out=tmp_path / "c", size=32, device="cpu"), report)
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_benchmark_whose_folder_was_removed_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        shutil.rmtree(tmp_path / "b")
+        (tmp_path / "b").mkdir()
+
+    for name in ("_compare", "_audit", "main_protocol", "scored_by", "_digest", "plain", "version"):
+        monkeypatch.setattr(benchmark, name, lambda *_, **__: ([], []))
+    monkeypatch.setattr(benchmark.plots, "draw_roc", gone)
+    monkeypatch.setattr(benchmark.plots, "draw_matrix", lambda *_: None)
+    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)
+    (tmp_path / "b").mkdir()
+    table = pd.DataFrame({"path": ["a"], "hash": ["x"]})
+    scores: Any = type("Scores", (), {"table": table, "unreadable": [], "missing": {}, "notes": []})
+    settings: Any = type("Settings", (), {"corpora": (), "seed": 0})
+    about, given = {"command": "", "begun": 0.0}, (settings, tmp_path / "b", scores, pd.DataFrame())
+    with pytest.raises(GanscopeError, match="this folder is gone"):
+        benchmark.write_results(*given, {}, [], about)
+    assert (tmp_path / "b" / benchmark.UNFINISHED).exists()  # the same command goes on there
+
+
+def test_a_carriage_return_in_a_name_begins_no_row() -> None:
+    table = pd.DataFrame({"name": [RETURN, "=1", "x"], "n": [1, 2, 3]})
+    for text in (csv_text(table), "name,n\n" + "".join(csv_line(r) for r in table.to_numpy())):
+        rows = list(csv.reader(io.StringIO(text, newline="")))
+        assert [plain_cell(row[0]) for row in rows[1:]] == [RETURN, "=1", "x"]
+        assert rows[2][0] == "'=1"
+        assert '"a\r' in text
+        assert text.endswith("\n")
+        assert not text.endswith("\r\n")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_manifests_keep_line_ends_in_names(tmp_path: Path, ends: str) -> None:
+    names = ["a\rb.png", "a\r\nb.png", "a\nb.png"]
+    lines = ["file_name,label", *(f'"{name}",{i % 2}' for i, name in enumerate(names))]
+    (tmp_path / "metadata.csv").write_bytes((ends.join(lines) + ends).encode())
+    assert open_corpus(tmp_path).table["file_name"].tolist() == names
+
+
+def test_what_is_named_after_an_image_shows_all_its_letters(tmp_path: Path) -> None:
+    name = "\u202egpj.exe\u2066\u200b\u2028\ufeff\x1b[31m.png"
+    assert free_name(tmp_path, name, ".png").name == "_gpj.exe_____[31m.png"
+
+
+def test_pages_show_what_steers_terminals_and_turns_writing() -> None:
+    from ganscope.web.report import templates
+
+    page = templates().from_string("<p>{{ a }}</p>{{ b }}")
+    joined = templates().from_string("{{ a | join('<') }}")
+    assert joined.render(a=["\x1b", np.str_("\u202e")]) == "\\x1b&lt;\\u202e"
+    made = page.render(a="\x1b[31m\u202egpj<b>\ta\r\nb\ud800", b=page.render(a=1, b=""))
+    assert made == "<p>\\x1b[31m\\u202egpj&lt;b&gt;\ta\nb\\ud800</p>&lt;p&gt;1&lt;/p&gt;"
+
+
+class Trap:
+    """Pickled, it makes a folder when it is read."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_pickles_handed_as_weights_never_run(tmp_path: Path) -> None:
+    trap, raw, packed = tmp_path / "ran", tmp_path / "raw.pth", tmp_path / CHECKPOINT
+    raw.write_bytes(pickle.dumps(Trap(trap), 2))
+    torch.save({"state_dict": {"a": Trap(trap)}}, packed)
+    for file in (raw, packed):
+        for take in (
+            lambda file: read_weights(str(file), "--pretrained"),
+            lambda file: open_scorer(f"npr:{file}"),
+            lambda _: load_checkpoint(tmp_path),
+        ):
+            with pytest.raises(GanscopeError):
+                take(file)
+    assert not trap.exists()
+    torch.load(packed, weights_only=False)
+    assert trap.exists()  # it would have
+
+
+def test_inspect_says_which_extra_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.heic"
+    file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200))
+
+    def missing(name: str) -> Any:
+        if name == "pillow_heif":
+            raise ImportError(name)
+        return import_module(name)
+
+    monkeypatch.setattr(containers, "import_module", missing)
+    done = CliRunner().invoke(cli.app, ["inspect", str(file), "--json"])
+    assert done.exit_code == 3
+    assert "ganscope[heic]" in json.loads(done.stdout)["error"]
+
+
+def test_inspect_gives_its_remarks_to_machines_too(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "a.png")
+    done = CliRunner().invoke(cli.app, ["inspect", str(tmp_path / "a.png"), "--json"])
+    assert isinstance(json.loads(done.stdout)["remarks"], list)
+
+
+@pytest.mark.parametrize("option", ["heatmap", "timeline"])
+def test_a_file_where_a_folder_should_be_is_refused_at_once(tmp_path: Path, option: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GanscopeError, match=f"--{option} .*is a file; name a folder"):
+        CheckSettings(paths=("x.jpg",), **{option: tmp_path / "file"})
