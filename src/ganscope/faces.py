@@ -101,6 +101,10 @@ def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 # --- mesh: MediaPipe's networks ---
 
 _DETECTOR, _MESH = "face_detection_full_range.tflite", "face_landmark.tflite"
+OBLONG, MOST_SQUARES = 4 / 3 - 0.01, 4
+"""Sides of a larger ratio are looked along, in so many squares at most."""
+_SIDE = 768
+"""Pictures are shrunk to this before the detector looks; the mesh has them as they are."""
 _SEEN, _CELLS = 192, 48
 """The side that both networks look at, and the detector's grid of answers."""
 _SURE = 0.6
@@ -155,11 +159,14 @@ class MeshFinder:
         boxes, scores = [], []
         if min(height, width) < LEAST:
             return []
-        for left, top, right, bottom in _windows(width, height):
-            found, sure = self._detect(pixels[top:bottom, left:right])
-            found[:, :, 0] += left
-            found[:, :, 1] += top
-            boxes.extend(found)
+        shrink = min(1.0, _SIDE / max(height, width))
+        size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
+        small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if shrink < 1 else pixels
+        for left, top, right, bottom in _windows(*size):
+            found, sure = self._detect(small[top:bottom, left:right])
+            found[..., 0] += left
+            found[..., 1] += top
+            boxes.extend(found * np.divide((width, height), size))
             scores.extend(sure)
         faces = []
         for points, score in _merged(boxes, scores):
@@ -217,12 +224,21 @@ class MeshFinder:
 
 
 def _windows(width: int, height: int) -> list[tuple[int, int, int, int]]:
-    """The whole picture and, of a large one, overlapping parts of it."""
+    """The whole picture and, of a large one, overlapping parts of it: squares along a wide or tall
+    one, which the detector sees without empty borders, else four.
+    """
     windows = [(0, 0, width, height)]
-    if max(width, height) > 2 * _SEEN:
-        w, h = int(width * 0.6), int(height * 0.6)
-        windows += [(x, y, x + w, y + h) for y in (0, height - h) for x in (0, width - w)]
-    return windows
+    short, long = sorted((width, height))
+    if long <= 2 * _SEEN:
+        return windows
+    if long >= OBLONG * short:
+        number = min(max(round(1.2 * long / short), 2), MOST_SQUARES)
+        for start in np.linspace(0, long - short, number).astype(int).tolist():
+            left, top = (start, 0) if width > height else (0, start)
+            windows.append((left, top, left + short, top + short))
+        return windows
+    w, h = int(width * 0.6), int(height * 0.6)
+    return windows + [(x, y, x + w, y + h) for y in (0, height - h) for x in (0, width - w)]
 
 
 def _merged(points: list[np.ndarray], scores: list[float]) -> list[tuple[np.ndarray, float]]:
