@@ -290,7 +290,7 @@ def keep_record(corpus: Path, detector: str, folder: Path) -> str:
 def test_images_that_a_detector_learned_from_are_known_wherever_they_lie(
     corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
+    monkeypatch.setattr(benchmark, "write_report", lambda *_, **__: None)  # most of the time
     coarse, moved, other = (tmp_path / name for name in ("coarse", "moved", "other"))
     rng = np.random.default_rng(0)
     for path in corpus.rglob("*.png"):
@@ -332,7 +332,7 @@ def test_a_picture_under_both_labels_is_told_of(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)
+    monkeypatch.setattr(benchmark, "write_report", lambda *_, **__: None)
     rng = np.random.default_rng(0)
     for folder in ("0_real", "1_fake/a"):
         (tmp_path / "c" / folder).mkdir(parents=True)
@@ -362,7 +362,7 @@ def test_only_what_is_new_is_asked(
     monkeypatch.setattr(NetworkScorer, "values", values)
     monkeypatch.setattr(asking, "CHUNK", 12)
     monkeypatch.setattr(asking, "RUN", 6)
-    monkeypatch.setattr(benchmark, "write_report", lambda *_: None)  # it takes most of the time
+    monkeypatch.setattr(benchmark, "write_report", lambda *_, **__: None)  # most of the time
     light, dark = detectors["light"], detectors["dark"]
     plan = {"detector": (light,), "degrade": ("noise:5",)}
     stop = 5  # a chunk is asked for four times: raw and aligned, clean and with noise
@@ -712,7 +712,7 @@ def test_a_heatmap_that_cannot_be_drawn_is_left_out(
 def test_a_benchmark_that_was_killed_while_it_wrote_is_written_again(
     corpus: Path, detectors: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     plan = settings(corpus, tmp_path / "out", detector=(detectors["light"],))

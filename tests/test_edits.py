@@ -368,7 +368,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text_encoder=transformers.CLIPTextModel(text),
         tokenizer=tokenizer,
         unet=unet,
-        scheduler=diffusers.DDIMScheduler(num_train_timesteps=10),
+        scheduler=diffusers.DDIMScheduler(num_train_timesteps=10, steps_offset=1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
