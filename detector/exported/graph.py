@@ -39,6 +39,8 @@ class Graph:
         if array.dtype == np.float64:
             array = array.astype(np.float32)
         name = name or self._free("c")
+        if any(one.name == name for one in self.constants):
+            return name  # another part of the network uses it, too
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
         return name
 
@@ -66,7 +68,8 @@ def transformer_graph(
 ) -> onnx.ModelProto:
     """The graph of a `clip` detector, in float32, from its `config.json` and its weights by name.
 
-    weights: as in the weights file, but whole (`plain_weights`). portable: nothing but ONNX'
+    weights: as in the weights file, but whole (`plain_weights`), or with the way from `plain` to
+    the fine-tuned matrices apart: then they share those of `plain`. portable: nothing but ONNX'
     own operations, for other programs than onnxruntime. Raises `ValueError` for weights that are
     not of such a network, and for arguments that this does not know.
     """
@@ -101,8 +104,13 @@ def transformer_graph(
         return add("LayerNormalization", x, scale, shift, axis=-1, epsilon=epsilon)
 
     def linear(x: str, key: str) -> str:
-        matrix = graph.constant(of(f"{key}.weight").T, key)
-        return add("Add", add("MatMul", x, matrix), of(f"{key}.bias"))
+        way = [weights.get(f"net.{key}.weight.{part}") for part in "AB"]
+        apart = way[0] is not None and way[1] is not None
+        whole = key.replace("backbone.", "plain.") if apart else key
+        found = add("MatMul", x, graph.constant(of(f"{whole}.weight").T, whole))
+        if apart:
+            found = add("Add", found, add("MatMul", add("MatMul", x, way[0].T), way[1].T))
+        return add("Add", found, of(f"{key}.bias"))
 
     def attention(x: str, key: str) -> str:
         q, k, v = add("Split", linear(x, f"{key}.qkv"), outputs=3, axis=-1, num_outputs=3)
@@ -238,12 +246,14 @@ def amplitudes() -> dict[str, np.ndarray]:
 
 
 def plain_weights(
-    state: dict[str, np.ndarray], config: dict[str, Any], said: str
+    state: dict[str, np.ndarray], config: dict[str, Any], said: str, whole: bool = True
 ) -> dict[str, np.ndarray]:
-    """Weights of a file as they are computed with: float32, bytes times their scales, whole.
+    """Weights of a file as they are computed with: float32, bytes times their scales.
 
-    config: of the detector. said: where they are from. Raises `GanscopeError` if a matrix of bytes
-    has no scales, or none that fit, and for numbers that are not finite.
+    config: of the detector. whole: matrices that are kept as the way from others are made whole,
+    else only what is not there at all is taken from these. said: where they are from. Raises
+    `GanscopeError` if a matrix of bytes has no scales, or none that fit, and for numbers that are
+    not finite.
     """
     found = {}
     packed = {key for key, value in state.items() if value.dtype == np.int8}
@@ -256,4 +266,8 @@ def plain_weights(
             found[key] = value.astype(np.float32)
         if key in found and not np.isfinite(found[key]).all():
             raise GanscopeError(f"{said} holds NaN or infinity in {key!r}")
-    return with_steps(found, config, said)
+    complete = with_steps(found, config, said)
+    if whole:
+        return complete
+    apart = {key: value for key, value in found.items() if key.endswith((".A", ".B"))}
+    return {**complete, **apart}

@@ -213,7 +213,8 @@ def graph_of(
             ) from None
         try:
             check_config(config)
-            weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}")
+            bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
+            weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
             model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
