@@ -484,8 +484,11 @@ def test_a_cluster_that_loses_a_node_loses_no_file(
         "RAY_health_check_failure_threshold": "2",
     }.items():
         monkeypatch.setenv(name, value)
+    from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
+    # As Ray itself does where it makes no clusters: everything is on loopback.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     inbox, out = make(tmp_path / "inbox", 400), tmp_path / "r"
     (inbox / "again.jpg").write_bytes(picture(7))
     (inbox / "bad.jpg").write_bytes(b"bad")
@@ -493,7 +496,12 @@ def test_a_cluster_that_loses_a_node_loses_no_file(
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         other = cluster.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            cluster.address,
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
         settings = ScanSettings(paths=(str(inbox),), out=out, detector=detector, engine="ray")
         killed = 0
         with closing(scan_images(settings)) as states:
