@@ -312,6 +312,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def wait_for_end(pids: list[int], since: float | None = None) -> None:
+    """No orphan lives longer than five seconds."""
+    since = time.monotonic() if since is None else since
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < since + 5, "orphans"
+        time.sleep(0.05)
+
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 
 
@@ -328,10 +336,7 @@ def test_a_killed_scan_goes_on_and_judges_nothing_twice(tmp_path: Path, detector
     killed.wait()
     before = kept(out)
     assert 64 <= len(before) < 600
-    deadline = time.monotonic() + 5
-    while any(map(is_alive, workers)):
-        assert time.monotonic() < deadline, "orphans"
-        time.sleep(0.05)
+    wait_for_end(workers)
     (out / results.JOURNAL).open("a").write('{"path": "inbox/0599.jpg", "sco')  # a power cut's
     again = start(*arguments, cwd=tmp_path)
     said, complaints = again.communicate(timeout=120)
@@ -369,7 +374,7 @@ def test_a_stopped_scan_keeps_what_is_finished(
     assert stopped.returncode == status
     assert "the same command given again goes on" in said
     assert "Traceback" not in said
-    assert not any(map(is_alive, workers))
+    wait_for_end(workers, begun)
     rows = table(out)
     assert 32 <= len(rows) < 600
     assert not list(out.glob(".*"))
