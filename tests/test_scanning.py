@@ -12,6 +12,7 @@ import tarfile
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def rows_of_check(*paths: Any, detector: str) -> pd.DataFrame:
     for row in rows:
         row["thresholds"] = json.dumps(row["thresholds"])
         row["warnings"] = "; ".join(row["warnings"])
+        row["faces"] = json.dumps(row["faces"]) if row["faces"] else None
     return pd.DataFrame(rows).sort_values("path", ignore_index=True)
 
 
@@ -125,6 +127,38 @@ def test_rows_are_those_of_check_and_tell_of_the_file(tmp_path: Path, detector: 
         "_scan.json",
         "part-00000001.parquet",
     ]
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["beside", "alone"])
+def test_faces_are_looked_at_as_in_check(
+    tmp_path: Path, astronaut: np.ndarray, alone: bool
+) -> None:
+    small = Detector.create("cnn", width=8, depth=3).eval()
+    if alone:
+        small.config["input"] |= {"looks_at": "faces", "margin": 1.3}
+    small.save(tmp_path / "small")
+    inbox = make(tmp_path / "inbox", 2)
+    for name in ("face.png", "again.png"):
+        cv2.imwrite(str(inbox / name), astronaut[:, :, ::-1])
+    detector = str(tmp_path / "small.onnx")
+    wish = ExportSettings(detector=str(tmp_path / "small"), out=Path(detector))
+    if alone:
+        with pytest.raises(GanscopeError, match="name pictures with faces"):
+            export_detector(wish)
+        wish = replace(wish, sample=(str(inbox / "face.png"),))
+    export_detector(wish)
+    scan(inbox, out=tmp_path / "r", detector=detector)
+    found = table(tmp_path / "r")
+    same(found, rows_of_check(inbox, detector=detector))
+    faces = found.set_index("path").faces
+    assert json.loads(faces[str(inbox / "face.png")])[0]["verdict"]
+    assert faces[str(inbox / "again.png")] == faces[str(inbox / "face.png")]
+    assert pd.isna(faces[str(inbox / "0000.jpg")])
+    if not alone:
+        scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
+        assert table(tmp_path / "whole").faces.isna().all()
+        with pytest.raises(GanscopeError, match="other --faces;"):
+            scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 
 def test_a_content_is_judged_once(tmp_path: Path, detector: str) -> None:
@@ -464,6 +498,17 @@ def test_a_full_disk_costs_no_row(
     last = scan(inbox, out=out, detector=detector)
     assert (last.rows, last.earlier) == (40, 40)
     assert len(table(out)) == 40
+
+
+def test_an_index_that_finds_no_room_is_a_line(tmp_path: Path, detector: str) -> None:
+    index = results.Index(tmp_path / ".index.sqlite", new=True)
+    index.enter(["a"])
+    pages = index.base.execute("PRAGMA page_count").fetchone()[0]
+    index.base.execute(f"PRAGMA max_page_count={pages}")
+    many = [(f"{number:064x}", number) for number in range(1000)]
+    with pytest.raises(GanscopeError, match=r"disk is full\); what is there is kept"):
+        index.claim(many)
+    index.close()
 
 
 def test_without_ray_its_engine_names_the_extra(
