@@ -151,8 +151,8 @@ def _what_now(words: "builtins.list[str]") -> str:
 
 @contextmanager
 def _terminating() -> "Iterator[builtins.list[int]]":
-    """SIGTERM ends the block as Ctrl-C does, so that what is half is put away; yields the signals
-    that came.
+    """SIGTERM ends the block as Ctrl-C does, so that what is half is put away, which a second one
+    does not disturb; yields the signals that came.
     """
     came: builtins.list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -163,6 +163,7 @@ def _terminating() -> "Iterator[builtins.list[int]]":
     def stop(number: int, _: Any) -> None:
         if os.getpid() != main_process:  # a worker that was forked has nothing to put away
             os._exit(128 + number)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         came.append(number)
         raise KeyboardInterrupt
 

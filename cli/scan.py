@@ -1,14 +1,10 @@
 """`ganscope scan`: judge many files, on one machine or many, into a folder of Parquet."""
 
 import json as json_library
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -70,6 +66,13 @@ def scan(
             "unsure. Without, it goes faster."
         ),
     ] = True,
+    faces: Annotated[
+        bool,
+        typer.Option(
+            help="Look at each face by itself, too: one that was swapped is a small part of a "
+            "photograph. Without, it goes faster."
+        ),
+    ] = True,
     pixels_only: Annotated[
         bool,
         typer.Option(
@@ -82,7 +85,10 @@ def scan(
         bool,
         typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Tiles scored at a time.")] = 32,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
+    ] = None,
     device: Device = "auto",
     runtime: Annotated[
         str,
@@ -120,6 +126,7 @@ def scan(
         dedup=dedup,
         retries=retries,
         reencode=reencode,
+        faces=faces,
         pixels_only=pixels_only,
         trust_anchors=trust_anchors,
         allow_private=allow_private,
@@ -131,7 +138,7 @@ def scan(
 
     state: Progress | None = None
     said = time.monotonic()
-    with terminating(), closing(scan_images(settings)) as states, progress() as bar:
+    with closing(scan_images(settings)) as states, progress() as bar:
         task = bar.add_task("scanning", total=None, note="")
         for state in states:
             total = None if state.left is None else state.rows + state.left
@@ -163,27 +170,3 @@ def _sum_up(state: "Progress", settings: ScanSettings) -> None:
 
 def _counts(verdicts: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in verdicts.items())
-
-
-@contextmanager
-def terminating() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, with status 143; a second signal does not disturb
-    what is being put away.
-    """
-
-    def stop(number: int, _: Any) -> None:
-        for one in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(one, signal.SIG_IGN)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        sys.exit(143)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)

@@ -64,6 +64,23 @@ def test_a_signal_puts_away_what_is_half_and_says_so(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_second_sigterm_does_not_disturb_what_is_put_away(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("put away")
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_main(monkeypatch, command) == 143
+    assert "put away" in capfd.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_a_forked_worker_dies_of_sigterm_without_a_word(
     monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

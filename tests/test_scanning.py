@@ -12,6 +12,7 @@ import tarfile
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,7 @@ def rows_of_check(*paths: Any, detector: str) -> pd.DataFrame:
     for row in rows:
         row["thresholds"] = json.dumps(row["thresholds"])
         row["warnings"] = "; ".join(row["warnings"])
+        row["faces"] = json.dumps(row["faces"]) if row["faces"] else None
     return pd.DataFrame(rows).sort_values("path", ignore_index=True)
 
 
@@ -125,6 +127,38 @@ def test_rows_are_those_of_check_and_tell_of_the_file(tmp_path: Path, detector: 
         "_scan.json",
         "part-00000001.parquet",
     ]
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["beside", "alone"])
+def test_faces_are_looked_at_as_in_check(
+    tmp_path: Path, astronaut: np.ndarray, alone: bool
+) -> None:
+    small = Detector.create("cnn", width=8, depth=3).eval()
+    if alone:
+        small.config["input"] |= {"looks_at": "faces", "margin": 1.3}
+    small.save(tmp_path / "small")
+    inbox = make(tmp_path / "inbox", 2)
+    for name in ("face.png", "again.png"):
+        cv2.imwrite(str(inbox / name), astronaut[:, :, ::-1])
+    detector = str(tmp_path / "small.onnx")
+    wish = ExportSettings(detector=str(tmp_path / "small"), out=Path(detector))
+    if alone:
+        with pytest.raises(GanscopeError, match="name pictures with faces"):
+            export_detector(wish)
+        wish = replace(wish, sample=(str(inbox / "face.png"),))
+    export_detector(wish)
+    scan(inbox, out=tmp_path / "r", detector=detector)
+    found = table(tmp_path / "r")
+    same(found, rows_of_check(inbox, detector=detector))
+    faces = found.set_index("path").faces
+    assert json.loads(faces[str(inbox / "face.png")])[0]["verdict"]
+    assert faces[str(inbox / "again.png")] == faces[str(inbox / "face.png")]
+    assert pd.isna(faces[str(inbox / "0000.jpg")])
+    if not alone:
+        scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
+        assert table(tmp_path / "whole").faces.isna().all()
+        with pytest.raises(GanscopeError, match="other --faces;"):
+            scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 
 def test_a_content_is_judged_once(tmp_path: Path, detector: str) -> None:
@@ -312,6 +346,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def wait_for_end(pids: list[int], since: float | None = None) -> None:
+    """No orphan lives longer than five seconds."""
+    since = time.monotonic() if since is None else since
+    while any(map(is_alive, pids)):
+        assert time.monotonic() < since + 5, "orphans"
+        time.sleep(0.05)
+
+
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 
 
@@ -328,10 +370,7 @@ def test_a_killed_scan_goes_on_and_judges_nothing_twice(tmp_path: Path, detector
     killed.wait()
     before = kept(out)
     assert 64 <= len(before) < 600
-    deadline = time.monotonic() + 5
-    while any(map(is_alive, workers)):
-        assert time.monotonic() < deadline, "orphans"
-        time.sleep(0.05)
+    wait_for_end(workers)
     (out / results.JOURNAL).open("a").write('{"path": "inbox/0599.jpg", "sco')  # a power cut's
     again = start(*arguments, cwd=tmp_path)
     said, complaints = again.communicate(timeout=120)
@@ -369,7 +408,7 @@ def test_a_stopped_scan_keeps_what_is_finished(
     assert stopped.returncode == status
     assert "the same command given again goes on" in said
     assert "Traceback" not in said
-    assert not any(map(is_alive, workers))
+    wait_for_end(workers, begun)
     rows = table(out)
     assert 32 <= len(rows) < 600
     assert not list(out.glob(".*"))
@@ -461,6 +500,17 @@ def test_a_full_disk_costs_no_row(
     assert len(table(out)) == 40
 
 
+def test_an_index_that_finds_no_room_is_a_line(tmp_path: Path, detector: str) -> None:
+    index = results.Index(tmp_path / ".index.sqlite", new=True)
+    index.enter(["a"])
+    pages = index.base.execute("PRAGMA page_count").fetchone()[0]
+    index.base.execute(f"PRAGMA max_page_count={pages}")
+    many = [(f"{number:064x}", number) for number in range(1000)]
+    with pytest.raises(GanscopeError, match=r"disk is full\); what is there is kept"):
+        index.claim(many)
+    index.close()
+
+
 def test_without_ray_its_engine_names_the_extra(
     tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -484,8 +534,11 @@ def test_a_cluster_that_loses_a_node_loses_no_file(
         "RAY_health_check_failure_threshold": "2",
     }.items():
         monkeypatch.setenv(name, value)
+    from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
+    # As Ray itself does where it makes no clusters: everything is on loopback.
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
     inbox, out = make(tmp_path / "inbox", 400), tmp_path / "r"
     (inbox / "again.jpg").write_bytes(picture(7))
     (inbox / "bad.jpg").write_bytes(b"bad")
@@ -493,7 +546,12 @@ def test_a_cluster_that_loses_a_node_loses_no_file(
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         other = cluster.add_node(**{k: v for k, v in node.items() if k != "include_dashboard"})
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(
+            cluster.address,
+            _node_ip_address="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
         settings = ScanSettings(paths=(str(inbox),), out=out, detector=detector, engine="ray")
         killed = 0
         with closing(scan_images(settings)) as states:

@@ -141,3 +141,15 @@ def test_a_stopped_command_says_what_becomes_of_it() -> None:
         ["audit"],
     ):
         assert "begins anew" in _what_now(words)
+
+
+def test_a_setting_that_was_not_known_then_had_its_default() -> None:
+    settings = config.TrainDetectorSettings(epochs=3)
+    before = config.plain(settings)
+    for name in ("data", "masks", "label_column"):
+        del before[name]
+    assert config.changed(settings, before) == []
+    assert config.changed(dataclasses.replace(settings, masks=True, epochs=4), before) == [
+        "--masks",
+        "--epochs",
+    ]

@@ -144,11 +144,13 @@ def stop(process, number: int, patience: float, what: str, log: Path, tally: Tal
 
 
 def finals(out: Path) -> set[str]:
-    """Files under final names that no later step writes anew or puts away."""
+    """Files under final names that no later step writes anew or puts away, as those are with which
+    a scan keeps its books.
+    """
     return {
         str(path)
         for path in (out.rglob("*") if out.is_dir() else ())
-        if path.is_file() and not path.name.startswith((".", "checkpoint", "speed"))
+        if path.is_file() and not path.name.startswith((".", "_", "checkpoint", "speed"))
     }
 
 

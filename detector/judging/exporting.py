@@ -89,6 +89,11 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
         verdicts.append([None if s.score is None else judge.verdict(s.score) for s in found])
     known = np.isfinite(scores[0])
     if not known.any():
+        if detector.faces_alone:
+            raise GanscopeError(
+                "--sample: this detector looks at faces, and none are found there that are large "
+                "enough; name pictures with faces"
+            )
         raise GanscopeError("--sample: none of these pictures can be read")
     differ = np.abs(scores[0] - scores[1])[known]
     return {

@@ -23,6 +23,8 @@ from ganscope.errors import GanscopeError, reason_of
 
 WAVE = 200_000
 """Files of a wave, at most: their names are in memory, nothing else of them is."""
+GPU_BLOCK = 2000
+"""Files of a block that goes to a GPU, which takes many at a time."""
 SMALLER = 8
 """Into so many blocks is divided what did not come back."""
 RETRIES = 2
@@ -81,6 +83,7 @@ class Engine:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0)) if self.settings.device in ("auto", "cuda") else 0
         self.gpu = bool(gpus)
+        self.size = max(self.size, GPU_BLOCK) if gpus else self.size
         self.workers = self.settings.workers or gpus or max(int(resources.get("CPU", 1)), 1)
         self.desk = None
         if self.claims is not None:

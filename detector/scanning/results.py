@@ -68,14 +68,21 @@ def key_of(path: str) -> bytes:
 class Index:
     """What has a row or is in somebody's hands, by path, and who was first with a content.
 
-    It may be used by several threads, and opened by several processes of one machine.
+    It may be used by several threads, and opened by several processes of one machine. Raises
+    `GanscopeError` where the disk is full or the folder has gone.
     """
 
     def __init__(self, path: Path, new: bool = False):
         self.path, self.lock = path, threading.Lock()
+        with self._writing():
+            self._open(new)
+
+    def _open(self, new: bool) -> None:
         if new:
             self.remove()
-        self.base = sqlite3.connect(path, isolation_level=None, timeout=60, check_same_thread=False)
+        self.base = sqlite3.connect(
+            self.path, isolation_level=None, timeout=60, check_same_thread=False
+        )
         # It is never gone on from: what a power cut does to it is nobody's loss.
         for line in ("journal_mode=WAL", "synchronous=OFF", "cache_size=-65536"):
             self.base.execute(f"PRAGMA {line}")
@@ -126,16 +133,23 @@ class Index:
 
     def find(self, sha: str) -> tuple[int, int] | None:
         """Part and place of the row of a content, where there is one."""
-        with self.lock:
+        with self._writing(), self.lock:
             return self.base.execute(
                 "SELECT part, place FROM contents WHERE sha = ? AND part > 0", (bytes.fromhex(sha),)
             ).fetchone()
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
-        with self.lock, self.base:  # which commits at the end
+        with self._writing(), self.lock, self.base:  # which commits at the end
             self.base.execute("BEGIN IMMEDIATE")
             yield
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise _unwritable(self.path.parent, error) from None
 
     def remove(self) -> None:
         for end in ("", "-wal", "-shm", "-journal"):
@@ -178,7 +192,7 @@ class Results:
                 stack.callback(self.index.remove)
                 stack.callback(self.index.close)
                 self._take_up()
-            except (OSError, sqlite3.OperationalError) as error:
+            except OSError as error:
                 raise self._unwritable(error) from None
             self.stack = stack.pop_all()
         self.flushed = self.synced = time.monotonic()
@@ -200,10 +214,7 @@ class Results:
 
     def fresh(self, items: list[Item]) -> list[Item]:
         """Those of items that have no row and are in nobody's hands; from now on they are."""
-        try:
-            new = self.index.enter([text_of(item.path) for item in items])
-        except sqlite3.OperationalError as error:
-            raise self._unwritable(error) from None
+        new = self.index.enter([text_of(item.path) for item in items])
         return [item for item, is_new in zip(items, new, strict=True) if is_new]
 
     def add(self, rows: Iterable[Row]) -> None:
@@ -251,7 +262,7 @@ class Results:
             self.journal.seek(0)
             self.journal.truncate()
             self.index.settle(firsts)
-        except (OSError, sqlite3.OperationalError) as error:
+        except OSError as error:
             raise self._unwritable(error) from None
 
     def note(self, metrics: dict[str, Any]) -> None:
@@ -367,14 +378,18 @@ class Results:
             if not rows:
                 self.journal.truncate(0)
 
-    def _unwritable(self, error: Exception) -> GanscopeError:
-        if isinstance(error, OSError) and error.errno in FULL:
-            return full(self.out, error)
-        said = getattr(error, "strerror", None) or str(error)
-        return GanscopeError(
-            f"{self.out}: cannot be written ({said}); what is there is kept, the same command goes "
-            "on from there"
-        )
+    def _unwritable(self, error: OSError) -> GanscopeError:
+        return _unwritable(self.out, error)
+
+
+def _unwritable(out: Path, error: Exception) -> GanscopeError:
+    if isinstance(error, OSError) and error.errno in FULL:
+        return full(out, error)
+    said = getattr(error, "strerror", None) or str(error)
+    return GanscopeError(
+        f"{out}: cannot be written ({said}); what is there is kept, the same command goes on from "
+        "there"
+    )
 
 
 def _filled(row: Row, first: Row) -> Row:

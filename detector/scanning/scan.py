@@ -4,7 +4,6 @@ Listing, engine and results know nothing of each other: items go in, rows come o
 row already is left out between the first two.
 """
 
-import json
 import os
 import threading
 import time
@@ -12,7 +11,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,15 @@ from ganscope.detector.judging.checking import Check
 from ganscope.detector.scanning import local, on_ray
 from ganscope.detector.scanning.listing import Item, address_of, count_items, find_items, is_remote
 from ganscope.detector.scanning.results import Results
-from ganscope.detector.scanning.worker import Row, Work
+from ganscope.detector.scanning.worker import Row, Work, row_of
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.inputs import Passed, refuse_missing
 from ganscope.named import find_folder, hash_files, read_config, weights_hash
 
-LOT, LOT_SLOW = 32, 4
+LOT, LOT_SLOW, LOT_GPU = 32, 4, 256
 """Files that go to a worker at a time; of a detector that takes a second for each, few."""
 HAND = 10
-"""So many lots a worker has in hand: more than it reads and opens ahead."""
+"""So many lots a worker has in hand: more than it reads and opens ahead and has in a batch."""
 NOTE_EVERY = 2.0
 """Seconds between the figures of progress."""
 WINDOW = 30.0
@@ -78,15 +77,17 @@ def scan_images(settings: ScanSettings) -> Iterator[Progress]:
     find_anchors(settings.trust_anchors)
     refuse_missing([path for path in settings.paths if not is_remote(address_of(path))])
     on = on_ray if _by_ray(settings) else local
-    config, weights = _about(settings)
-    slow = bool(config["input"].get("views")) and settings.device in ("auto", "cpu")
-    lot = LOT_SLOW if slow else max(LOT, settings.batch_size)
+    config, weights, exported = _about(settings)
+    if settings.device == "auto" and (exported or settings.runtime == "onnx"):
+        settings = replace(settings, device="cpu")  # whatever else this machine has
+    lot = _lot(settings, config)
     work = Work(
         detector=settings.detector,
         runtime=settings.runtime,
         device=settings.device,
         batch_size=settings.batch_size,
         reencode=settings.reencode,
+        faces=settings.faces,
         pixels_only=settings.pixels_only,
         trust_anchors=settings.trust_anchors and settings.trust_anchors.resolve(),
         allow_private=settings.allow_private,
@@ -185,10 +186,9 @@ class _Scan:
             height=0,
             warnings=(),
             error=row["lost"],
-        ).as_dict()
+        )
         own = {"item": row["item"], "sha256": None, "bytes": None, "seconds": 0.0}
-        text = {"thresholds": json.dumps(check["thresholds"]), "warnings": ""}
-        return {**check, **text, **own, "duplicate_of": None}
+        return row_of(check) | own
 
     def _look(self, now: bool = False) -> Progress:
         """Bring the figures up to date, and leave them for other programs now and then."""
@@ -220,17 +220,27 @@ def _by_ray(settings: ScanSettings) -> bool:
     return settings.engine == "ray" or (settings.engine == "auto" and on_ray.is_named(settings))
 
 
-def _about(settings: ScanSettings) -> tuple[dict[str, Any], str]:
-    """A detector's configuration and the digest of its weights, without loading it."""
+def _lot(settings: ScanSettings, config: dict[str, Any]) -> int:
+    """Files that go to a worker at a time."""
+    if any(place.startswith("cuda") for place in local.places_for(settings)):
+        return max(LOT_GPU, settings.batch_size or 0)
+    slow = bool(config["input"].get("views")) and settings.device in ("auto", "cpu")
+    return LOT_SLOW if slow else max(LOT, settings.batch_size or 0)
+
+
+def _about(settings: ScanSettings) -> tuple[dict[str, Any], str, bool]:
+    """A detector's configuration, the digest of its weights, and whether it was exported, without
+    loading it.
+    """
     from ganscope.detector.exported.running import open_exported
 
     exported = open_exported(settings.detector)
     if exported is not None:
         place = Path(settings.detector)
         files = sorted(place.glob("*")) if place.is_dir() else [place]
-        return exported.config, hash_files(*files)
+        return exported.config, hash_files(*files), True
     folder = find_folder(settings.detector, "detectors")
-    return read_config(folder, settings.detector, "detectors"), weights_hash(folder)
+    return read_config(folder, settings.detector, "detectors"), weights_hash(folder), False
 
 
 def _plan(settings: ScanSettings, config: dict[str, Any], weights: str) -> dict[str, Any]:
@@ -238,7 +248,7 @@ def _plan(settings: ScanSettings, config: dict[str, Any], weights: str) -> dict[
     near = any(
         not is_remote(address_of(path)) and not os.path.isabs(path) for path in settings.paths
     )
-    names = ("detector", "runtime", "reencode", "pixels_only", "dedup", "trust_anchors")
+    names = ("detector", "runtime", "reencode", "faces", "pixels_only", "dedup", "trust_anchors")
     return {
         "PATHS": list(settings.paths),
         **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in names},

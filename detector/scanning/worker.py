@@ -20,6 +20,7 @@ from ganscope.detector.exported.loading import load_judge
 from ganscope.detector.judging.checking import Check, check_each, unreadable
 from ganscope.detector.scanning.listing import Item, is_remote, is_web, store_of
 from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.faces import open_finder
 from ganscope.images import MAX_BYTES, ImageSource, NamedImage, looks_like_image
 from ganscope.limits import Limits
 
@@ -50,8 +51,9 @@ class Work:
     detector: str
     runtime: str = "auto"
     device: str = "auto"
-    batch_size: int = 32
+    batch_size: int | None = None
     reencode: bool = True
+    faces: bool = True
     pixels_only: bool = False
     trust_anchors: Path | None = None
     allow_private: bool = False
@@ -80,6 +82,7 @@ class Worker:
         self.work, self.claim = work, claim
         self.judge = load_judge(work.detector, work.runtime, work.device)
         self.judge.prepare(work.device)
+        self.finder = open_finder() if work.faces else None
         self.limits = Limits(allow_private=work.allow_private)
         self.ahead = AHEAD_SLOW if self.judge.views and self.judge.on_cpu else AHEAD
 
@@ -109,20 +112,14 @@ class Worker:
             work.reencode,
             work.pixels_only,
             work.trust_anchors,
+            self.finder,
         ):
             now = time.perf_counter()
             emit(self._row(line.popleft(), check, now - since))
             since = now
 
     def _row(self, read: _Read, check: Check, seconds: float) -> Row:
-        record = check.as_dict()
-        return {
-            **record,
-            "thresholds": json.dumps(record["thresholds"]),
-            "warnings": "; ".join(record["warnings"]),
-            "duplicate_of": None,
-            **_about(read, seconds),
-        }
+        return row_of(check) | _about(read, seconds)
 
     def _read(self, items: Iterable[Item]) -> Iterator[_Read]:
         """Read files in threads, a bounded number ahead, and keep the order."""
@@ -220,6 +217,18 @@ class Worker:
         if item.size > len(content):
             raise ImageError(item.path, f"{item.place} ends before it; fetch that file again")
         return content, True
+
+
+def row_of(check: Check) -> Row:
+    """What the results say of a check, without what is of the file."""
+    record = check.as_dict()
+    return {
+        **record,
+        "thresholds": json.dumps(record["thresholds"]),
+        "faces": json.dumps(record["faces"]) if record["faces"] else None,
+        "warnings": "; ".join(record["warnings"]),
+        "duplicate_of": None,
+    }
 
 
 def _refuse_large(item: Item, size: int) -> None:

@@ -50,8 +50,8 @@ class CheckSettings:
     fail_on: str | None = None
     """Exit with status 1 if any image has this verdict."""
     batch_size: int | None = None
-    """Tiles scored at a time; None: 32, on a GPU what its free memory takes."""
-    """Tiles scored at a time. Scores do not depend on it."""
+    """Tiles scored at a time; None: 32, on a GPU what its free memory takes. Scores do not depend
+    on it."""
     device: str = "auto"
     runtime: str = "auto"
     """torch, onnx (onnxruntime, without torch), or auto: the quicker one."""

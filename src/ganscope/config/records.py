@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 from ganscope.config.validation import flag_of
@@ -14,10 +14,14 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def changed(settings: Any, other: dict[str, Any], ignore: tuple[str, ...] = ()) -> list[str]:
-    """Flags whose value in `settings` differs from a `plain` dictionary written earlier."""
+    """Flags whose value in `settings` differs from a `plain` dictionary written earlier; a setting
+    that was not known then had its default.
+    """
     now = plain(settings)
+    usual = {f.name: f.default for f in fields(settings) if f.default is not MISSING}
+    before = json.loads(json.dumps(usual, default=str)) | other
     names = [f.name for f in fields(settings) if f.name not in ignore]
-    return [flag_of(name) for name in names if now[name] != other.get(name)]
+    return [flag_of(name) for name in names if now[name] != before.get(name)]
 
 
 def as_command(name: str, settings: Any) -> str:

@@ -36,14 +36,16 @@ class ScanSettings:
     """How often a file is read again that cannot be read for a reason that may pass."""
     reencode: bool = True
     """Look again after JPEG 85 and after shrinking to 0.75: a verdict that changes is *unsure*."""
+    faces: bool = True
+    """Look at each face by itself, too, as in `CheckSettings`."""
     pixels_only: bool = False
     """Judge by the pixels alone: what the file says of itself is shown, but sets no verdict."""
     trust_anchors: Path | None = None
     """Certificates (PEM) of the issuers whose C2PA signatures are trusted."""
     allow_private: bool = False
     """Fetch from private, loopback and link-local web addresses, too."""
-    batch_size: int = 32
-    """Tiles scored at a time."""
+    batch_size: int | None = None
+    """Tiles scored at a time; None: 32, on a GPU what its free memory takes."""
     device: str = "auto"
     runtime: str = "auto"
     """torch, onnx (onnxruntime, without torch), or auto: the quicker one."""
