@@ -32,6 +32,10 @@ LABEL_WORDS = {
 """What a label may be called, in lower case."""
 
 
+class UnknownLayout(GanscopeError):
+    """A folder or file that is laid out as no known corpus is."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Where a corpus lies, and its table (see `COLUMNS`; further manifest columns are kept).

@@ -214,7 +214,7 @@ def train_streamed(
                 seconds = time.perf_counter() - seen_at
                 with Loader(views, 0) as loader:
                     val = np.arange(len(table))
-                    auroc, val_loss = _validate(
+                    auroc, val_loss, _ = _validate(
                         average, val, labels, loader, settings, accelerator, speed
                     )
                 log.append(
