@@ -58,7 +58,8 @@ def open_corpus(path: str | Path) -> Corpus:
     `ff++@c23@16` both. Where there is a column `mask`, it names a file below the root, or is "";
     see `masks.py`.
 
-    Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty.
+    Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty;
+    `UnknownLayout`, which is one, for what is laid out otherwise.
     """
     refuse_bytes(str(path))
     root, compression, most = _chosen(Path(path))
@@ -77,7 +78,7 @@ def open_corpus(path: str | Path) -> Corpus:
             if root.is_dir():
                 _remark_on_lost_rows(found)
             return found
-    raise GanscopeError(
+    raise UnknownLayout(
         f"{root}: no layout that ganscope reads. Known: "
         + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
     )
