@@ -119,7 +119,6 @@ class Worker:
         return {
             **record,
             "thresholds": json.dumps(record["thresholds"]),
-            "faces": json.dumps(record["faces"]) if record["faces"] else None,
             "warnings": "; ".join(record["warnings"]),
             "duplicate_of": None,
             **_about(read, seconds),
