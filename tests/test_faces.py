@@ -24,6 +24,7 @@ from ganscope.detector.judging.videos import FrameCheck
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
 from ganscope.faces import Face, Finder, open_finder
+from ganscope.videos import Frame
 
 FACE = (176, 66, 272, 175)
 """Where the astronaut's is."""
@@ -436,10 +437,23 @@ def test_a_detector_of_faces_is_exported(
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "none.png").write_bytes((gallery / "0_real" / "none.png").read_bytes())
-    with pytest.raises(GanscopeError, match="none of these pictures shows a face"):
+    with pytest.raises(GanscopeError, match="looks at faces, and none are found"):
         export_detector(
             ExportSettings(detector=str(of_faces), out=tmp_path / "x.onnx", sample=(bare,))
         )
+
+
+def test_a_video_of_nobody_says_why_nothing_can_be_said(of_faces: Path) -> None:
+    from ganscope.detector.judging.videos import summarise
+
+    ((check, _),) = check_each(
+        Detector.load(of_faces), [np.zeros((200, 200, 3), np.uint8)], device="cpu"
+    )
+    shown = Frame(time=0, since=0, until=1, scene=0, pixels=np.zeros((2, 2, 3), np.uint8))
+    frame = checking._of_frame(shown, check)
+    told = summarise([frame], Detector.load(of_faces))
+    assert (told.score, told.verdict) == (None, "unsure")
+    assert "looks at faces alone" in told.meaning
 
 
 def test_a_detector_of_faces_in_a_benchmark(

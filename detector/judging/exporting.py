@@ -98,8 +98,12 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
         verdicts.append([None if score is None else judge.verdict(score) for score in found])
     known = np.isfinite(scores[0])
     if not known.any():
-        what = "shows a face" if detector.faces_alone else "can be read"
-        raise GanscopeError(f"--sample: none of these pictures {what}")
+        if detector.faces_alone:
+            raise GanscopeError(
+                "--sample: this detector looks at faces, and none are found there that are large "
+                "enough; name pictures with faces"
+            )
+        raise GanscopeError("--sample: none of these pictures can be read")
     differ = np.abs(scores[0] - scores[1])[known]
     return {
         "images": int(known.sum()),
