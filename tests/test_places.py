@@ -1,5 +1,6 @@
 """Training with masks and on faces: what follows the pixels, what is learned, what is refused."""
 
+import errno
 import json
 import math
 from dataclasses import replace
@@ -314,6 +315,26 @@ def test_faces_are_found_once_and_a_search_goes_on(portraits: Path, tmp_path: Pa
     again = keep_faces(tmp_path / "k", table, 64, Told)
     assert Told.calls == 37 + 18  # 19 photographs had been written down whole
     assert [one.face.box for one in again] == [one.face.box for one in kept]
+
+
+def test_a_full_disk_costs_no_face(
+    portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"path": sorted(map(str, portraits.glob("a/*.png")))})
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name.startswith("0000003"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        keep_faces(tmp_path / "k", table, 64, Told)
+    monkeypatch.setattr(Path, "write_bytes", write)
+    kept = keep_faces(tmp_path / "k", table, 64, Told)
+    assert len(kept) == 6
+    assert all(cv2.imread(str(one.path)) is not None for one in kept)
 
 
 def test_a_detector_of_faces_learns_from_photographs_alone(

@@ -47,8 +47,8 @@ class Change:
     """What is done to an image before a detector sees it."""
 
     protocol: str
-    """raw: the file as it is; aligned: see `datasets.alignment`; face: its largest face, cut out
-    with what surrounds it as `check` does."""
+    """raw: the file as it is; aligned: see `datasets.alignment`; face: a square of twice its
+    largest face, as a picture of its own."""
     degradation: Degradation = CLEAN
 
     @property

@@ -276,7 +276,9 @@ def keep_faces(
                     continue
                 part, inside = _cut_out(pixels, face, round(size * FINE * ROOM / MARGIN))
                 name = f"{row:07d}-{number}.png"
-                cv2.imwrite(str(folder / name), part[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+                # OpenCV's own writing says nothing of a full disk.
+                _, data = cv2.imencode(".png", part[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+                (folder / name).write_bytes(data.tobytes())
                 points = None if inside.landmarks is None else inside.landmarks.tolist()
                 found.append([name, inside.box, inside.confidence, points])
             listed.write(json.dumps(found) + "\n")
