@@ -32,6 +32,10 @@ LABEL_WORDS = {
 """What a label may be called, in lower case."""
 
 
+class UnknownLayout(GanscopeError):
+    """A folder or file that is laid out as no known corpus is."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Where a corpus lies, and its table (see `COLUMNS`; further manifest columns are kept).
@@ -54,7 +58,8 @@ def open_corpus(path: str | Path) -> Corpus:
     `ff++@c23@16` both. Where there is a column `mask`, it names a file below the root, or is "";
     see `masks.py`.
 
-    Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty.
+    Raises `GanscopeError` if there is none at `path`, it is unfinished, or its manifest is faulty;
+    `UnknownLayout`, which is one, for what is laid out otherwise.
     """
     refuse_bytes(str(path))
     root, compression, most = _chosen(Path(path))
@@ -73,7 +78,7 @@ def open_corpus(path: str | Path) -> Corpus:
             if root.is_dir():
                 _remark_on_lost_rows(found)
             return found
-    raise GanscopeError(
+    raise UnknownLayout(
         f"{root}: no layout that ganscope reads. Known: "
         + "; ".join((read.__doc__ or "").split("\n")[0].rstrip(".") for read in layouts.values())
     )

@@ -144,7 +144,7 @@ def _folder(video: Path, mask: Path | None, most: int) -> Path:
                 continue
             key.append(f"{os.path.abspath(path)} {about.st_size} {about.st_mtime_ns}")
     name = blake2b("\n".join(key).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
-    return cache_folder() / "frames" / name[:2] / name
+    return Path(os.path.abspath(cache_folder())) / "frames" / name[:2] / name
 
 
 def _frames(video: Path, mask: Path | None, most: int) -> list[_Frame]:

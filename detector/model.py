@@ -201,7 +201,8 @@ class Detector(FolderModel, Judge):
 
     @property
     def has_map(self) -> bool:
-        return getattr(self.net, "has_map", hasattr(self.net, "patch_logits"))
+        of_parts = getattr(self.net, "has_map", hasattr(self.net, "patch_logits"))
+        return bool(self.has_places or of_parts)
 
     @property
     def has_places(self) -> bool:

@@ -21,6 +21,7 @@ from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.faces import Face, open_finder
 from ganscope.generator.borrowed.editor import Editor
 from ganscope.generator.borrowed.edits import draw_region
+from ganscope.generator.borrowed.faces import FaceSwap
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.sampling import generate_corpus
 from ganscope.images import open_image
@@ -300,6 +301,21 @@ def test_donors_are_of_another_scene_and_of_the_same_split_first() -> None:
         order = list(editor._donors(0, np.random.default_rng(seed)))
         assert set(order[:2]) == {3, 4}
         assert order[2:] == [2]
+
+
+def test_a_donor_of_another_split_is_taken_only_where_there_is_no_other(other) -> None:
+    face = other[1]
+    groups = ["a", "b", "c", "d", "e"]
+    source = Source("s", groups, lambda i: np.zeros((8, 8, 3), np.uint8))
+    swap = FaceSwap("faceswap:", "faceswap", "cascades")
+    turned = Face(face.box, 1.0, face.landmarks[:, ::-1])  # looks much less like the target
+    swap._faces = {0: [face], 1: [turned], 2: [face], 3: [face], 4: [face]}
+    splits = dict.fromkeys("cde", "test")
+    for seed in range(8):
+        swap.told(source, {**splits, "a": "train", "b": "train"})
+        assert swap._donor(0, face, np.random.default_rng(seed)) == 1
+        swap.told(source, {**splits, "a": "train", "b": "test"})
+        assert swap._donor(0, face, np.random.default_rng(seed)) in (2, 3, 4)
 
 
 @pytest.mark.parametrize(

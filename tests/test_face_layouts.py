@@ -13,6 +13,7 @@ from ganscope.datasets.corpus import open_corpora, open_corpus
 from ganscope.datasets.face_layouts import groups, identities
 from ganscope.datasets.masks import read_mask
 from ganscope.datasets.splits import split_corpus
+from ganscope.detector.training.masks import find_masks
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.images import open_image
 
@@ -280,6 +281,28 @@ def test_several_corpora_keep_masks_that_can_be_opened(tmp_path: Path) -> None:
     masks = [m for m in corpus.table["mask"] if m]
     assert masks
     assert all((corpus.root / m).is_file() for m in masks)
+
+
+@pytest.mark.parametrize("kept", ["kept", None], ids=["relative", "whole"])
+def test_a_training_finds_the_masks_of_frames(
+    kept: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if kept:
+        monkeypatch.setenv("GANSCOPE_CACHE", kept)
+    for name in ("one", "two"):
+        video(tmp_path / name / "fake.mp4", [50] * 4)
+        video(tmp_path / name / "mask.avi", [50] * 4, box=True)
+        picture(tmp_path / name / "real.png")
+        (tmp_path / name / "metadata.csv").write_text(
+            "file_name,label,mask\nfake.mp4,1,mask.avi\nreal.png,0,\n"
+        )
+    for corpora in (["one"], ["one", "two"]):
+        corpus = open_corpora(corpora)
+        masks = find_masks(corpus.table)
+        assert [bool(m) for m in masks] == (corpus.table["label"] == 1).tolist()
+        assert all(read_mask(m, (48, 64)).any() for m in masks if m)
+        assert all((corpus.root / m).is_file() for m in corpus.table["mask"] if m)
 
 
 def test_people_and_groups() -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -22,6 +24,7 @@ from ganscope.detector.judging.videos import FrameCheck
 from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
 from ganscope.faces import Face, Finder, open_finder
+from ganscope.videos import Frame
 
 FACE = (176, 66, 272, 175)
 """Where the astronaut's is."""
@@ -383,3 +386,104 @@ def test_a_face_that_gives_no_number_is_no_verdict() -> None:
 
     (face,) = judge_faces(Reddish(views=True), [views])
     assert (face.score, face.verdict) == (None, None)
+
+
+@pytest.fixture
+def of_faces(tmp_path: Path) -> Path:
+    """A detector, not trained, that looks at faces and at nothing else."""
+    import torch
+
+    torch.manual_seed(0)
+    detector = Detector.create("timm:test_efficientnet", size=64, where=True).eval()
+    detector.config["input"] |= {"looks_at": "faces", "margin": 1.4, "smallest": 32}
+    detector.save(tmp_path / "of-faces")
+    return tmp_path / "of-faces"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, astronaut: np.ndarray) -> Path:
+    """A real and a fake with a face, and as many without."""
+    rng = np.random.default_rng(0)
+    for label, folder in enumerate(("0_real", "1_fake")):
+        (tmp_path / "gallery" / folder).mkdir(parents=True)
+        face = np.clip(astronaut.astype(int) + label, 0, 255)
+        for name, pixels in (("face", face), ("none", rng.integers(90, 130, (300, 300, 3)))):
+            path = tmp_path / "gallery" / folder / f"{name}.png"
+            cv2.imwrite(str(path), pixels.astype(np.uint8)[..., ::-1])
+    return tmp_path / "gallery"
+
+
+def test_a_detector_of_faces_is_exported(
+    of_faces: Path, gallery: Path, astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    from ganscope.config import ExportSettings
+    from ganscope.detector.exported.running import open_exported
+    from ganscope.detector.judging.exporting import export_detector
+    from ganscope.detector.judging.heatmaps import heatmap
+
+    out = tmp_path / "faces.onnx"
+    exported = export_detector(ExportSettings(detector=str(of_faces), out=out))
+    assert exported.images == 8
+    judge = open_exported(str(out))
+    assert judge is not None
+    detector = Detector.load(of_faces)
+    ((expected, _),) = check_each(detector, [astronaut], device="cpu")
+    ((found, _),) = check_each(judge, [astronaut], device="cpu")
+    assert expected.decided_by == found.decided_by == "face"
+    assert found.score == pytest.approx(expected.score, abs=1e-4)
+    assert np.abs(heatmap(judge, astronaut) - heatmap(detector, astronaut)).max() < 1e-3
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "none.png").write_bytes((gallery / "0_real" / "none.png").read_bytes())
+    with pytest.raises(GanscopeError, match="looks at faces, and none are found"):
+        export_detector(
+            ExportSettings(detector=str(of_faces), out=tmp_path / "x.onnx", sample=(bare,))
+        )
+
+
+def test_a_video_of_nobody_says_why_nothing_can_be_said(of_faces: Path) -> None:
+    from ganscope.detector.judging.videos import summarise
+
+    ((check, _),) = check_each(
+        Detector.load(of_faces), [np.zeros((200, 200, 3), np.uint8)], device="cpu"
+    )
+    shown = Frame(time=0, since=0, until=1, scene=0, pixels=np.zeros((2, 2, 3), np.uint8))
+    frame = checking._of_frame(shown, check)
+    told = summarise([frame], Detector.load(of_faces))
+    assert (told.score, told.verdict) == (None, "unsure")
+    assert "looks at faces alone" in told.meaning
+
+
+def test_a_detector_of_faces_in_a_benchmark(
+    of_faces: Path, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ganscope.config import BenchmarkSettings
+    from ganscope.detector.benchmark.benchmark import benchmark_detectors
+    from ganscope.detector.benchmark.contestants import open_scorer
+
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "kept"))
+    results = benchmark_detectors(
+        BenchmarkSettings(
+            corpora=(gallery,),
+            out=tmp_path / "out",
+            detector=(str(of_faces),),
+            protocol="raw",
+            bootstrap=0,
+            device="cpu",
+        )
+    )
+    assert (results["n_real"] == 1).all()
+    assert not results.attrs["missing"]  # nothing is wrong with pictures of nobody
+    said = f"2 of 4 images: no face was found that is large enough, .* the figures of {of_faces}"
+    assert any(re.search(said, note) for note in results.attrs["notes"])
+    keys = set()
+    for name in ("mesh", "cascades"):  # what is kept is of the finder that found the faces
+
+        def opened(name: str = name) -> Any:
+            return SimpleNamespace(name=name)
+
+        monkeypatch.setattr("ganscope.detector.benchmark.contestants.open_finder", opened)
+        keys.add(open_scorer(str(of_faces)).key)
+    assert len(keys) == 2

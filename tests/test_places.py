@@ -1,5 +1,6 @@
 """Training with masks and on faces: what follows the pixels, what is learned, what is refused."""
 
+import errno
 import json
 import math
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.blending import self_blend
 from ganscope.detector.judging.checking import check_image
 from ganscope.detector.judging.heatmaps import heatmap
-from ganscope.detector.model import load_detector
+from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import faces as faces_module
 from ganscope.detector.training.device_augmentation import crop, draw
 from ganscope.detector.training.faces import MARGIN, KeptFace, keep_faces, make_pair
@@ -316,6 +317,26 @@ def test_faces_are_found_once_and_a_search_goes_on(portraits: Path, tmp_path: Pa
     assert [one.face.box for one in again] == [one.face.box for one in kept]
 
 
+def test_a_full_disk_costs_no_face(
+    portraits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.DataFrame({"path": sorted(map(str, portraits.glob("a/*.png")))})
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if self.name.startswith("0000003"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        keep_faces(tmp_path / "k", table, 64, Told)
+    monkeypatch.setattr(Path, "write_bytes", write)
+    kept = keep_faces(tmp_path / "k", table, 64, Told)
+    assert len(kept) == 6
+    assert all(cv2.imread(str(one.path)) is not None for one in kept)
+
+
 def test_a_detector_of_faces_learns_from_photographs_alone(
     portraits: Path, tmp_path: Path, told: type[Told]
 ) -> None:
@@ -403,6 +424,88 @@ def test_few_faces_and_settings_of_others_are_told(
     empty.mkdir()
     with pytest.raises(GanscopeError):
         train_detector(faces_settings(empty, tmp_path / "r"))
+
+
+def test_corpora_at_fault_are_not_taken_for_folders_of_photographs(
+    portraits: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "c"
+    for folder in ("0_real", "1_fake"):
+        (corpus / folder).mkdir(parents=True)
+        (corpus / folder / "0.png").write_bytes((portraits / "b" / "0.png").read_bytes())
+    (corpus / "metadata.csv").write_text("file_name,label\n0_real/0.png,0\n1_fake/0.png,maybe\n")
+    with pytest.raises(GanscopeError, match="neither 0"):
+        faces_module.open_photographs(faces_settings(corpus, tmp_path / "r"))
+
+
+def test_who_is_not_named_is_nobody_else(portraits: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    rows = []
+    for i in range(6):
+        (named / f"{i}.png").write_bytes((portraits / "b" / f"{i}.png").read_bytes())
+        rows.append((f"{i}.png", 0, f"person {i // 3}", "s"))
+    pd.DataFrame(rows, columns=["file_name", "label", "identity", "source"]).to_csv(
+        named / "metadata.csv", index=False
+    )
+    asked = replace(faces_settings(named, tmp_path / "r"), corpora=(named, portraits))
+    table = faces_module.open_photographs(asked)
+    assert set(table["identity"]) == {"person 0", "person 1", ""}
+    kept = [KeptFace(Path(), row, Face((0, 0, 9, 9), 1.0)) for row in range(len(table))]
+    table = faces_module.split_faces(table, kept, asked)
+    assert table.attrs["dropped"] == 0
+    assert set(table["split"]) == {"train", "val"}
+    assert table.groupby("source")["split"].nunique().max() == 1
+
+
+def test_declared_and_unreadable_photographs_are_left_out(
+    portraits: Path, tmp_path: Path, told: type[Told]
+) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for i in range(6):
+        (mixed / f"{i}.png").write_bytes((portraits / "b" / f"{i}.png").read_bytes())
+    said = PngInfo()
+    said.add_text("parameters", "a face\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1")
+    Image.open(mixed / "0.png").save(mixed / "0.png", pnginfo=said)
+    (mixed / "1.png").write_bytes(b"no picture")
+    asked = replace(faces_settings(mixed, tmp_path / "r", drop_declared=True))
+    names = faces_module.open_photographs(asked)["file_name"]
+    assert sorted(names) == [f"{i}.png" for i in range(2, 6)]
+    with (
+        pytest.warns(GanscopeWarning, match=r"1 of 6 photographs .* left out: 1.png"),
+        pytest.raises(GanscopeError, match="at least 20 are needed"),
+    ):
+        train_detector(replace(asked, drop_declared=False))
+
+
+def test_a_turned_mask_leaves_its_image_out(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from ganscope.datasets.corpus import open_corpus
+    from ganscope.detector.training.masks import leave_out_misfits
+
+    corpus = make_masked(tmp_path / "c", count=2, edited=3)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for i, size in enumerate(((40, 48), (48, 40))):  # of one the mask lies, of one the image
+        Image.new("RGB", (48, 40)).save(corpus / f"edit/{i}.png", exif=turned if i else None)
+        Image.new("L", size).save(corpus / f"masks/{i}.png")
+    kept, out = leave_out_misfits(open_corpus(corpus).table, "c")
+    assert sorted(out["file_name"]) == ["edit/0.png", "edit/1.png"]
+    assert out["reason"].str.contains("a mask has its image's size").all()
+    assert len(kept) + len(out) == 2 + 3 + 12
+
+
+def test_a_head_for_places_makes_the_heatmap_of_any_backbone() -> None:
+    detector = Detector.create("timm:test_convnext", size=64, where=True).eval()
+    assert not detector.net.has_map
+    assert detector.has_map
+    pixels = np.random.default_rng(0).integers(0, 255, (96, 80, 3), np.uint8)
+    assert (heatmap(detector, pixels) == heatmap(detector, pixels, "patches")).all()
 
 
 def test_self_blending_leaves_the_rest_alone() -> None:

@@ -20,7 +20,7 @@ from ganscope.config import BenchmarkSettings
 from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
 from ganscope.detector.benchmark.cache import Cache, FileFacts, cache_file
-from ganscope.detector.benchmark.contestants import Scorer, View
+from ganscope.detector.benchmark.contestants import FACELESS, Scorer, View
 from ganscope.detector.judging.faces import AROUND, around
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, ImageError, reason_of
@@ -47,8 +47,8 @@ class Change:
     """What is done to an image before a detector sees it."""
 
     protocol: str
-    """raw: the file as it is; aligned: see `datasets.alignment`; face: its largest face, cut out
-    with what surrounds it as `check` does."""
+    """raw: the file as it is; aligned: see `datasets.alignment`; face: a square of twice its
+    largest face, as a picture of its own."""
     degradation: Degradation = CLEAN
 
     @property
@@ -128,7 +128,7 @@ class _Rounds:
         self.on_cpu = pick_device(settings.device).type == "cpu"
         self.alignment = self._choose_alignment()
         self.values: dict[tuple[str, Change], dict[int, float]] = defaultdict(dict)
-        self.faceless: set[int] = set()
+        self.faceless: dict[tuple[str, str], set[int]] = defaultdict(set)
         self.left_out: Counter[tuple[str, str, str]] = Counter()
         self.todo: dict[int, dict[Change, list[str]]] = defaultdict(lambda: defaultdict(list))
         self._look_up()
@@ -261,8 +261,9 @@ class _Rounds:
 
     def _left_out(self, name: str, change: Change, i: int, reason: str) -> None:
         what = "" if change.nothing else f", {change.protocol} {change.degradation.label}"
-        if reason == NO_FACE:  # nothing is wrong with such an image
-            self.faceless.add(i)
+        if reason in (NO_FACE, FACELESS):  # nothing is wrong with such an image
+            lacking = "the protocol face" if reason == NO_FACE else f"the figures of {name}"
+            self.faceless[reason, lacking].add(i)
             return
         self.left_out[name, what, reason] += 1
         if self.left_out[name, what, reason] <= NAMED:
@@ -270,10 +271,10 @@ class _Rounds:
 
     def _count_left_out(self) -> None:
         """Say how many images there are that were not named."""
-        if self.faceless:
+        for (reason, lacking), images in self.faceless.items():
             self.scores.notes.append(
-                f"{len(self.faceless):,} of {len(self.facts):,} images: {NO_FACE}, so they are not "
-                "in the protocol face"
+                f"{len(images):,} of {len(self.facts):,} images: {reason}, so they are not in "
+                f"{lacking}"
             )
         for (name, what, reason), count in self.left_out.items():
             if count > NAMED:

@@ -28,9 +28,13 @@ from ganscope.detector.networks.onnx import OnnxNet
 from ganscope.detector.published import PublishedDetector, load_published, published
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, reason_of, refuse_bytes
+from ganscope.faces import open_finder
 from ganscope.folders import hash_files
 from ganscope.functions import line_of, load_function
 from ganscope.registry import unknown
+
+FACELESS = "no face was found that is large enough"
+"""Why a detector of faces alone has no number for an image."""
 
 
 @dataclass
@@ -91,13 +95,15 @@ class NetworkScorer(Scorer):
         self.weights, self.threshold = network.weights, network.thresholds["fake"]
         about = {part: network.config[part] for part in ("architecture", "arguments", "input")}
         self.key = f"{self.weights} {_hash(json.dumps(about, sort_keys=True))}"
+        if network.faces_alone:
+            self.key += f" faces by {open_finder().name}"
 
     def values(self, views: Sequence[View]) -> list[float | str]:
         assert self.network
         found = score_images(self.network, [v.pixels for v in views], self.batch_size, self.device)
+        nothing = FACELESS if self.network.faces_alone else "it gave no number"
         return [
-            scored.error or "it gave no number" if scored.logit is None else scored.logit
-            for scored in found
+            scored.error or nothing if scored.logit is None else scored.logit for scored in found
         ]
 
     def score(self, value: np.ndarray) -> np.ndarray:
@@ -117,6 +123,8 @@ class PublishedScorer(Scorer):
         self.batch_size, self.device = batch_size, device
         self.weights, self.threshold = detector.weights, detector.threshold
         self.key = f"{detector.weights} {detector.name}"
+        if detector.finder:
+            self.key += f" faces by {detector.finder}"
 
     def values(self, views: Sequence[View]) -> list[float | str]:
         found = self.detector.score_pixels(

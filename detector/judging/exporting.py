@@ -20,6 +20,7 @@ from ganscope.detector.exported.loading import about, graph_of, kind_of_map, sav
 from ganscope.detector.exported.running import FOLDER_FILES, import_openvino, open_exported
 from ganscope.detector.judge import Judge
 from ganscope.detector.judging.scoring import score_images
+from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
 from ganscope.inputs import find_images
@@ -79,14 +80,22 @@ def export_detector(settings: ExportSettings) -> Exported:
 
 
 def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[str, Any]:
-    """How the verdicts of two judges differ: the numbers of `Exported`."""
+    """How the verdicts of two judges differ: the numbers of `Exported`.
+
+    Without a sample, detectors of faces alone are shown made pictures as if these were faces.
+    """
     pictures = [path for one in settings.sample for path in islice(find_images(one), settings.most)]
     sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
     scores, verdicts = [], []
     for judge in (detector, exported):
-        found = list(score_images(judge, sample, device="cpu"))
-        scores.append(np.array([np.nan if s.score is None else s.score for s in found]))
-        verdicts.append([None if s.score is None else judge.verdict(s.score) for s in found])
+        if judge.faces_alone and not pictures:
+            judge.prepare("cpu")
+            views = np.stack([whole_of(pixels, judge.size) for pixels in sample])
+            found = [float(score) for score in judge.score(judge.logits(views))]
+        else:
+            found = [s.score for s in score_images(judge, sample, device="cpu")]
+        scores.append(np.array([np.nan if score is None else score for score in found]))
+        verdicts.append([None if score is None else judge.verdict(score) for score in found])
     known = np.isfinite(scores[0])
     if not known.any():
         if detector.faces_alone:

@@ -74,12 +74,15 @@ def summarise(frames: Sequence[FrameCheck], detector: Judge) -> Summary:
         seconds[frame.verdict or "unsure"] += frame.seconds
     told = [f for f in frames if f.probability is not None and f.score is not None]
     if not told:
+        nothing = "no frame could be judged"
+        if detector.faces_alone:
+            nothing = "this detector looks at faces alone, and no frame shows a large one"
         return Summary(
             score=None,
             interval=None,
             verdict="unsure",
             seconds=seconds,
-            meaning="nothing can be said: " + (_first_reason(frames) or "no frame could be judged"),
+            meaning="nothing can be said: " + (_first_reason(frames) or nothing),
         )
     scores = np.array([f.score for f in told])
     weights = np.array([f.seconds for f in told])

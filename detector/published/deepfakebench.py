@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.networks.weights import load_strictly, read_weights
-from ganscope.detector.published.cutting import aligned
+from ganscope.detector.published.cutting import aligned, finder
 from ganscope.detector.published.detector import PublishedDetector
 from ganscope.detector.published.preparing import normalised
 from ganscope.folders import hash_files
@@ -118,4 +118,4 @@ def load_f3net(weights: str) -> PublishedDetector:
 def _load(name: str, net: nn.Module, weights: str) -> PublishedDetector:
     said = f"{name}:{weights}"
     load_strictly(net, in_timms_names(read_weights(weights, said)), said)
-    return PublishedDetector(name, net.eval(), prepare, hash_files(weights))
+    return PublishedDetector(name, net.eval(), prepare, hash_files(weights), finder=finder().name)

@@ -33,6 +33,8 @@ class PublishedDetector:
     """12 hexadecimal digits: the hash of the weights files."""
     threshold: float = 0.5
     """The authors' own, on the score: fake above it."""
+    finder: str = ""
+    """Name of what finds the faces that it looks at, if it looks at faces."""
 
     def logits(self, images: Tensor) -> Tensor:
         """Prepared images (N, 3, h, w) or (N, views, 3, h, w), where the network is -> (N,),

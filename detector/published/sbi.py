@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ganscope.detector.networks.weights import load_strictly, read_weights
-from ganscope.detector.published.cutting import boxed
+from ganscope.detector.published.cutting import boxed, finder
 from ganscope.detector.published.detector import PublishedDetector
 from ganscope.detector.published.preparing import scaled
 from ganscope.folders import hash_files
@@ -90,4 +90,6 @@ def load(weights: str) -> PublishedDetector:
     said = f"sbi:{weights}"
     net = timm.create_model("tf_efficientnet_b4", num_classes=2)
     load_strictly(net, in_timms_names(read_weights(weights, said)), said)
-    return PublishedDetector("sbi", MostSuspicious(net).eval(), prepare, hash_files(weights))
+    return PublishedDetector(
+        "sbi", MostSuspicious(net).eval(), prepare, hash_files(weights), finder=finder().name
+    )

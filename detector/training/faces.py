@@ -34,7 +34,8 @@ import ganscope
 from ganscope.averaged_weights import average_into
 from ganscope.config import TrainDetectorSettings, plain, write_json, write_text
 from ganscope.datasets.blending import self_blend
-from ganscope.datasets.corpus import newest_corpus, open_corpora
+from ganscope.datasets.corpus import UnknownLayout, newest_corpus, open_corpora
+from ganscope.datasets.declared import find_declared, leave_out_declared
 from ganscope.datasets.degradations import random_degradation
 from ganscope.datasets.splits import SHARE
 from ganscope.detector.judge import sigmoid
@@ -70,9 +71,11 @@ from ganscope.detector.training.record import (
 )
 from ganscope.detector.training.run import (
     LOSSES,
+    UNREADABLE,
     OpenOther,
     keep_unreadable,
     leave_out_unreadable,
+    name_unreadable,
     open_run,
     refuse_unused,
 )
@@ -154,7 +157,15 @@ def train_faces(
     torch.manual_seed(settings.seed)
     detector = create(settings)
     run, saved = open_run(settings, state)
-    keep_unreadable(run, pd.DataFrame(table.attrs["unreadable"]))
+    bad = pd.DataFrame(table.attrs["unreadable"])
+    keep_unreadable(run, bad)
+    if len(bad):
+        warnings.warn(
+            f"{len(bad):,} of {len(bad) + len(table):,} photographs cannot be read and are left "
+            f"out: {name_unreadable(bad)}; all of them are in {run / UNREADABLE}",
+            GanscopeWarning,
+            stacklevel=2,
+        )
     kept = keep_faces(run / KEPT, table, detector.size, open_finder, progress)
     table = split_faces(table, kept, settings)
     split = table["split"].to_numpy()
@@ -192,7 +203,7 @@ def open_photographs(
     for corpus in settings.corpora:
         try:
             parts.append(open_corpora((corpus,)).table)
-        except GanscopeError:
+        except UnknownLayout:  # of a corpus that is at fault, fakes would be taken for photographs
             if not corpus.is_dir() or not (paths := list(find_images(corpus))):
                 raise
             names = [os.path.relpath(path, corpus) for path in paths]
@@ -207,7 +218,11 @@ def open_photographs(
             for name in parts[-1]["file_name"]
         ]
     every = pd.concat(parts, ignore_index=True)
+    if "identity" in every:
+        every["identity"] = every["identity"].fillna("")
     reals = every[(every["label"] == 0) & (every["split"] != "test")].reset_index(drop=True)
+    if settings.drop_declared:
+        reals = leave_out_declared(reals, find_declared(reals)).reset_index(drop=True)
     if len(reals) == 0:
         named = ", ".join(map(str, settings.corpora))
         raise GanscopeError(f"{named}: --recipe faces learns from real photographs: there are none")
@@ -261,7 +276,9 @@ def keep_faces(
                     continue
                 part, inside = _cut_out(pixels, face, round(size * FINE * ROOM / MARGIN))
                 name = f"{row:07d}-{number}.png"
-                cv2.imwrite(str(folder / name), part[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+                # OpenCV's own writing says nothing of a full disk.
+                _, data = cv2.imencode(".png", part[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+                (folder / name).write_bytes(data.tobytes())
                 points = None if inside.landmarks is None else inside.landmarks.tolist()
                 found.append([name, inside.box, inside.confidence, points])
             listed.write(json.dumps(found) + "\n")
@@ -315,8 +332,9 @@ def split_faces(
     faces = pd.Series([one.row for one in kept]).value_counts()
     table = table.assign(faces=faces.reindex(table.index).fillna(0).astype(int))
     source, have = table["source"], table["faces"] > 0
-    person = table["identity"].astype(str) if "identity" in table else table["group"]
-    person = person.where(person != "", table["file_name"])
+    person = table["group"].where(table["group"] != "", table["file_name"])
+    if "identity" in table:
+        person = table["identity"].where(table["identity"] != "", person)
     if settings.val_source:
         for name in settings.val_source:
             if name not in set(source):

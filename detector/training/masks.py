@@ -7,6 +7,7 @@ mean, and a map that is low where nothing was changed. There only the difference
 of one picture learn from its mask, and the image's loss says how high their mean is.
 """
 
+import os
 from typing import Any
 
 import cv2
@@ -17,10 +18,11 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from ganscope.datasets.masks import read_mask
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import build, is_read_at_blocks
 from ganscope.errors import GanscopeError, ImageError
-from ganscope.images import read_facts
+from ganscope.images import open_image, read_facts
 
 WEIGHT = 0.5
 """Of the loss of places beside that of the image."""
@@ -32,8 +34,8 @@ def find_masks(table: pd.DataFrame) -> list[str]:
         return [""] * len(table)
     found = []
     for path, name, mask in zip(table["path"], table["file_name"], table["mask"], strict=True):
-        root = path.removesuffix(name)
-        found.append(f"{root}{mask}" if mask else "")
+        root = path.removesuffix(name)  # a frame of a video has another path, and a whole mask
+        found.append(os.path.join(root, mask) if mask else "")
     return found
 
 
@@ -53,12 +55,14 @@ def leave_out_misfits(table: pd.DataFrame, named: str) -> tuple[pd.DataFrame, pd
             continue
         try:
             image, other = read_facts(path), read_facts(mask)
-            size = {image.stored_width, image.stored_height}
-            if {other.stored_width, other.stored_height} != size:
+            size = (image.stored_width, image.stored_height)
+            said = (other.stored_width, other.stored_height)
+            if sorted(said) != sorted(size):
                 reasons[row] = (
-                    f"its mask has {other.stored_width}x{other.stored_height} pixels, the image "
-                    f"{image.stored_width}x{image.stored_height}"
+                    f"its mask has {said[0]}x{said[1]} pixels, the image {size[0]}x{size[1]}"
                 )
+            elif size[0] != size[1] and (image.has_exif or said != size):  # perhaps turned
+                read_mask(mask, open_image(path).pixels.shape)
         except ImageError as error:
             reasons[row] = f"its mask: {error.reason}"
     fits = np.array([not reason for reason in reasons], bool)

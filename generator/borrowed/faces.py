@@ -62,9 +62,14 @@ class FaceSwap(Editor):
         for looked_at, other in enumerate(self._donors(number, rng)):
             if len(offered) == OFFERED or (offered and looked_at >= LOOKED_AT):
                 break
+            if offered and self._is_beside(offered[0][1], number) > self._is_beside(other, number):
+                break  # from here on they are of other splits
             if faces := self._faces_of(other):
                 offered.append((_unlike(face, faces[0]), other))
         return min(offered)[1] if offered else None
+
+    def _is_beside(self, other: int, number: int) -> bool:
+        return bool(self._by_split[other] == self._by_split[number])
 
 
 def _unlike(one: Face, other: Face) -> float:
