@@ -428,6 +428,8 @@ def test_exported_files_judge_in_check(photo: Path, tmp_path: Path) -> None:
     ]
     assert said[0].pop("score") == pytest.approx(said[1].pop("score"), abs=1e-6)
     assert said[0].pop("probability") == pytest.approx(said[1].pop("probability"), abs=1e-6)
+    faces = [[face.pop("score") for face in one["faces"]] for one in said]
+    assert faces[0] == pytest.approx(faces[1], abs=1e-6)
     assert said[0] == said[1]
     with pytest.raises(GanscopeError, match="--runtime torch"):
         load_judge(str(tmp_path / "d.onnx"), "torch")

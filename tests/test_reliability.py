@@ -57,8 +57,13 @@ def test_a_signal_puts_away_what_is_half_and_says_so(
             os.kill(os.getpid(), number)
             time.sleep(5)
 
+    # A shell's background jobs begin with Ctrl-C ignored.
+    asked = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
-    assert run_main(monkeypatch, command) == status
+    try:
+        assert run_main(monkeypatch, command) == status
+    finally:
+        signal.signal(signal.SIGINT, asked)
     assert "ganscope: stopped; the same command given again" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before

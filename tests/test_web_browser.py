@@ -86,7 +86,7 @@ def server(place: Path) -> Iterator[str]:
             time.sleep(0.2)
     yield where
     process.terminate()
-    assert process.wait(60) in (0, -15)
+    assert process.wait(60) in (0, 143)
 
 
 @pytest.fixture(scope="module")
