@@ -111,7 +111,7 @@ class Judge(ABC):
     @property
     def around_faces(self) -> float:
         """Side of the square that such a detector looks at, in longer sides of a face's box."""
-        return float(self.config["input"]["margin"])
+        return float(self.config["input"].get("margin", 1.0))
 
     @property
     def smallest(self) -> int:
