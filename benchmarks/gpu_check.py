@@ -4,7 +4,8 @@
 
 Trains each recipe (but `faces`, which needs portraits) and each kind of generator for some steps,
 compares scores with the CPU's, and times generate, check, benchmark, and train-detector in fp32 and
-bf16. Leaves `gpu_check.json` and `gpu_check.md` in FOLDER. With `--device cpu` everything is small: it shows that the script runs.
+bf16. Leaves `gpu_check.json` and `gpu_check.md` in FOLDER. With `--device cpu` everything is small:
+it shows that the script runs.
 """
 
 import argparse
