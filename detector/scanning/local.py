@@ -48,8 +48,7 @@ class _Process:
         self.process = context.Process(
             target=_serve, args=(work, dedup, theirs, answers), daemon=True
         )
-        with _undisturbed():
-            self.process.start()
+        self.process.start()
         theirs.close()
         answers.close()
         self.hand: dict[int, Item] = {}
@@ -283,29 +282,12 @@ def _one_thread_each(work: Work) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A process that begins in this block hears no Ctrl-C before it says what it makes of it; one
-    that comes meanwhile is answered after the block.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # not on every system
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _serve(work: Work, dedup: bool, pipe: Connection, questions: Connection) -> None:
     """What a worker's process does until its scan is over, or gone."""
     from ganscope.memory import keep_freed_memory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the scan's to answer
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
