@@ -196,7 +196,10 @@ def test_faces_are_measured_by_themselves(
         name = "planted"
 
         def find(self, pixels: np.ndarray) -> list[Face]:
-            return [Face((4, 4, 24, 24), 0.9)] if pixels[:8, :8].any() else []
+            if not pixels[:8, :8].any():
+                return []
+            side = 16 if pixels[0, 0, 0] == 1 else 36  # too small to be judged, or not
+            return [Face((4, 4, 4 + side, 4 + side), 0.9)]
 
     monkeypatch.setattr(asking, "open_finder", Planted)
     rng = np.random.default_rng(0)
@@ -205,15 +208,19 @@ def test_faces_are_measured_by_themselves(
         (root / folder).mkdir(parents=True)
         for i in range(8):
             pixels = rng.integers(60, 130, (200, 200, 3))
-            pixels[:44, :44] += 100 * label
+            pixels[:72, :72] += 100 * label
             pixels[100:] = 90 + 60 * (i % 2)  # what surrounds it hides it
             if i == 7:
                 pixels[:8, :8] = 0
+            if i == 6:
+                pixels[0, 0] = 1
             cv2.imwrite(str(root / folder / f"{i}.png"), pixels.astype(np.uint8))
     results = benchmark_detectors(settings(root, tmp_path / "out", light, faces=True))
     rows = results.set_index("protocol")
     assert rows.loc["face", "auroc"] == 1 > rows.loc["raw", "auroc"]
-    assert (rows.loc["face", "n_real"], rows.loc["raw", "n_real"]) == (7, 8)
-    assert any("2 of 16 images: no face was found" in n for n in results.attrs["notes"])
+    assert (rows.loc["face", "n_real"], rows.loc["raw", "n_real"]) == (6, 8)
+    assert any(
+        "4 of 16 images: no face was found of at least 32" in n for n in results.attrs["notes"]
+    )
     assert not results.attrs["missing"]
-    assert AROUND * 20 == 40
+    assert AROUND * 36 == 72

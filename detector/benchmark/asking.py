@@ -21,7 +21,7 @@ from ganscope.datasets.alignment import Alignment, choose_alignment
 from ganscope.datasets.degradations import CLEAN, Degradation, parse_degradations
 from ganscope.detector.benchmark.cache import Cache, FileFacts, cache_file
 from ganscope.detector.benchmark.contestants import FACELESS, Scorer, View
-from ganscope.detector.judging.faces import AROUND, around
+from ganscope.detector.judging.faces import AROUND, SMALLEST, around
 from ganscope.devices import pick_device
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.faces import open_finder
@@ -37,7 +37,7 @@ RUN, RUN_PIXELS = 32, 1_000_000
 longer than to open it."""
 NAMED = 3
 """Images that are named of those that lack a score for the same reason; the others are counted."""
-NO_FACE = "no face was found"
+NO_FACE = f"no face was found of at least {SMALLEST} pixels"
 WORKERS = min(4, os.cpu_count() or 1)
 """Threads that open and change images, and that compute figures."""
 
@@ -201,7 +201,7 @@ class _Rounds:
         if change.degradation != CLEAN:  # which may draw
             words.append(f"seed {self.settings.seed}")
         if change.protocol == "face" and self.finder:
-            words.append(f"face by {self.finder.name}, {AROUND} around")
+            words.append(f"face by {self.finder.name}, {SMALLEST} or more, {AROUND} around")
         if change.protocol == "aligned" and self.alignment:
             words += [f"aligned {self.alignment.side} at {self.alignment.quality}"]
         return ", ".join(words)
@@ -371,10 +371,12 @@ class _Rounds:
         return made
 
     def _face_of(self, pixels: np.ndarray) -> np.ndarray:
-        """The square around the largest face (h, w, 3); (0, 0, 3) where there is none."""
+        """The square around the largest face (h, w, 3); (0, 0, 3) where none is large
+        enough.
+        """
         assert self.finder
         found = self.finder.find(pixels)
-        if not found:
+        if not found or min(found[0].width, found[0].height) < SMALLEST:
             return pixels[:0, :0]
         top, left, bottom, right = around(found[0], *pixels.shape[:2], AROUND)
         return np.ascontiguousarray(pixels[top:bottom, left:right])
