@@ -301,8 +301,9 @@ def _show_localisation(rows: list[dict[str, Any]]) -> None:
         cells = []
         for metric in names.values():
             low, high = (_known(row[f"{metric}_{end}"]) for end in ("low", "high"))
-            cells += [f"{_known(row[metric]):.3f}", _span(low, high)]
-        marked = f"{_known(row['real_marked']):.1%}"
+            known = row[metric] is not None
+            cells += [f"{row[metric]:.3f}", _span(low, high)] if known else ["", ""]
+        marked = "" if row["real_marked"] is None else f"{row['real_marked']:.1%}"
         words = (Text(row["detector"]), Text(row["generator"]))
         table.add_row(*words, f"{row['n_masked']:,}", *cells, marked)
     out.print(table)

@@ -338,6 +338,6 @@ def _table(checks: list["Check"]) -> Table:
             *([Text(escaped(says))] if declares else []),
             size,
             path,
-            Text("; ".join(one.warnings)),
+            Text("; ".join(one.warnings) or (one.meaning or "" if one.score is None else "")),
         )
     return table

@@ -157,8 +157,8 @@ class Stream:
         columns = [self.label_column] if self.label_column else [c for c in USUAL if c in fields]
         if not columns or columns[0] not in fields:
             raise GanscopeError(
-                f"--data {name}: {columns[0] if columns else 'label'!r} is no column of "
-                f"{fields[FOLDER]}; name one with --label-column: {', '.join(sorted(fields))}"
+                f"--data {name}: {columns[0] if columns else 'label'!r} is no column of it; "
+                f"name one with --label-column: {', '.join(sorted(fields))}"
             )
         value = fields[columns[0]]
         label = label_of(value)
