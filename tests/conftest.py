@@ -21,6 +21,7 @@ keep_freed_memory()
 # Tests run beside each other, a process a core; one thread each, also in the commands they start.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+cv2.setNumThreads(1)  # its threads, once begun, hang what is forked
 
 
 @pytest.fixture(autouse=True)

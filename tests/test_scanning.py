@@ -306,7 +306,13 @@ def test_a_bucket_is_scanned(
 def start(*arguments: Any, cwd: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "ganscope", "scan", *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs begin with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -356,7 +356,8 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _one_thread_each(worker: int) -> None:
-    cv2.setNumThreads(1)
+    if cv2.getNumThreads() != 1:  # what was forked off threads of OpenCV hangs if it touches them
+        cv2.setNumThreads(1)
 
 
 def mix_pair(fake: np.ndarray, real: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -61,6 +61,8 @@ def open_finder(name: str = "auto") -> Finder:
 
     Raises `GanscopeError` for an unknown name, or one whose package is missing.
     """
+    # OpenCV's threads do not survive a fork, and with them begun every forked worker would hang.
+    cv2.setNumThreads(1)
     if name == "auto":
         name = "mesh" if _mesh_folder() else "cascades"
     if name == "mesh":
