@@ -3,16 +3,23 @@
     python benchmarks/second_reading.py features --list collect.tsv --pictures EXPORTED \\
         --scores oof.csv --pretrained clip.safetensors --out FEATURES
     python benchmarks/second_reading.py fit --features FEATURES --scores oof.csv --out OUT
+    python benchmarks/second_reading.py matrix --features FEATURES --scores oof.csv \\
+        --list collect.tsv --pictures EXPORTED --pretrained clip.safetensors --adapters FOLDS \\
+        --out MATRIX
 
 `features` reads the middle of each picture and the whole of it (the first look of `ganscope check`)
-through the untouched backbone, after a JPEG of a quality drawn anew for each: --per-group pictures
-of each label, source and generator, or, of photographs with --all-real, all. Killed, it goes on.
+and two parts drawn at random through the untouched backbone, after a JPEG of a quality drawn anew
+for each: --per-group pictures of each label, source and generator, or, of photographs with
+--all-real, all. Killed, it goes on.
 
 `fit` learns a curved classifier of these features, once for each fold of --scores without that
 fold's sources, and prints how well it tells pictures of sources never seen, alone and beside the
 fine-tuned logits of --scores. It writes OUT/second.safetensors, of all pictures, and
-OUT/scores.csv: --scores with the column `second`, the logit by the classifier that never saw the
-source. Both are for benchmarks/ship_clip.py.
+OUT/scores.csv: --scores with the column `second`, the logit of the first look by the classifier
+that never saw the source. Both are for benchmarks/ship_clip.py.
+
+`matrix` tells what --number pictures of each fold and class, of small groups first, are worth clean
+and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
 """
 
 import argparse
@@ -29,19 +36,31 @@ from torch import Tensor, nn
 from train_clip import listed
 
 from ganscope.config import replacing
-from ganscope.datasets.degradations import jpeg
-from ganscope.detector.judging.views import cut_views
+from ganscope.datasets.degradations import jpeg, parse_degradations, resize
+from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.detector.model import Detector
+from ganscope.detector.networks.lora import apply_adapters
+from ganscope.detector.networks.weights import read_weights
+from ganscope.devices import DTYPES
 from ganscope.errors import ImageError
 from ganscope.images import open_image
 
 CHUNK = 64
-QUALITIES = (65, 96)
+LOOK = 2
+"""Views of the first look."""
+ENLARGED, QUALITIES, WORSE = (0.9, 1.4), (60, 97), (50, 97)
+"""How far parts are enlarged, and JPEG qualities of the first look and of these."""
 PARTS, HIDDEN = 3, 64
 """Classifiers that are averaged, and the width of each."""
 EPOCHS, BATCH, PEAK = 12, 64, 1e-3
 MARGIN = 1e-3
 SHARES = (0.0, 0.2, 0.33, 0.5)
+ALARMS, ENOUGH = 0.01, 40
+"""Share of false alarms, and pictures of a generator from which it is told by itself."""
+DEGRADED = ("clean", "jpeg:50", "resize:0.5", "webp:60", "screenshot:0.75")
+PART, WEB = 640, 1024
+"""Pixels: side of a part as it is, and long side of a picture at web size."""
+VARIANTS = ("untouched, linear", "untouched, curved", "fine-tuned", "both, as shipped")
 
 
 def chosen(args: argparse.Namespace) -> pd.DataFrame:
@@ -57,14 +76,13 @@ def chosen(args: argparse.Namespace) -> pd.DataFrame:
 
 def features(args: argparse.Namespace) -> None:
     table = chosen(args)
-    detector = Detector.create("clip", pretrained=args.pretrained)
-    detector.prepare(args.device)
+    detector = prepared(Detector.create("clip", pretrained=args.pretrained), args)
     args.out.mkdir(parents=True, exist_ok=True)
     for begin in range(0, len(table), CHUNK):
         path = args.out / f"{begin:06}.npz"
         if path.exists():
             continue
-        names, found = [], []
+        names, makers, found = [], [], []
         for row in table.iloc[begin : begin + CHUNK].itertuples():
             try:
                 pixels = open_image(row.path).pixels
@@ -72,38 +90,66 @@ def features(args: argparse.Namespace) -> None:
                 print(f"left out: {error}")
                 continue
             rng = np.random.default_rng([args.seed, int(row.Index)])
-            views = cut_views(pixels, detector.size, {"whole": 256}).cut[:2]
-            views = np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in views])
             names.append(row.name)
-            found.append(read(detector, views))
+            makers.append(row.generator)
+            found.append(read(detector, some_views(pixels, detector.size, rng)).cpu().numpy())
         with replacing(path) as part, part.open("wb") as file:
             np.savez(file, names=np.array(names), features=np.array(found, np.float16))
         print(f"{min(begin + CHUNK, len(table)):,} of {len(table):,} pictures", flush=True)
 
 
+def some_views(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(LOOK + 2, size, size, 3): the first look, and two parts of any place, one of nearly native
+    resolution, one of any side up to the picture's; each through a JPEG.
+    """
+    first = cut_views(pixels, size, {"whole": 256}).cut[:LOOK]
+    found = [jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in first]
+    short = max(min(pixels.shape[:2]), size + 1)
+    for low, high in ((size / ENLARGED[1], size / ENLARGED[0]), (size, short)):
+        side = min(int(np.exp(rng.uniform(np.log(low), np.log(high)))), *pixels.shape[:2])
+        top, left = (int(rng.integers(0, whole - side + 1)) for whole in pixels.shape[:2])
+        part = whole_of(pixels[top : top + side, left : left + side], size)
+        found.append(jpeg(part, int(rng.integers(*WORSE)), rng))
+    return np.stack(found)
+
+
+def prepared(detector: Detector, args: argparse.Namespace) -> Detector:
+    """On its device, its blocks in the precision that is asked for."""
+    detector.prepare(args.device)
+    detector.net.backbone.to(DTYPES[args.precision])  # type: ignore[union-attr]
+    return detector
+
+
 @torch.inference_mode()
-def read(detector: Detector, views: np.ndarray) -> np.ndarray:
+def read(detector: Detector, views: np.ndarray) -> Tensor:
     """(T, size, size, 3) uint8 -> (T, D)."""
-    images = torch.from_numpy(views).to(detector.mean.device).permute(0, 3, 1, 2).float() / 255
-    return detector.net.features(detector.normalised(images)).cpu().numpy()  # type: ignore[operator]
+    net: Any = detector.net
+    kind = next(net.backbone.parameters())
+    images = torch.from_numpy(views).to(kind.device).permute(0, 3, 1, 2).float() / 255
+    return net.features(detector.normalised(images).to(kind.dtype))
+
+
+def kept_features(folder: Path, scores: pd.DataFrame) -> tuple[pd.DataFrame, Tensor]:
+    """What `features` left: a row of `scores` and the generator of each picture, and (N, T, D)."""
+    kept = [np.load(path) for path in sorted(folder.glob("*.npz"))]
+    names, generators = (np.concatenate([one[k] for one in kept]) for k in ("names", "generators"))
+    about = scores.drop_duplicates("picture").set_index("picture").loc[names].reset_index()
+    x = torch.from_numpy(np.concatenate([one["features"] for one in kept]))
+    return about.assign(generator=generators), x
 
 
 def fit(args: argparse.Namespace) -> None:
-    kept = [np.load(path) for path in sorted(args.features.glob("*.npz"))]
-    names = np.concatenate([one["names"] for one in kept])
-    x = torch.from_numpy(np.concatenate([one["features"] for one in kept]).astype(np.float32))
     scores = pd.read_csv(args.scores)
-    about = scores.drop_duplicates("picture").set_index("picture").loc[names].reset_index()
-    y = torch.tensor(about["label"].to_numpy(), dtype=torch.float32)
+    about, x = kept_features(args.features, scores)
     tuned = ((about["native"] + about["whole"]) / 2).to_numpy()
     fold = about["fold"].to_numpy()
     second = np.zeros(len(about))
     print(f"{len(about):,} pictures of {about['source'].nunique()} sources")
     for one in sorted(set(fold)):
-        learn = torch.from_numpy(fold != one)
-        net = classifier(x[learn], y[learn], args.seed)
+        learn = fold != one
+        net = classifier(x[learn], about[learn], args.seed)
         with torch.inference_mode():
-            second[fold == one] = net(x[~learn]).squeeze(-1).mean(1).numpy()
+            second[fold == one] = net(x[~learn, :LOOK].float()).squeeze(-1).mean(1).numpy()
     ratio = tuned.std() / second.std()
     for share in SHARES:
         told(
@@ -112,14 +158,139 @@ def fit(args: argparse.Namespace) -> None:
             tuned + share / (1 - share) * ratio * second,
         )
     told("second alone", about, second)
+    tell_folds(about, tuned + args.share / (1 - args.share) * ratio * second)
     print(f"a logit of the fine-tuned spreads {ratio:.2f} times as far as one of the second")
     args.out.mkdir(parents=True, exist_ok=True)
-    net = classifier(x, y, args.seed)
+    net = classifier(x, about, args.seed)
     with replacing(args.out / "second.safetensors") as part:
         part.write_bytes(save({key: value.contiguous() for key, value in net.state_dict().items()}))
     with replacing(args.out / "scores.csv") as part:
         whole = scores.merge(about[["picture"]].assign(second=second.round(4)), on="picture")
         whole.to_csv(part, index=False)
+
+
+def tell_folds(about: pd.DataFrame, logit: np.ndarray) -> None:
+    """Print what logits are worth by fold, at the threshold that the other folds give for 1 %
+    false alarms, and by generator, against all that is real, at that of all folds.
+    """
+    fake, fold = about["label"].to_numpy() == 1, about["fold"].to_numpy()
+    for one in sorted(set(fold)):
+        here = fold == one
+        bar = np.quantile(logit[~fake & ~here], 1 - ALARMS)
+        alarms, found = (logit[mask & here] >= bar for mask in (~fake, fake))
+        print(
+            f"fold {one}: {len(found):,} fake, {len(alarms):,} real, AUROC "
+            f"{roc_auc_score(fake[here], logit[here]):.3f}; at the threshold of the others "
+            f"{alarms.mean():.2%} false alarms, {found.mean():.0%} found"
+        )
+    bar = np.quantile(logit[~fake], 1 - ALARMS)
+    for name, rows in sorted(about[fake].groupby("generator"), key=lambda one: -len(one[1])):
+        if len(rows) >= ENOUGH:
+            mine = logit[rows.index]
+            auroc = roc_auc_score(
+                np.r_[np.ones(len(mine)), np.zeros((~fake).sum())], np.r_[mine, logit[~fake]]
+            )
+            print(f"{name}, {len(mine)}: AUROC {auroc:.3f}, {(mine >= bar).mean():.0%} found")
+
+
+def matrix(args: argparse.Namespace) -> None:
+    """Degraded pictures of sources that neither the adapters nor the classifiers of a fold saw."""
+    scores = pd.read_csv(args.scores).drop_duplicates("picture").set_index("picture")
+    table = listed(args.list, args.pictures).drop_duplicates("name")
+    table = table[table["name"].isin(scores.index)].sample(frac=1, random_state=args.seed)
+    rank = table.groupby(["label", "source", "generator"]).cumcount()
+    table = table.assign(rank=rank, fold=scores.loc[table["name"], "fold"].to_numpy())
+    table = table.sort_values("rank", kind="stable").groupby(["fold", "label"]).head(args.number)
+    untouched = prepared(Detector.create("clip", pretrained=args.pretrained), args)
+    for fold, of_fold in table.groupby("fold"):
+        adapters = str(args.adapters / f"fold{fold}.safetensors")
+        tuned = Detector.create("clip", pretrained=args.pretrained)
+        apply_adapters(tuned.net, read_weights(adapters, adapters), adapters)  # type: ignore[arg-type]
+        prepared(tuned, args)
+        for begin in range(0, len(of_fold), CHUNK):
+            path = args.out / f"{fold}-{begin:05}.npz"
+            if path.exists():
+                continue
+            found: dict[str, list[Any]] = {"names": [], "plain": [], "tuned": []}
+            for row in of_fold.iloc[begin : begin + CHUNK].itertuples():
+                views = degraded_views(row, untouched.size, args.seed)
+                if views is None:
+                    continue
+                found["names"].append(row.name)
+                found["plain"].append(read(untouched, views).cpu().numpy().astype(np.float16))
+                with torch.inference_mode():
+                    logits = tuned.net.classify(read(tuned, views))  # type: ignore[operator]
+                found["tuned"].append(logits.cpu().numpy())
+            args.out.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part, part.open("wb") as file:
+                np.savez(file, **{key: np.array(value) for key, value in found.items()})
+            print(f"fold {fold}: {begin + len(found['names']):,} of {len(of_fold):,}", flush=True)
+    tell_matrix(args, scores)
+
+
+def degraded_views(row: Any, size: int, seed: int) -> np.ndarray | None:
+    """(2 * len(DEGRADED), size, size, 3): the first look at one picture, clean and degraded. Clean
+    is what is met: a part of it at JPEG 90, or all of it at web size and JPEG 80.
+    """
+    try:
+        pixels = open_image(row.path).pixels
+    except ImageError as error:
+        print(f"left out: {error}")
+        return None
+    rng = np.random.default_rng([seed, int(row.Index)])
+    if rng.random() < 0.5:
+        height, width = pixels.shape[:2]
+        top, left = (max(side - PART, 0) // 2 for side in (height, width))
+        pixels = jpeg(np.ascontiguousarray(pixels[top : top + PART, left : left + PART]), 90, rng)
+    else:
+        factor = min(WEB / max(pixels.shape[:2]), 1.0)
+        pixels = jpeg(resize(pixels, factor, rng), 80, rng)
+    changed = [one(pixels, rng) for one in parse_degradations(DEGRADED)]
+    return np.concatenate([cut_views(one, size, {"whole": 256}).cut[:LOOK] for one in changed])
+
+
+def tell_matrix(args: argparse.Namespace, scores: pd.DataFrame) -> None:
+    about, x = kept_features(args.features, scores.reset_index())
+    tables = []
+    for fold in sorted(set(about["fold"])):
+        learn = about["fold"].to_numpy() != fold
+        linear = classifier(x[learn], about[learn], args.seed, hidden=0)
+        curved = classifier(x[learn], about[learn], args.seed)
+        for path in sorted(args.out.glob(f"{fold}-*.npz")):
+            one = np.load(path)
+            seen = torch.from_numpy(one["plain"].astype(np.float32))
+            with torch.inference_mode():
+                logits = [net(seen).squeeze(-1).numpy() for net in (linear, curved)]
+            for place, degradation in enumerate(DEGRADED):
+                views = slice(2 * place, 2 * place + 2)
+                three = [*logits, one["tuned"]]
+                columns = zip(VARIANTS, (part[:, views].mean(1) for part in three), strict=False)
+                tables.append(
+                    pd.DataFrame(dict(columns)).assign(name=one["names"], degradation=degradation)
+                )
+    found = pd.concat(tables, ignore_index=True)
+    clean = found[found["degradation"] == DEGRADED[0]]
+    ratio = clean[VARIANTS[2]].std() / clean[VARIANTS[1]].std()
+    weight = args.share / (1 - args.share) * ratio
+    found[VARIANTS[3]] = found[VARIANTS[2]] + weight * found[VARIANTS[1]]
+    found["label"] = scores.loc[found["name"], "label"].to_numpy()
+    print(f"{len(clean):,} pictures, {int(scores.loc[clean['name'], 'label'].sum()):,} generated")
+    for of in ("AUROC", "found at 2 % false alarms"):
+        rows = {}
+        for name in VARIANTS:
+            rows[name] = [
+                judged(part["label"], part[name])[of != "AUROC"]
+                for _, part in found.groupby("degradation", sort=False)
+            ]
+        print(of)
+        print(pd.DataFrame(rows, index=list(DEGRADED)).T.round(3).to_string())
+
+
+def judged(label: pd.Series, logit: pd.Series) -> tuple[float, float]:
+    """AUROC, and the share of the fakes found at 2 % false alarms."""
+    return roc_auc_score(label, logit), (
+        logit[label == 1] >= logit[label == 0].quantile(0.98)
+    ).mean()
 
 
 def told(name: str, about: pd.DataFrame, logit: np.ndarray) -> None:
@@ -140,37 +311,51 @@ def told(name: str, about: pd.DataFrame, logit: np.ndarray) -> None:
     )
 
 
-def classifier(x: Tensor, y: Tensor, seed: int) -> nn.Sequential:
-    """features (N, T, D), labels (N,) -> the mean of `PARTS` classifiers, as one."""
-    centre, spread = x.mean((0, 1)), x.std((0, 1)) + MARGIN
-    parts = [learned((x - centre) / spread, y, seed + part) for part in range(PARTS)]
-    first, last = nn.Linear(x.shape[-1], PARTS * HIDDEN), nn.Linear(PARTS * HIDDEN, 1)
+def classifier(
+    x: Tensor, about: pd.DataFrame, seed: int, hidden: int = HIDDEN
+) -> nn.Sequential | nn.Linear:
+    """features (N, T, D) -> the mean of `PARTS` classifiers, as one; hidden 0: linear ones.
+
+    Both classes are drawn alike, groups (label, source, generator) by the square root of their
+    size.
+    """
+    y = torch.tensor(about["label"].to_numpy(), dtype=torch.float32)
+    sizes = about.groupby(["label", "source", "generator"])["label"].transform("size")
+    odds = torch.tensor(1 / np.sqrt(sizes.to_numpy()), dtype=torch.float32)
+    for value in (0, 1):
+        odds[y == value] /= odds[y == value].sum()
+    centre, spread = x.mean((0, 1), dtype=torch.float32), x.float().std((0, 1)) + MARGIN
+    x = (x - centre.half()) / spread.half()
+    parts = [learned(x, y, odds, seed + part, hidden) for part in range(PARTS)]
+    layers = [[layer for layer in part if isinstance(layer, nn.Linear)] for part in parts]
+    first = nn.Linear(x.shape[-1], PARTS * max(hidden, 1))
     with torch.no_grad():
-        first.weight.copy_(torch.cat([part[1].weight for part in parts]) / spread)
-        first.bias.copy_(torch.cat([part[1].bias for part in parts]) - first.weight @ centre)
-        last.weight.copy_(torch.cat([part[4].weight for part in parts], 1) / PARTS)
-        last.bias.copy_(torch.stack([part[4].bias for part in parts]).mean(0))
-    return nn.Sequential(first, nn.GELU(), last).eval()
+        first.weight.copy_(torch.cat([one[0].weight for one in layers]) / spread)
+        first.bias.copy_(torch.cat([one[0].bias for one in layers]) - first.weight @ centre)
+        if hidden:
+            last = nn.Linear(PARTS * hidden, 1)
+            last.weight.copy_(torch.cat([one[1].weight for one in layers], 1) / PARTS)
+            last.bias.copy_(torch.stack([one[1].bias for one in layers]).mean(0))
+            return nn.Sequential(first, nn.GELU(), last).eval()
+        last = nn.Linear(x.shape[-1], 1)
+        last.weight.copy_(first.weight.mean(0, keepdim=True))
+        last.bias.copy_(first.bias.mean(0, keepdim=True))
+    return last.eval()
 
 
-def learned(x: Tensor, y: Tensor, seed: int) -> Any:
+def learned(x: Tensor, y: Tensor, odds: Tensor, seed: int, hidden: int) -> Any:
+    """x (N, T, D) float16, normalised."""
     torch.manual_seed(seed)
-    net = nn.Sequential(
-        nn.Dropout(0.5),
-        nn.Linear(x.shape[-1], HIDDEN),
-        nn.GELU(),
-        nn.Dropout(0.3),
-        nn.Linear(HIDDEN, 1),
-    )
+    inside = [nn.Linear(x.shape[-1], hidden), nn.GELU(), nn.Dropout(0.3)] if hidden else []
+    net = nn.Sequential(nn.Dropout(0.5), *inside, nn.Linear(hidden or x.shape[-1], 1))
     steps = EPOCHS * len(y) // BATCH
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=0.1)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=steps + 1)
-    balance = (y == 0).sum() / (y == 1).sum()
     for _ in range(steps):
-        rows, view = torch.randint(len(y), (BATCH,)), torch.randint(x.shape[1], (BATCH,))
-        logits = net(x[rows, view]).squeeze(1)
-        target = y[rows] * 0.96 + 0.02
-        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=balance)
+        rows = torch.multinomial(odds, BATCH, replacement=True)
+        view = torch.randint(x.shape[1], (BATCH,))
+        logits = net(x[rows, view].float()).squeeze(1)
+        loss = F.binary_cross_entropy_with_logits(logits, y[rows] * 0.96 + 0.02)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -191,17 +376,31 @@ def main() -> None:
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--per-group", type=int, default=12)
     one.add_argument("--all-real", action="store_true")
-    one.add_argument("--device", default="auto")
-    one.add_argument("--seed", type=int, default=3)
+    computed(one)
     one.set_defaults(run=features)
     one = commands.add_parser("fit")
     one.add_argument("--features", type=Path, required=True)
     one.add_argument("--scores", type=Path, required=True)
     one.add_argument("--out", type=Path, required=True)
+    one.add_argument("--share", type=float, default=0.3)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=fit)
+    one = commands.add_parser("matrix")
+    for name in ("--features", "--scores", "--list", "--pictures", "--adapters", "--out"):
+        one.add_argument(name, type=Path, required=True)
+    one.add_argument("--pretrained", required=True)
+    one.add_argument("--number", type=int, default=75)
+    one.add_argument("--share", type=float, default=0.3)
+    computed(one)
+    one.set_defaults(run=matrix)
     args = parser.parse_args()
     args.run(args)
+
+
+def computed(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--seed", type=int, default=3)
 
 
 if __name__ == "__main__":
