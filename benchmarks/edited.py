@@ -110,12 +110,12 @@ class Edits:
 
     def _changed(self, kind: str, photo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         rng = self.rng
-        inside = region(*photo.shape[:2], rng)
+        inside = region(photo.shape[0], photo.shape[1], rng)
         x, y, width, height = cv2.boundingRect(inside.astype(np.uint8))
         more = max(round(0.2 * max(width, height)), 24)
         cut = np.s_[max(y - more, 0) : y + height + more, max(x - more, 0) : x + width + more]
         new = self._new(kind, np.ascontiguousarray(photo[cut]), inside[cut])
-        mask = inside.astype(np.float32)
+        mask: np.ndarray = inside.astype(np.float32)
         if kind != "telea" and rng.random() < 0.6:
             soft = rng.uniform(2, 0.1 * inside.sum() ** 0.5 + 2.1)
             mask = cv2.GaussianBlur(mask, (0, 0), soft / 2)

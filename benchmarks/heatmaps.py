@@ -36,7 +36,8 @@ def main() -> None:
     if options.places:
         detector = with_places(detector, options.places)
     edits = Edits(options.corpus, options.autoencoder, True, options.seed, SIDES)
-    rows, pictures = [], []
+    rows: list[dict[str, object]] = []
+    pictures: list[np.ndarray] = []
     for one in edits.draw(tuple(options.kinds.split(",")), options.n):
         inside = (one.mask > 0.5).ravel()
         y, x = np.mgrid[-1 : 1 : one.mask.shape[0] * 1j, -1 : 1 : one.mask.shape[1] * 1j]

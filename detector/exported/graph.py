@@ -80,12 +80,12 @@ def transformer_graph(
     )
     where = [] if where is None else [where] if isinstance(where, int) else list(where)
     where_plain = list(arguments.pop("where_plain", ()))
-    curved, beside, where_curved = (
-        arguments.pop(name, 0) for name in ("hidden", "beside", "where_hidden")
-    )
+    curved, beside = arguments.pop("hidden", 0), arguments.pop("beside", 0)
     arguments.pop("size", None)
     if arguments:
         raise ValueError(f"arguments {sorted(arguments)}")
+    if where_plain and not (where and beside):
+        raise ValueError("where_plain without beside and where")
     usual, usual_map = usual_reads(CLIP_B16["blocks"], prefix=True)
     if reads is None:
         reads, map_block = usual, usual_map if map_block is None else map_block
@@ -220,14 +220,9 @@ def transformer_graph(
     if where:
         looked = [of_patches(block, after) for block in where]
         looked += [of_patches(block, second) for block in where_plain]
-        # A matrix a block, too small to be multiplied in bytes: some channels are far too large.
-        first = of("where.0.weight" if where_curved else "where.weight")
-        shares = np.split(first.T, len(looked))
+        shares = np.split(of("where.weight").T, len(looked))
         found = [add("MatMul", *pair) for pair in zip(looked, shares, strict=True)]
         local = add("Sum", *found)
-        if where_curved:
-            local = add("Gelu", add("Add", local, of("where.0.bias")))
-            local = add("MatMul", local, of("where.2.weight").T)
         local = add("Add", add("Squeeze", local, np.array([2])), of("where_bias"))
     else:
         local = add("Squeeze", add("MatMul", of_map, head[:, -width:].T), np.array([2]))

@@ -25,10 +25,10 @@ class BlockFeatures(nn.Module):
     of their own, too; None: the last of those read. hidden: width of a curved (two-layer)
     classifier beside the linear one, 0 for none. beside: width of a curved classifier of what the
     untouched twin `plain` of the backbone reads, 0 for none. where: the blocks whose patches say
-    where a picture is fake, by a layer of their own that was fitted to pictures fake in parts
-    (patches know where in the view they are, so each place has a bias); None: the head's share in
-    the map. where_plain: blocks of `plain` that say it with them. where_hidden: width of the layer
-    where it is curved, 0 for a linear one. size: side of its images where timm's is another.
+    where a picture is fake, by a linear layer of their own that was fitted to pictures fake in
+    parts (patches know where in the view they are, so each place has a bias); None: the head's
+    share in the map. where_plain: blocks of `plain` that say it with them. size: side of its images
+    where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
     the patches of `map_block` last. logit = head(features) + curve(features). As the head is
@@ -44,7 +44,6 @@ class BlockFeatures(nn.Module):
         hidden: int = 0,
         where: int | Sequence[int] | None = None,
         where_plain: Sequence[int] = (),
-        where_hidden: int = 0,
         beside: int = 0,
         size: int | None = None,
     ):
@@ -87,13 +86,10 @@ class BlockFeatures(nn.Module):
             self.plain = timm.create_model(name, num_classes=0, **self.options)
             self.plain.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
             self.beside = _curved(features, beside)
-        self.where: nn.Module | None = None
+        self.where: nn.Linear | None = None
         if self.where_blocks:
             width = self.width * (len(self.where_blocks) + len(self.where_plain))
-            last = nn.Linear(where_hidden or width, 1, bias=False)
-            self.where = last
-            if where_hidden:
-                self.where = nn.Sequential(nn.Linear(width, where_hidden), nn.GELU(), last)
+            self.where = nn.Linear(width, 1, bias=False)
             places = int(self.backbone.patch_embed.num_patches)
             self.where_bias = nn.Parameter(torch.zeros(places))
 
