@@ -35,8 +35,10 @@ autoencoder and back (as it is; shrunk or enlarged before and brought back; with
 latents, a little off; with smooth latents; with another way to enlarge), or from what is around."""
 TAKEN = ("paste", "splice", "resample", "reencode")
 """And those that take it from a generated picture or another photograph, or save it anew."""
-LEARNED = ("recon", "pipe", "jitter", "paste", "pipe", "noise", "splice", "recon", "resample")
-LEARNED += ("paste", "none", "jitter")
+LEARNED = (
+    *("recon", "pipe", "jitter", "paste", "pipe", "noise", "splice", "recon", "resample"),
+    *("paste", "none", "jitter"),
+)
 """What the layer learns from; smooth, upsample, telea and reencode are for tests alone."""
 
 

@@ -55,6 +55,8 @@ def main() -> None:
     if options.places:
         asked, where = read_places(options.places)
         arguments |= asked
+        if arguments.get("where_plain") and not options.second:
+            raise SystemExit("--places: its layer asks the untouched backbone, too; name --second")
     detector = average_of(options.base, shares, arguments)
     detector.load_state_dict({f"net.{key}": value for key, value in where.items()}, strict=False)
     if options.second:

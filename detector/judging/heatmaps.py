@@ -26,7 +26,7 @@ MAX_TILES, MAX_VIEWS = 400, 40
 """Tiles that a heatmap looks at in one image, and views of a backbone, which are dear; beyond, gaps
 are filled in from around."""
 BATCH = 16
-SMOOTH = 6
+SMOOTH = 9
 """The map of a backbone is averaged by a Gaussian whose sigma is a view's side by this."""
 PICTURE = (-2.0, 4.0)
 """The logit of a whole picture is held between these before it moves those of its places."""
