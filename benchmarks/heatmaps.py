@@ -1,14 +1,13 @@
-"""Do heatmaps point at what is fake? Regions of fakes pasted into their own photographs.
+"""Do heatmaps point at what is fake? Photographs that were changed in part, against their masks.
 
-    python benchmarks/heatmaps.py PAIRS --detector default --split test
+    python benchmarks/heatmaps.py CORPUS --autoencoder TAEF2 --detector default --n 140
 
-PAIRS is a corpus of photographs and fakes made from them (`ganscope generate --generator
-reconstruct:... --from ...`). Into each photograph an ellipse of its fake is laid, the whole is
-saved as JPEG 95, and each method's heatmap is compared with the ellipse: pixel AUROC an image (1:
-all pixels inside are hotter than those outside, 0.5: chance), mean and standard error over the
-images; `middle` is that of a map that is hot in the middle of every picture, where most ellipses
-are: a heatmap is worth what it has beyond that, or beside the other fakes of the same places.
-`pictures.png` shows the first ones.
+CORPUS holds photographs and fakes with their sources; only the quarter that `locate.py` leaves out
+is used. Each picture is changed in one place (`edited.py`), and each method's heatmap is compared
+with the mask: pixel AUROC an image (1: all pixels inside are hotter than those outside, 0.5:
+chance), mean and standard error over the images, for all regions that were filled (`made`), those
+taken from elsewhere (`taken`), and every kind of edit. `middle` is that of a map that is hot in the
+middle of every picture: regions lie anywhere, so it has nothing. `pictures.png` shows the first.
 """
 
 import argparse
@@ -17,80 +16,74 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
+from edited import MADE, TAKEN, Edits
+from locate import with_places
 from sklearn.metrics import roc_auc_score
 
-from ganscope.datasets.corpus import open_corpus
-from ganscope.datasets.degradations import jpeg
 from ganscope.detector.judging.heatmaps import heatmap, overlay
 from ganscope.detector.model import load_detector
-from ganscope.detector.training.views import find_twins, show_the_same
-from ganscope.images import open_image
 
-FEATHER = 3
-"""Sigma of the ellipse's edge in pixels."""
-
-
-def ellipse(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """A mask (H, W) in [0, 1] that covers a tenth to a quarter of the image, wholly inside."""
-    area, aspect = rng.uniform(0.10, 0.25) * height * width, rng.uniform(0.6, 1.6)
-    b = min((area / np.pi / aspect) ** 0.5, 0.48 * height)
-    a = min(area / np.pi / b, 0.48 * width)
-    x, y = rng.uniform(a, width - a), rng.uniform(b, height - b)
-    rows, columns = np.mgrid[:height, :width]
-    inside = ((columns - x) / a) ** 2 + ((rows - y) / b) ** 2 < 1
-    return cv2.GaussianBlur(inside.astype(np.float32), (0, 0), FEATHER)
+KINDS = ("recon", "recon", "pipe", "pipe", *MADE[2:], "paste", "splice", "reencode")
+SIDES = (330, 520)
+"""Pixels: the longer sides of the photographs."""
+SHOWN = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pairs")
-    parser.add_argument("--detector", default="default")
-    parser.add_argument("--split", help="only pairs of this split of the corpus")
-    parser.add_argument("--n", type=int, default=60)
-    parser.add_argument("--methods", default="auto", help="for example patches,tiles,gradcam")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=Path, default=Path("pictures.png"))
-    options = parser.parse_args()
+    options = _options()
     detector = load_detector(options.detector).eval()
-    table = open_corpus(options.pairs).table
-    twins = find_twins(table)
-    rng = np.random.default_rng(options.seed)
-    found: dict[str, list[float]] = {name: [] for name in options.methods.split(",")}
-    middle: list[float] = []
-    pictures = []
-    for row in rng.permutation(np.flatnonzero(twins >= 0)):
-        if len(found[next(iter(found))]) == options.n:
-            break
-        if options.split and table["split"][row] != options.split:
-            continue
-        fake, photo = (open_image(table["path"][i]).pixels for i in (row, twins[row]))
-        if fake.shape != photo.shape or not show_the_same(fake, photo):
-            continue
-        mask = ellipse(*photo.shape[:2], rng)
-        mixed = photo + (fake.astype(np.float32) - photo) * mask[..., None]
-        pixels = jpeg(np.rint(mixed).astype(np.uint8), 95, rng)
-        rows, columns = np.mgrid[-1 : 1 : mask.shape[0] * 1j, -1 : 1 : mask.shape[1] * 1j]
-        inside = (mask > 0.5).ravel()
-        middle.append(float(roc_auc_score(inside, -(rows**2 + columns**2).ravel())))
-        shown = [pixels, np.repeat((mask * 255).astype(np.uint8)[..., None], 3, 2)]
-        for name, values in found.items():
-            heat = heatmap(detector, pixels, name)
-            values.append(float(roc_auc_score(inside, heat.ravel())))
-            shown.append(overlay(pixels, heat))
-        if len(pictures) < 8:
+    if options.places:
+        detector = with_places(detector, options.places)
+    edits = Edits(options.corpus, options.autoencoder, True, options.seed, SIDES)
+    rows: list[dict[str, object]] = []
+    pictures: list[np.ndarray] = []
+    for one in edits.draw(tuple(options.kinds.split(",")), options.n):
+        inside = (one.mask > 0.5).ravel()
+        y, x = np.mgrid[-1 : 1 : one.mask.shape[0] * 1j, -1 : 1 : one.mask.shape[1] * 1j]
+        row = {"kind": one.kind, "middle": roc_auc_score(inside, -(x**2 + y**2).ravel())}
+        white = (one.mask * 255).astype(np.uint8)[..., None].repeat(3, 2)
+        shown = [one.pixels, white]
+        for method in options.methods.split(","):
+            heat = heatmap(detector, one.pixels, method)
+            row[method] = roc_auc_score(inside, heat.ravel())
+            shown.append(overlay(one.pixels, heat))
+        rows.append(row)
+        if len(pictures) < SHOWN:
             pictures.append(np.hstack([cv2.resize(image, (320, 240)) for image in shown]))
-    if not pictures:
-        parser.error(f"{options.pairs}: no photographs with fakes made from them in this split")
-    result = {
-        name: {
-            "images": len(values),
-            "pixel_auroc": round(float(np.mean(values)), 4),
-            "standard_error": round(float(np.std(values) / len(values) ** 0.5), 4),
-        }
-        for name, values in (found | {"middle": middle}).items()
-    }
-    print(json.dumps({"detector": detector.name, **result}, indent=2))
+    print(json.dumps({"detector": detector.name, **figures(pd.DataFrame(rows))}, indent=2))
     cv2.imwrite(str(options.pictures), np.vstack(pictures)[..., ::-1])
+
+
+def figures(found: pd.DataFrame) -> dict[str, dict[str, object]]:
+    """Of columns of pixel AUROCs: count, mean and standard error, for groups of kinds and each."""
+    groups: dict[str, tuple[str, ...]] = {"made": MADE, "taken": TAKEN}
+    groups |= {kind: (kind,) for kind in found["kind"].unique()}
+    told: dict[str, dict[str, object]] = {}
+    for name, kinds in groups.items():
+        part = found[found["kind"].isin(kinds)].drop(columns="kind")
+        if len(part):
+            told[name] = {"images": len(part)}
+            for method in part:
+                spread = float(part[method].std(ddof=0) / len(part) ** 0.5)
+                told[name][str(method)] = [round(float(part[method].mean()), 3), round(spread, 3)]
+    return told
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("corpus")
+    parser.add_argument("--autoencoder", required=True, help="as `reconstruct:` takes it")
+    parser.add_argument("--detector", default="default")
+    parser.add_argument("--places", type=Path, help="a layer that locate.py wrote, in its stead")
+    parser.add_argument("--n", type=int, default=140)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="in turn")
+    parser.add_argument("--methods", default="auto", help="for example patches,tiles,gradcam")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pictures", type=Path, default=Path("pictures.png"))
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

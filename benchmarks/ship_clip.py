@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
+from locate import read_places
 from sklearn.metrics import roc_auc_score
 
 import ganscope
@@ -50,13 +51,14 @@ def main() -> None:
     scores = pd.read_csv(options.scores)
     scores["logit"] = (scores["native"] + scores["whole"]) / 2
     arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
-    places = Detector.load(options.places) if options.places else None
-    if places:
-        arguments["where"] = places.config["arguments"]["where"]
+    where: dict[str, torch.Tensor] = {}
+    if options.places:
+        asked, where = read_places(options.places)
+        arguments |= asked
+        if arguments.get("where_plain") and not options.second:
+            raise SystemExit("--places: its layer asks the untouched backbone, too; name --second")
     detector = average_of(options.base, shares, arguments)
-    if places:
-        found = {k: v for k, v in places.state_dict().items() if k.startswith("net.where")}
-        detector.load_state_dict(found, strict=False)
+    detector.load_state_dict({f"net.{key}": value for key, value in where.items()}, strict=False)
     if options.second:
         ratio = scores["logit"].std() / scores["second"].std()
         weight = float(options.share / (1 - options.share) * ratio)
@@ -173,7 +175,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
     parser.add_argument("--scores", required=True)
     parser.add_argument("--second", type=Path)
-    parser.add_argument("--places", help="Detector whose layer that says where is taken.")
+    parser.add_argument("--places", type=Path, help="Layer that says where, of locate.py.")
     parser.add_argument("--share", type=float, default=0.33)
     parser.add_argument("--card", type=Path, help="Markdown of the model card.")
     parser.add_argument("--out", type=Path, required=True)

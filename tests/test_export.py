@@ -287,6 +287,23 @@ def test_what_rounding_could_change_is_looked_at_exactly(
     assert scored.seen is None
 
 
+def test_the_graph_asks_both_backbones_where(tmp_path: Path) -> None:
+    about = {"where": [1, 0], "where_plain": [1]}
+    reads = {"reads": [[1, "cls"]], "map_block": 1, "beside": 4}
+    name = trained(tmp_path / "run", "clip", **reads, **about)
+    detector, path = Detector.load(name), tmp_path / "d.onnx"
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    for portable in (False, True):
+        model = graph_of(name, tmp_path / "run", config, tmp_path / "part", "float", portable)
+        onnx.save(model, path)
+        pixels = views(2)
+        expected, whole = detector.local_logits(pixels)
+        assert expected.std() > 1e-3
+        local, logits = open_exported(path).local_logits(pixels)
+        np.testing.assert_allclose(local, expected, atol=1e-3 * expected.std())
+        np.testing.assert_allclose(logits, whole, atol=1e-4)
+
+
 ARCHITECTURES = {
     "cnn": {"width": 8, "depth": 3},
     "lite": {"size": 64},
@@ -297,6 +314,7 @@ ARCHITECTURES = {
     "timm:resnet18": {"size": 64},
     "vit:test_vit": {"size": 64, "where": 2},
     "vit:test_vit, curved": {"size": 64, "hidden": 8},
+    "vit:test_vit, twice": {"size": 64, "beside": 4, "where": [0, 2], "where_plain": [1]},
 }
 
 

@@ -200,7 +200,7 @@ def test_where_a_picture_is_fake_moves_no_score() -> None:
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         plain = net(images)
-        _, patches = net.read(images, 0)
+        _, patches = net.read(images, [0])
         net.where_bias.normal_()
         local, logits = net.where_logits(images)
         expected = (net.where(patches)[..., 0] + net.where_bias).view_as(local)
@@ -216,7 +216,7 @@ def test_a_heatmap_shows_the_places_that_the_layer_means() -> None:
     with torch.no_grad():
         halves = torch.zeros(1, 3, 32, 32)
         halves[..., 16:] = 1
-        _, patches = net.read(detector.normalised(halves), 0)
+        _, patches = net.read(detector.normalised(halves), [0])
         grid = patches[0].unflatten(0, net._grid(halves))
         side = grid.shape[1] // 2
         net.where.weight[0] = 20 * (grid[:, side:].mean((0, 1)) - grid[:, :side].mean((0, 1)))
@@ -235,11 +235,11 @@ def test_weights_of_another_image_size_are_resampled(tmp_path: Path) -> None:
     assert net(torch.randn(1, 3, 32, 32)).isfinite().all()
 
 
-def second_reader(**config: Any) -> Detector:
+def second_reader(steps: dict[str, str] | None = None, **arguments: Any) -> Detector:
     """A detector whose backbone has moved from `plain` by adapters, with a trained classifier."""
     torch.manual_seed(1)
-    detector = Detector.create("vit:test_vit", size=32, beside=8).eval()
-    detector.config |= config
+    detector = Detector.create("vit:test_vit", size=32, beside=8, **arguments).eval()
+    detector.config |= {"steps": steps} if steps else {}
     net: Any = detector.net
     with torch.no_grad():
         net.plain.load_state_dict(net.backbone.state_dict())
@@ -261,6 +261,44 @@ def test_a_second_reading_sees_the_backbone_as_it_was() -> None:
         expected = net.classify(tuned) + net.beside(untouched).squeeze(1)
         torch.testing.assert_close(detector(images), expected)
         torch.testing.assert_close(net.patch_logits(x).mean((1, 2)), expected)
+
+
+def test_blocks_of_both_backbones_say_where(tmp_path: Path) -> None:
+    """The layer sees the patches after each block that it was told, in that order."""
+    about = {"where": [1, 0], "where_plain": [1]}
+    detector, images = second_reader(**about), torch.rand(2, 3, 32, 32)
+    net: Any = detector.net
+    with torch.inference_mode():
+        x = detector.normalised(images)
+        blocks = [(net.backbone, 1), (net.backbone, 0), (net.plain, 1)]
+        seen = [net.read(x, [block], backbone)[1] for backbone, block in blocks]
+        assert not any(torch.allclose(seen[0], other, atol=0.1) for other in seen[1:])
+        net.where_bias.normal_()
+        shares = net.where.weight[0].split(net.width)
+        expected = sum(one @ part for one, part in zip(seen, shares, strict=True)) + net.where_bias
+        local, logits = net.where_logits(x)
+        torch.testing.assert_close(local, expected.view_as(local))
+        torch.testing.assert_close(logits, detector(images))
+        torch.testing.assert_close(net.read_places(x)[1], local)
+    detector.save(tmp_path)
+    again = Detector.load(tmp_path).local_logits(np.zeros((1, 32, 32, 3), np.uint8))[0]
+    mine = detector.local_logits(np.zeros((1, 32, 32, 3), np.uint8))[0]
+    np.testing.assert_allclose(again, mine, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"where": [0, 9], "beside": 8}, "blocks"),
+        ({"where": [0], "where_plain": [0]}, "beside"),
+        ({"where_plain": [0], "beside": 8}, "beside and where"),
+    ],
+)
+def test_blocks_that_are_not_there_say_nothing_of_places(
+    arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises((ValueError, GanscopeError), match=said):
+        small(**arguments)
 
 
 def test_a_second_reading_begins_as_nothing_and_with_the_same_weights(tmp_path: Path) -> None:

@@ -78,17 +78,21 @@ def transformer_graph(
     reads, map_block, where = (
         arguments.pop(name, None) for name in ("reads", "map_block", "where")
     )
+    where = [] if where is None else [where] if isinstance(where, int) else list(where)
+    where_plain = list(arguments.pop("where_plain", ()))
     curved, beside = arguments.pop("hidden", 0), arguments.pop("beside", 0)
     arguments.pop("size", None)
     if arguments:
         raise ValueError(f"arguments {sorted(arguments)}")
+    if where_plain and not (where and beside):
+        raise ValueError("where_plain without beside and where")
     usual, usual_map = usual_reads(CLIP_B16["blocks"], prefix=True)
     if reads is None:
         reads, map_block = usual, usual_map if map_block is None else map_block
     reads = [(int(block), str(what)) for block, what in reads]
     last_read = max(block for block, _ in reads)
     map_block = last_read if map_block is None else map_block
-    depth = max(last_read, map_block, where if where is not None else 0) + 1
+    depth = max(last_read, map_block, *where, *where_plain) + 1
     patch, heads, epsilon = (CLIP_B16[name] for name in ("patch", "heads", "epsilon"))
     grid = size // patch
     graph = Graph()
@@ -164,7 +168,7 @@ def transformer_graph(
         x = add("Concat", add("Expand", of(f"{encoder}.cls_token"), begin), x, axis=1)
         return norm(add("Add", x, places), f"{encoder}.norm_pre")
 
-    def blocks_of(encoder: str, looked_at: tuple[int | None, ...]) -> list[str]:
+    def blocks_of(encoder: str, looked_at: list[int]) -> list[str]:
         """The tokens after each block; looked_at: blocks whose single patches somebody looks at."""
         x, after = embedded(encoder), []
         for number in range(depth):
@@ -196,12 +200,11 @@ def transformer_graph(
         bent = add("Gemm", features, of(f"{key}.0.weight").T, of(f"{key}.0.bias"))
         return add("Gemm", add("Gelu", bent), of(f"{key}.2.weight").T, of(f"{key}.2.bias"))
 
-    after = blocks_of("backbone", (map_block, where))
-
-    def of_patches(block: int) -> str:
+    def of_patches(block: int, after: list[str]) -> str:
         return plain(cut(after[block], 1, LAST))
 
-    of_map = of_patches(map_block)
+    after = blocks_of("backbone", [map_block, *where])
+    of_map = of_patches(map_block, after)
     features = features_of(after, of_map)
     head = of("head.weight")
     if head.shape != (1, width * (len(reads) + 1)):
@@ -210,12 +213,16 @@ def transformer_graph(
     if curved:
         logits = add("Add", logits, bend(features, "curve"))
     if beside:
-        second = blocks_of("plain", (map_block,))
-        of_second = plain(cut(second[map_block], 1, LAST))
+        second = blocks_of("plain", [map_block, *where_plain])
+        of_second = of_patches(map_block, second)
         logits = add("Add", logits, bend(features_of(second, of_second), "beside"))
     logits = add("Squeeze", logits, tokens, named=LOGITS)
-    if where is not None:
-        local = add("MatMul", of_patches(where), of("where.weight").T)
+    if where:
+        looked = [of_patches(block, after) for block in where]
+        looked += [of_patches(block, second) for block in where_plain]
+        shares = np.split(of("where.weight").T, len(looked))
+        found = [add("MatMul", *pair) for pair in zip(looked, shares, strict=True)]
+        local = add("Sum", *found)
         local = add("Add", add("Squeeze", local, np.array([2])), of("where_bias"))
     else:
         local = add("Squeeze", add("MatMul", of_map, head[:, -width:].T), np.array([2]))

@@ -26,6 +26,8 @@ MAX_TILES, MAX_VIEWS = 400, 40
 """Tiles that a heatmap looks at in one image, and views of a backbone, which are dear; beyond, gaps
 are filled in from around."""
 BATCH = 16
+SMOOTH = 9
+"""The map of a backbone is averaged by a Gaussian whose sigma is a view's side by this."""
 PICTURE = (-2.0, 4.0)
 """The logit of a whole picture is held between these before it moves those of its places."""
 
@@ -91,7 +93,7 @@ def patches(detector: Judge, pixels: np.ndarray) -> np.ndarray:
     found = cv2.GaussianBlur(
         _stitched(detector, pixels, local),
         (0, 0),
-        detector.size / (6 if detector.views else 4),
+        detector.size / (SMOOTH if detector.views else 4),
         borderType=cv2.BORDER_REFLECT,
     )
     if not detector.has_places:

@@ -23,10 +23,12 @@ class BlockFeatures(nn.Module):
     name: of timm. reads: block (from 0) and what of it, "cls" or "mean" (of the patches), each a
     part of the features; None: `usual_reads`. map_block: the block whose patches each give a logit
     of their own, too; None: the last of those read. hidden: width of a curved (two-layer)
-    classifier beside the linear one, 0 for none. where: the block whose patches say where a picture
-    is fake, by a linear layer of their own that was fitted to pictures fake in parts (patches know
-    where in the view they are, so each place has a bias); None: the head's share in the map. size:
-    side of its images where timm's is another.
+    classifier beside the linear one, 0 for none. beside: width of a curved classifier of what the
+    untouched twin `plain` of the backbone reads, 0 for none. where: the blocks whose patches say
+    where a picture is fake, by a linear layer of their own that was fitted to pictures fake in
+    parts (patches know where in the view they are, so each place has a bias); None: the head's
+    share in the map. where_plain: blocks of `plain` that say it with them. size: side of its images
+    where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
     the patches of `map_block` last. logit = head(features) + curve(features). As the head is
@@ -40,7 +42,8 @@ class BlockFeatures(nn.Module):
         reads: Sequence[Sequence[Any]] | None = None,
         map_block: int | None = None,
         hidden: int = 0,
-        where: int | None = None,
+        where: int | Sequence[int] | None = None,
+        where_plain: Sequence[int] = (),
         beside: int = 0,
         size: int | None = None,
     ):
@@ -57,9 +60,12 @@ class BlockFeatures(nn.Module):
         self.reads = [(int(block), str(what)) for block, what in reads]
         self.blocks = sorted({block for block, _ in self.reads})
         self.map_block = self.blocks[-1] if map_block is None else map_block
-        self.where_block = where
-        extra = [] if where is None else [where]
-        wanted = sorted({*self.blocks, self.map_block, *extra})
+        where = [] if where is None else [where] if isinstance(where, int) else where
+        self.where_blocks = [int(block) for block in where]
+        self.where_plain = [int(block) for block in where_plain]
+        if self.where_plain and not (beside and self.where_blocks):
+            raise ValueError("where_plain without beside and where")
+        wanted = sorted({*self.blocks, self.map_block, *self.where_blocks, *self.where_plain})
         if wanted[0] < 0 or wanted[-1] >= depth:
             raise ValueError(f"blocks {wanted} of a transformer that has {depth}")
         if not prefix and any(what == "cls" for _, what in self.reads):
@@ -81,16 +87,17 @@ class BlockFeatures(nn.Module):
             self.plain.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
             self.beside = _curved(features, beside)
         self.where: nn.Linear | None = None
-        if where is not None:
-            self.where = nn.Linear(self.width, 1, bias=False)
+        if self.where_blocks:
+            width = self.width * (len(self.where_blocks) + len(self.where_plain))
+            self.where = nn.Linear(width, 1, bias=False)
             places = int(self.backbone.patch_embed.num_patches)
             self.where_bias = nn.Parameter(torch.zeros(places))
 
     def read(
-        self, x: Tensor, block: int | None = None, backbone: Any = None
+        self, x: Tensor, blocks: Sequence[int] = (), backbone: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Features (N, D), and the patches (N, h*w, width) after a block that is read, None: that
-        of the map. backbone: None for the fine-tuned one.
+        """Features (N, D), and the patches after blocks that are read (N, h*w, blocks * width);
+        without any, those of the map. backbone: None for the fine-tuned one.
         """
         found = (backbone or self.backbone).forward_intermediates(
             x,
@@ -110,8 +117,8 @@ class BlockFeatures(nn.Module):
 
         of_map = self._normal(after[self.map_block][0])
         parts = [part(number, what) for number, what in self.reads]
-        local = of_map if block is None else self._normal(after[block][0])
-        return torch.cat([*parts, of_map.mean(1)], 1), local
+        local = [self._normal(after[number][0]) for number in blocks] or [of_map]
+        return torch.cat([*parts, of_map.mean(1)], 1), torch.cat(local, 2)
 
     def _normal(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens.float(), (self.width,))
@@ -129,10 +136,12 @@ class BlockFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self._logits(x, self.features(x))
 
-    def _logits(self, x: Tensor, features: Tensor) -> Tensor:
+    def _logits(self, x: Tensor, features: Tensor, second: Tensor | None = None) -> Tensor:
+        """second: what `plain` reads, if it was asked already."""
         logits = self.classify(features)
         if self.beside is not None:
-            second, _ = self.read(x, backbone=self.plain)
+            if second is None:
+                second, _ = self.read(x, backbone=self.plain)
             logits = logits + self.beside(second).squeeze(1).float()
         return logits
 
@@ -150,15 +159,28 @@ class BlockFeatures(nn.Module):
 
         Only with `where`; without, `patch_logits` says what there is to say of places.
         """
-        features, local = self.read_places(x)
-        return local, self._logits(x, features)
+        features, second, patches = self.patches(x)
+        return self._places(x, patches), self._logits(x, features, second)
 
     def read_places(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, D), and the logits (N, h, w) of the patches alone; only with `where`."""
+        features, _, patches = self.patches(x)
+        return features, self._places(x, patches)
+
+    def patches(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Features (N, D), those that `plain` reads if it was asked, and what the layer `where`
+        looks at: patches (N, h*w, blocks * width), those of the fine-tuned backbone first.
+        """
+        features, patches = self.read(x, self.where_blocks)
+        if not self.where_plain:
+            return features, None, patches
+        second, others = self.read(x, self.where_plain, self.plain)
+        return features, second, torch.cat([patches, others], 2)
+
+    def _places(self, x: Tensor, patches: Tensor) -> Tensor:
         assert self.where is not None
-        features, patches = self.read(x, self.where_block)
         local = self.where(patches).squeeze(-1) + self.where_bias
-        return features, local.unflatten(1, self._grid(x)).float()
+        return local.unflatten(1, self._grid(x)).float()
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         return self.backbone.patch_embed.dynamic_feat_size(x.shape[-2:])
