@@ -32,6 +32,7 @@ from ganscope.config import replacing
 from ganscope.datasets.degradations import jpeg
 from ganscope.detector.judging.views import cut_views
 from ganscope.detector.model import Detector
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import ImageError
 from ganscope.images import open_image
 
@@ -85,7 +86,8 @@ def features(args: argparse.Namespace) -> None:
 def read(detector: Detector, views: np.ndarray) -> np.ndarray:
     """(T, size, size, 3) uint8 -> (T, D)."""
     images = torch.from_numpy(views).to(detector.mean.device).permute(0, 3, 1, 2).float() / 255
-    return detector.net.features(detector.normalised(images)).cpu().numpy()  # type: ignore[operator]
+    assert isinstance(detector.net, BlockFeatures)
+    return detector.net.features(detector.normalised(images)).cpu().numpy()
 
 
 def fit(args: argparse.Namespace) -> None:
