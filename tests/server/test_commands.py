@@ -13,16 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from commands import run
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'ganscope[web]'")
 
 from ganscope.errors import GanscopeError
 from ganscope.web.project import Project
-
-
-def run(*words: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ganscope", *words]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def test_check_writes_report_and_project_and_goes_on(tiny: Path, photo: Path) -> None:
