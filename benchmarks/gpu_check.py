@@ -75,7 +75,8 @@ class Checks:
     """What was tried: seconds, most memory on the device, and what went wrong."""
 
     def __init__(self, device: torch.device):
-        self.device, self.rows = device, []  # type: ignore[var-annotated]
+        self.device = device
+        self.rows: list[dict[str, Any]] = []
 
     def wait(self) -> None:
         if self.device.type == "cuda":

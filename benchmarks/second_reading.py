@@ -41,6 +41,7 @@ from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.networks.weights import read_weights
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.devices import DTYPES
 from ganscope.errors import ImageError
 from ganscope.images import open_image
@@ -116,14 +117,16 @@ def some_views(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
 def prepared(detector: Detector, args: argparse.Namespace) -> Detector:
     """On its device, its blocks in the precision that is asked for."""
     detector.prepare(args.device)
-    detector.net.backbone.to(DTYPES[args.precision])  # type: ignore[union-attr]
+    assert isinstance(detector.net, BlockFeatures)
+    detector.net.backbone.to(DTYPES[args.precision])
     return detector
 
 
 @torch.inference_mode()
 def read(detector: Detector, views: np.ndarray) -> Tensor:
     """(T, size, size, 3) uint8 -> (T, D)."""
-    net: Any = detector.net
+    net = detector.net
+    assert isinstance(net, BlockFeatures)
     kind = next(net.backbone.parameters())
     images = torch.from_numpy(views).to(kind.device).permute(0, 3, 1, 2).float() / 255
     return net.features(detector.normalised(images).to(kind.dtype))
@@ -205,7 +208,8 @@ def matrix(args: argparse.Namespace) -> None:
     for fold, of_fold in table.groupby("fold"):
         adapters = str(args.adapters / f"fold{fold}.safetensors")
         tuned = Detector.create("clip", pretrained=args.pretrained)
-        apply_adapters(tuned.net, read_weights(adapters, adapters), adapters)  # type: ignore[arg-type]
+        assert isinstance(tuned.net, BlockFeatures)
+        apply_adapters(tuned.net, read_weights(adapters, adapters), adapters)
         prepared(tuned, args)
         for begin in range(0, len(of_fold), CHUNK):
             path = args.out / f"{fold}-{begin:05}.npz"
@@ -219,7 +223,7 @@ def matrix(args: argparse.Namespace) -> None:
                 found["names"].append(row.name)
                 found["plain"].append(read(untouched, views).cpu().numpy().astype(np.float16))
                 with torch.inference_mode():
-                    logits = tuned.net.classify(read(tuned, views))  # type: ignore[operator]
+                    logits = tuned.net.classify(read(tuned, views))
                 found["tuned"].append(logits.cpu().numpy())
             args.out.mkdir(parents=True, exist_ok=True)
             with replacing(path) as part, part.open("wb") as file:

@@ -22,6 +22,7 @@ import timm
 import torch
 from locate import read_places
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 import ganscope
 from ganscope.detector.judge import sigmoid
@@ -29,6 +30,7 @@ from ganscope.detector.judging.calibration import calibrate, count_called
 from ganscope.detector.judging.checking import LEFT_OUT
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.networks.weights import read_weights
 from ganscope.named import STEPS
 
@@ -95,9 +97,13 @@ def add_second(detector: Detector, path: Path, weight: float) -> None:
     """Give a detector the classifier beside, its logit times `weight`."""
     net = detector.net
     state = read_weights(str(path), str(path))
-    net.beside.load_state_dict(state)  # type: ignore[union-attr, operator]
-    net.beside[2].weight *= weight  # type: ignore[index, operator]
-    net.beside[2].bias *= weight  # type: ignore[index, operator]
+    assert isinstance(net, BlockFeatures)
+    assert isinstance(net.beside, nn.Sequential)
+    net.beside.load_state_dict(state)
+    last = net.beside[2]
+    assert isinstance(last, nn.Linear)
+    last.weight *= weight
+    last.bias *= weight
     detector.config[STEPS] = {"net.backbone.": "net.plain."}
 
 
@@ -108,7 +114,8 @@ def average_of(base: str, shares: dict[Path, float], arguments: dict[str, Any]) 
     mean: dict[str, torch.Tensor] = {}
     for path, share in shares.items():
         one = Detector.create("clip", pretrained=base, **arguments)
-        apply_adapters(one.net, read_weights(str(path), str(path)), str(path))  # type: ignore[arg-type]
+        assert isinstance(one.net, BlockFeatures)
+        apply_adapters(one.net, read_weights(str(path), str(path)), str(path))
         for key, value in one.state_dict().items():
             part = share * value.double()
             mean[key] = mean[key] + part if key in mean else part

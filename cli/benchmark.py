@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ganscope.cli.console import Device, Seed, err, out, progress
+from ganscope.cli.console import Device, Seed, TilesAtATime, err, out, progress
 from ganscope.config import (
     BenchmarkSettings,
     as_command,
@@ -123,10 +123,7 @@ def benchmark(
     cache: Annotated[
         bool, typer.Option(help="Keep what detectors say of images; ask for new ones only.")
     ] = True,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
-    ] = None,
+    batch_size: TilesAtATime = None,
     seed: Seed = 0,
     device: Device = "auto",
     json: Annotated[

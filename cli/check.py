@@ -12,7 +12,20 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ganscope.cli.console import VERDICT_STYLES, Device, TrustAnchors, err, out, progress
+from ganscope.cli.console import (
+    VERDICT_STYLES,
+    AllowPrivate,
+    Device,
+    Faces,
+    PixelsOnly,
+    Reencode,
+    Runtime,
+    TilesAtATime,
+    TrustAnchors,
+    err,
+    out,
+    progress,
+)
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
 from ganscope.errors import escaped
@@ -36,7 +49,7 @@ def check(
         ),
     ],
     detector: Annotated[
-        str, typer.Option(help="A shipped detector, a run folder, or a hub id.")
+        str, typer.Option(help="A shipped detector, a run folder, a hub id or an exported file.")
     ] = "default",
     heatmap: Annotated[
         Path | None, typer.Option(help="Folder for heatmap overlays, one PNG an image.")
@@ -58,20 +71,8 @@ def check(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
-    faces: Annotated[
-        bool,
-        typer.Option(
-            help="Look at each face by itself, too: one that was swapped is a small part of a "
-            "photograph."
-        ),
-    ] = True,
-    pixels_only: Annotated[
-        bool,
-        typer.Option(
-            "--pixels-only",
-            help="What the file says of itself is shown, but sets no verdict.",
-        ),
-    ] = False,
+    faces: Faces = True,
+    pixels_only: PixelsOnly = False,
     trust_anchors: TrustAnchors = None,
     frames: Annotated[
         int, typer.Option(help="Frames of a video looked at, at most, spread over its scenes.")
@@ -82,32 +83,17 @@ def check(
             help="Folder for pictures of videos' timelines. [default: that of the heatmaps]"
         ),
     ] = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     fail_on: Annotated[
         str | None,
         typer.Option(
             help="fake: exit with status 1 if an image is; unsure: if one is that or fake."
         ),
     ] = None,
-    reencode: Annotated[
-        bool,
-        typer.Option(
-            help="Look again after JPEG 85 and after shrinking to 0.75; a verdict that changes is "
-            "unsure. Without, large folders go faster."
-        ),
-    ] = True,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
-    ] = None,
+    reencode: Reencode = True,
+    batch_size: TilesAtATime = None,
     device: Device = "auto",
-    runtime: Annotated[
-        str,
-        typer.Option(help="torch, onnx (onnxruntime, without torch), or auto: the quicker one."),
-    ] = "auto",
+    runtime: Runtime = "auto",
 ) -> None:
     """Judge photos: score, verdict (fake, real or unsure) and, if wanted, a heatmap of the
     evidence.

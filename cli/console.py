@@ -70,6 +70,36 @@ TrustAnchors = Annotated[
         metavar="FILE",
     ),
 ]
+Reencode = Annotated[
+    bool,
+    typer.Option(
+        help="Look again after JPEG 85 and after shrinking to 0.75; a verdict that changes is "
+        "unsure. Without, it goes faster."
+    ),
+]
+Faces = Annotated[
+    bool,
+    typer.Option(
+        help="Look at each face by itself, too: one that was swapped is a small part of a "
+        "photograph. Without, it goes faster."
+    ),
+]
+PixelsOnly = Annotated[
+    bool,
+    typer.Option("--pixels-only", help="What a file says of itself is shown, but sets no verdict."),
+]
+AllowPrivate = Annotated[
+    bool,
+    typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
+]
+TilesAtATime = Annotated[
+    int | None,
+    typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
+]
+Runtime = Annotated[
+    str,
+    typer.Option(help="torch, onnx (onnxruntime, without torch), or auto: the quicker one."),
+]
 DropDeclared = Annotated[
     bool,
     typer.Option(

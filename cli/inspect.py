@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ganscope.cli.console import TrustAnchors, err, out
+from ganscope.cli.console import AllowPrivate, TrustAnchors, err, out
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import InspectSettings
 from ganscope.errors import escaped
@@ -35,10 +35,7 @@ def inspect(
         ),
     ] = False,
     trust_anchors: TrustAnchors = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a line, no table.")] = False,
 ) -> None:
     """Show what files say of their own making: signed C2PA manifests, XMP, IPTC, EXIF, the settings

@@ -47,8 +47,8 @@ def project(
         if settings.csv:
             export_csv(opened, settings.csv, settings.wrong)
         if settings.corpus:
-            many, gone = opened.write_corpus(settings.corpus, settings.wrong)
-            told = "1 picture is" if many == 1 else f"{many:,} pictures are"
+            written, gone = opened.write_corpus(settings.corpus, settings.wrong)
+            told = "1 picture is" if written == 1 else f"{written:,} pictures are"
             err.print(f"{told} in {settings.corpus}", highlight=False, markup=False)
             if gone:
                 err.print(f"left out: {gone:,} that are no picture files here", style="yellow")

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ganscope.cli.console import Device, TrustAnchors, err, out, progress
+from ganscope.cli.console import (
+    AllowPrivate,
+    Device,
+    Faces,
+    PixelsOnly,
+    Reencode,
+    Runtime,
+    TilesAtATime,
+    TrustAnchors,
+    err,
+    out,
+    progress,
+)
 from ganscope.config import ScanSettings
 
 if TYPE_CHECKING:
@@ -59,41 +71,14 @@ def scan(
         int,
         typer.Option(help="How often a file is read again that cannot be read for the moment."),
     ] = 3,
-    reencode: Annotated[
-        bool,
-        typer.Option(
-            help="Look again after JPEG 85 and after shrinking to 0.75; a verdict that changes is "
-            "unsure. Without, it goes faster."
-        ),
-    ] = True,
-    faces: Annotated[
-        bool,
-        typer.Option(
-            help="Look at each face by itself, too: one that was swapped is a small part of a "
-            "photograph. Without, it goes faster."
-        ),
-    ] = True,
-    pixels_only: Annotated[
-        bool,
-        typer.Option(
-            "--pixels-only",
-            help="What the file says of itself is shown, but sets no verdict.",
-        ),
-    ] = False,
+    reencode: Reencode = True,
+    faces: Faces = True,
+    pixels_only: PixelsOnly = False,
     trust_anchors: TrustAnchors = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
-    ] = False,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(help="Tiles scored at a time. [default: 32, on a GPU by its free memory]"),
-    ] = None,
+    allow_private: AllowPrivate = False,
+    batch_size: TilesAtATime = None,
     device: Device = "auto",
-    runtime: Annotated[
-        str,
-        typer.Option(help="torch, onnx (onnxruntime, without torch), or auto: the quicker one."),
-    ] = "auto",
+    runtime: Runtime = "auto",
     json: Annotated[
         bool, typer.Option("--json", help="Figures of progress as JSON, a line now and then.")
     ] = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ganscope.cli.console import Device, TrustAnchors, err
+from ganscope.cli.console import Device, Faces, PixelsOnly, Reencode, TrustAnchors, err
 from ganscope.config import ServeSettings
 from ganscope.errors import GanscopeError
 
@@ -93,18 +93,9 @@ def serve(
             rich_help_panel="Who may ask",
         ),
     ] = False,
-    reencode: Annotated[
-        bool, typer.Option(help="Look again after re-encoding, as check does.")
-    ] = True,
-    faces: Annotated[
-        bool, typer.Option(help="Look at each face by itself, too, as check does.")
-    ] = True,
-    pixels_only: Annotated[
-        bool,
-        typer.Option(
-            "--pixels-only", help="What a file says of itself is shown, but sets no verdict."
-        ),
-    ] = False,
+    reencode: Reencode = True,
+    faces: Faces = True,
+    pixels_only: PixelsOnly = False,
     trust_anchors: TrustAnchors = None,
     browser: Browser = True,
     device: Device = "auto",

@@ -5,7 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from ganscope.cli.console import Device, DropDeclared, Precision, Seed, err, out, progress
+from ganscope.cli.console import (
+    AllowPrivate,
+    Device,
+    DropDeclared,
+    Precision,
+    Seed,
+    err,
+    out,
+    progress,
+)
 from ganscope.config import TrainDetectorSettings, read_json
 from ganscope.errors import GanscopeError
 
@@ -38,10 +47,7 @@ def train_detector(
         str | None,
         typer.Option(help="--data: pictures that have this in common are held out together."),
     ] = None,
-    allow_private: Annotated[
-        bool,
-        typer.Option("--allow-private", help="Fetch from private and loopback addresses, too."),
-    ] = False,
+    allow_private: AllowPrivate = False,
     detector: Annotated[
         str, typer.Option(help="Architecture: cnn, npr, patch, lite, clip, timm:NAME or vit:NAME.")
     ] = "cnn",

@@ -50,10 +50,11 @@ def swap_face(
 
     Both pictures are uint8 RGB of any size. Raises `ValueError` for a face without landmarks.
     """
-    if target_face.landmarks is None or source_face.landmarks is None:
+    there, here = target_face.landmarks, source_face.landmarks
+    if there is None or here is None:
         raise ValueError("a face can be swapped only by its landmarks")
     brow = rng.uniform(0.02, 0.16)
-    wanted, given = (_with_brow(f.landmarks, brow) for f in (target_face, source_face))
+    wanted, given = _with_brow(there, brow), _with_brow(here, brow)
     outline = cv2.convexHull(wanted.astype(np.float32))[:, 0]
     left, top, right, bottom = _around(outline, target.shape, 0.25)
     piece = target[top:bottom, left:right]
@@ -275,7 +276,7 @@ def _bent(mask: np.ndarray, rng: np.random.Generator, amount: float, smooth: flo
 
 def _retouched(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A copy changed in colour, and in sharpness or resolution."""
-    copy = pixels.astype(np.float32)
+    copy: np.ndarray = pixels.astype(np.float32)
     if (pixels == pixels[..., :1]).all():  # a grey picture stays grey
         copy = copy + rng.uniform(-14, 14)
     else:
@@ -307,7 +308,9 @@ def _retouched(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         quality = int(rng.integers(40, 91))
         bgr = cv2.cvtColor(np.rint(copy).astype(np.uint8), cv2.COLOR_RGB2BGR)
         _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        copy = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        saved = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        assert saved is not None
+        copy = cv2.cvtColor(saved, cv2.COLOR_BGR2RGB)
     return np.rint(np.clip(copy, 0, 255)).astype(np.uint8)
 
 
@@ -318,7 +321,7 @@ def _moved(pixels: np.ndarray, face: Face, rng: np.random.Generator) -> np.ndarr
     turn = cv2.getRotationMatrix2D(
         (width / 2, height / 2), rng.uniform(-2.5, 2.5), rng.uniform(0.95, 1.05)
     )
-    turn[:, 2] += (rng.uniform(-0.03, 0.03) * reach, rng.uniform(-0.02, 0.02) * reach)
+    turn[:, 2] += np.array([rng.uniform(-0.03, 0.03), rng.uniform(-0.02, 0.02)]) * reach
     return cv2.warpAffine(
         pixels, turn, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     )

@@ -349,7 +349,7 @@ def identities(video: str) -> tuple[str, ...]:
 
 def groups(people: Iterable[Iterable[str]]) -> list[str]:
     """For each video the name of its group: all videos that people link, called by the first."""
-    people = [list(some) for some in people]
+    named = [list(some) for some in people]
     leader: dict[str, str] = {}
 
     def find(person: str) -> str:
@@ -358,11 +358,11 @@ def groups(people: Iterable[Iterable[str]]) -> list[str]:
             person = leader[person]
         return person
 
-    for some in people:
+    for some in named:
         for other in some[1:]:
             one, two = sorted((find(some[0]), find(other)))
             leader[two] = one
-    return [find(some[0]) if some else "" for some in people]
+    return [find(some[0]) if some else "" for some in named]
 
 
 def _films_in(folder: Path) -> list[Path]:

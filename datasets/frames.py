@@ -175,7 +175,7 @@ def _sample(folder: Path, video: Path, mask: Path | None, most: int) -> None:
                 for number, marks in sample_frames(Video(str(mask)), most, list(shapes)):
                     if marks.shape != shapes[number]:
                         raise ImageError(str(mask), f"not of the size of {video}, whose mask it is")
-                    marked = encode_mask((marks >= MARKED).any(-1))
+                    marked = encode_mask(np.any(marks >= MARKED, axis=-1))
                     (whole / f"mask-{number:06}.png").write_bytes(marked)
             try:
                 os.rename(whole, folder)

@@ -44,4 +44,4 @@ def read_mask(path: str | Path, shape: Sequence[int]) -> np.ndarray:
             f"a mask of {pixels.shape[1]}x{pixels.shape[0]} pixels for an image of "
             f"{width}x{height}; a mask has its image's size",
         )
-    return (pixels >= HALF).any(-1)
+    return np.any(pixels >= HALF, axis=-1)

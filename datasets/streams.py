@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -133,10 +133,10 @@ class Stream:
         own = order[rank::several] if by_shard else order
         rest = (0, 1) if by_shard else place
         with ExitStack() as stack:
-            turn: list[Iterator[Record]] = []
+            turn: list[Generator[Record]] = []
             for part in own:
                 turn.append(self.part(part, rest))
-                stack.callback(turn[-1].close)  # type: ignore[attr-defined]
+                stack.callback(turn[-1].close)
                 while len(turn) == AT_ONCE:
                     yield from _a_round(turn)
             while turn:
@@ -146,7 +146,7 @@ class Stream:
     def _any_hub(self) -> bool:
         return any(part.startswith("hf:") for part in self.parts)
 
-    def part(self, name: str, place: tuple[int, int] = (0, 1)) -> Iterator[Record]:
+    def part(self, name: str, place: tuple[int, int] = (0, 1)) -> Generator[Record]:
         """The pictures of one shard or one Hugging Face stream, in their order."""
         if name.startswith("hf:"):
             yield from self._of_hub(name, place)
@@ -235,7 +235,7 @@ class Stream:
             )
 
 
-def _a_round(turn: list[Iterator[Record]]) -> Iterator[Record]:
+def _a_round(turn: list[Generator[Record]]) -> Iterator[Record]:
     """The next record of each, and those that are through are taken out."""
     for records in list(turn):
         record = next(records, None)
@@ -304,7 +304,7 @@ def _samples(stack: ExitStack, name: str, limits: Limits) -> Iterator[tuple[str,
     archive = stack.enter_context(plain)
     now, members = "", Members()
     for member in archive:
-        archive.members = []  # else it keeps them all
+        archive.members = []  # type: ignore[attr-defined]  # else it keeps them all
         folder, base = os.path.split(member.name)
         if not member.isreg() or base.startswith(".") or "__MACOSX" in folder:
             continue
@@ -373,7 +373,7 @@ def _open_hub(
             rows = library.load_from_disk(identity).to_iterable_dataset()
         else:
             rows = library.load_dataset(identity, split=split or "train", streaming=True)
-        features = rows.features or next(iter(rows.take(1)), {})
+        features: dict[str, Any] = rows.features or next(iter(rows.take(1)), {})
     except Exception as error:  # the library raises a dozen kinds
         raise GanscopeError(f"--data {name}: could not be loaded ({reason_of(error)})") from None
     images = [k for k, v in features.items() if isinstance(v, library.Image)]

@@ -498,7 +498,7 @@ def _read_log(run: Path, step: int) -> list[dict[str, Any]]:
         table = table[table["step"] <= step].astype({"step": int})
         if table["step"].tolist() != list(range(step - len(table) + 1, step + 1)):
             raise ValueError("steps are missing")
-        return table.to_dict("records")  # type: ignore[return-value]
+        return table.to_dict("records")
 
 
 def _write_log(run: Path, log: list[dict[str, Any]]) -> None:

@@ -30,6 +30,19 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture
+def graphs(own_cache: None, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """This test's cache has the graphs of the shipped detector, made once for all that want them,
+    in whatever process; each takes seconds.
+    """
+    root = tmp_path_factory.getbasetemp()
+    shared = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "graphs"
+    shared.mkdir(exist_ok=True)
+    cache = Path(os.environ["GANSCOPE_CACHE"])
+    cache.mkdir()
+    (cache / "graphs").symlink_to(shared)
+
+
 @pytest.fixture(scope="session")
 def astronaut() -> np.ndarray:
     """(512, 512, 3) uint8 RGB: a photograph that scikit-image carries."""

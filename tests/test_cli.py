@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer.main
+from commands import run
 from rich.table import Table
 from rich.text import Text
 
@@ -51,7 +52,8 @@ ONLY_ON_SCREEN = {
 }
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The same as `run`, in a process of its own."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "ganscope", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
@@ -193,14 +195,14 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
     """The three lines of the README, smaller, then the measurements; each in a process of its
     own.
     """
-    made = run("generate", "--n", "120", cwd=tmp_path)
+    made = start("generate", "--n", "120", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert made.stdout.strip() == "corpus"
-    trained = run("train-detector", "--epochs", "1", cwd=tmp_path)
+    trained = start("train-detector", "--epochs", "1", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     assert trained.stdout.strip() == "runs/cnn"
     assert re.search(r"test: AUROC [01]\.\d{3} \(.*\), TPR [01]\.\d\d at 1 % FPR", trained.stderr)
-    checked = run("check", photo.name, "--json", cwd=tmp_path)
+    checked = start("check", photo.name, "--json", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
     record = json.loads(checked.stdout)
     assert list(record) == [
@@ -230,10 +232,10 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
     assert record["path"] == photo.name
     assert 0 <= record["score"] <= 1
     assert record["verdict"] in {"fake", "real", "unsure"}
-    audited = run("audit", "corpus", cwd=tmp_path)
+    audited = start("audit", "corpus", cwd=tmp_path)
     assert audited.returncode in {0, 1}  # on 120 images the estimate is rough
     plan = ("benchmark", "corpus", "--detector", "runs/cnn", "--bootstrap", "50")
-    measured = run(*plan, "--json", cwd=tmp_path)
+    measured = start(*plan, "--json", cwd=tmp_path)
     assert measured.returncode == 0, measured.stderr
     report = json.loads(measured.stdout)
     assert report["about"]["command"] == " ".join(("ganscope", *plan))
@@ -243,6 +245,7 @@ def test_the_whole_circle_in_an_empty_folder(tmp_path: Path, photo: Path) -> Non
         assert (tmp_path / "benchmark" / name).exists()
 
 
+@pytest.mark.usefixtures("graphs")
 def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -259,9 +262,9 @@ def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) 
 
 def test_fail_on_fake(tmp_path: Path, photo: Path) -> None:
     """A detector that calls everything fake makes `--fail-on fake` exit with 1."""
-    from ganscope.detector.model import Detector, load_detector
+    from ganscope.detector.model import Detector
 
-    detector: Detector = load_detector("default")
+    detector = Detector.create("cnn", width=8, depth=3)
     detector.config["thresholds"] = dict.fromkeys(detector.config["thresholds"], 0.0)
     detector.save(tmp_path / "paranoid")
     done = run("check", photo.name, "--detector", "paranoid", "--fail-on", "fake", cwd=tmp_path)
@@ -275,6 +278,7 @@ def test_a_mistyped_detector_is_answered_with_the_nearest(tmp_path: Path, photo:
     assert "did you mean 'default'" in done.stderr
 
 
+@pytest.mark.usefixtures("graphs")
 def test_a_file_name_is_no_markup(tmp_path: Path, astronaut: np.ndarray) -> None:
     import cv2
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_published import tiny_ladeda, weights_of
+from published.made_weights import tiny_ladeda, weights_of
 
 from ganscope.detector.benchmark.contestants import View, open_scorer
 from ganscope.detector.judging.heatmaps import heatmap

@@ -1,8 +1,6 @@
 """The finetune recipe: what is cut, packed, drawn and changed on the device, and learned."""
 
 import json
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import side_by_side
 from test_training import KillAfter, Killed, make_corpus
 
 from ganscope.config import TrainDetectorSettings
@@ -140,20 +139,8 @@ def test_a_killed_run_ends_like_one_that_was_not(
 def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None:
     """Two processes with half the batch each see the same views and average their gradients."""
     one = train_detector(settings(corpus, tmp_path / "one", steps=8, degrade=1.0))
-    script = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from ganscope.config import TrainDetectorSettings\n"
-        "from ganscope.detector.training.recipes import train_detector\n"
-        "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
-        " size=32, steps=8, batch_size=8, degrade=1.0, device='cpu', detector='vit:test_vit',"
-        " recipe='finetune', rank=4, learning_rate=3e-3))\n"
-    )
-    (tmp_path / "train.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", str(tmp_path / "train.py"), str(corpus), str(tmp_path / "two")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    two = settings(corpus, tmp_path / "two", steps=8, degrade=1.0, batch_size=8)
+    assert side_by_side(lambda: train_detector(two)) == [0, 0]
     logs = [pd.read_csv(run / "losses.csv") for run in (one, tmp_path / "two")]
     columns = ["epoch", "step", "loss", "val_loss"]
     pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-3)

@@ -4,11 +4,9 @@ disk.
 
 import errno
 import io
-import multiprocessing
 import os
 import re
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -27,6 +25,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import side_by_side
 from typer.testing import CliRunner
 
 from ganscope import locks
@@ -133,26 +132,6 @@ def test_torchrun_finishes_a_training_and_only_the_main_process_speaks(
     assert not list((tmp_path / "run").glob(".ganscope*"))
     assert done.stdout.split() == [str(tmp_path / "run")]
     assert done.stderr.count("next: ganscope check") == 1
-
-
-def side_by_side(work: Callable[[], object], processes: int = 2) -> list[int | None]:
-    """Exit codes of processes that `torchrun` would start, but quicker: they are forked."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def one(rank: int) -> None:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        work()
-
-    context = multiprocessing.get_context("fork")
-    started = [context.Process(target=one, args=(rank,)) for rank in range(processes)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(200)
-    return [process.exitcode for process in started]
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -577,6 +556,7 @@ def command(
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -606,6 +586,7 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(
     assert code == 2
 
 
+@pytest.mark.usefixtures("graphs")
 def test_a_reader_that_has_had_enough_finds_no_fakes(tmp_path: Path) -> None:
     """The status of a closed pipe is not 1, which means that a fake was found."""
     reader, writer = os.pipe()
@@ -618,6 +599,7 @@ def test_a_reader_that_has_had_enough_finds_no_fakes(tmp_path: Path) -> None:
     os.close(writer)
 
 
+@pytest.mark.usefixtures("graphs")
 def test_what_a_code_page_lacks_is_escaped(tmp_path: Path) -> None:
     make_corpus(tmp_path / "c", {"real": 10, "图": 10}, side=64)
     for arguments in ("check c/图 --fail-on unsure", "audit c", "diversity c --features pixels"):

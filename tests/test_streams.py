@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from test_nothing_lost import side_by_side
+from commands import side_by_side
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.streams import Record, Stream, expand, is_held_out, label_of

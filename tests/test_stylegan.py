@@ -1,14 +1,15 @@
 """StyleGAN2: its convolutions against the formula, styles, penalties, augmentation, training."""
 
-import subprocess
-import sys
+import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from commands import side_by_side
 from safetensors.torch import load_file
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu
 
@@ -311,35 +312,22 @@ def test_training_learns_the_colour_of_its_photographs(tmp_path: Path) -> None:
     assert red > max(green, blue) + 60
 
 
-def test_two_processes_keep_the_same_weights_under_penalties(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import os, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from ganscope.config import TrainGeneratorSettings as S\n"
-        "from ganscope.generator.kinds.stylegan import StyleGAN\n"
-        "from ganscope.generator.training import train_generator as train\n"
-        "StyleGAN.R1_EVERY = StyleGAN.PATH_EVERY = 2\n"
-        "plain = StyleGAN.step\n"
-        "def step(self, play, batches):\n"
-        "    scalars = plain(self, play, batches)\n"
-        "    weights = {k: list(play.bare(k).parameters()) for k in play.networks}\n"
-        f"    torch.save(weights, {str(tmp_path)!r} + '/' + os.environ['RANK'])\n"
-        "    return scalars\n"
-        "StyleGAN.step = step\n"
-        f"train(S(real='photographs', generator='stylegan', out=Path({str(tmp_path / 'run')!r}),"
-        " size=16, steps=2, batch_size=4, width=4, precision='bf16', device='cpu'))\n"
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node=2",
-        "--standalone",
-        script,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_keep_the_same_weights_under_penalties(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = StyleGAN.step
+
+    def step(self: StyleGAN, play: Play, batches: Any) -> Any:
+        scalars = plain(self, play, batches)
+        weights = {k: list(play.bare(k).parameters()) for k in play.networks}
+        torch.save(weights, tmp_path / os.environ["RANK"])
+        return scalars
+
+    for often in ("R1_EVERY", "PATH_EVERY"):
+        monkeypatch.setattr(StyleGAN, often, 2)
+    monkeypatch.setattr(StyleGAN, "step", step)
+    wish = tiny(tmp_path / "run", steps=2, precision="bf16")
+    assert side_by_side(lambda: train_generator(wish)) == [0, 0]
     a, b = (torch.load(tmp_path / rank) for rank in "01")
     for name in ("generator", "discriminator"):
         assert all(torch.equal(x, y) for x, y in zip(a[name], b[name], strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_nothing_lost import side_by_side
+from commands import side_by_side
 from test_training import make_corpus
 
 from ganscope.config import TrainDetectorSettings

@@ -3,8 +3,6 @@
 import json
 import math
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -18,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate import PartialState
+from commands import side_by_side
 
 from ganscope.config import TrainDetectorSettings
 from ganscope.datasets.corpus import open_corpora, open_corpus
@@ -451,20 +450,8 @@ def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None
     wish = settings(corpus, tmp_path / "one", detector="timm:test_vit", learning_rate=3e-3)
     wish = replace(wish, epochs=2, batch_size=8)
     one = train_detector(wish)
-    script = (
-        "import sys, torch; torch.set_num_threads(1)\n"
-        "from pathlib import Path\n"
-        "from ganscope.config import TrainDetectorSettings\n"
-        "from ganscope.detector.training.recipes import train_detector\n"
-        "train_detector(TrainDetectorSettings(corpora=(Path(sys.argv[1]),), out=Path(sys.argv[2]),"
-        " size=32, epochs=2, batch_size=4, degrade=0.0, device='cpu', precision='fp32',"
-        " detector='timm:test_vit', learning_rate=3e-3))\n"
-    )
-    (tmp_path / "train.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", str(tmp_path / "train.py"), str(corpus), str(tmp_path / "two")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+    two = replace(wish, out=tmp_path / "two", batch_size=4)
+    assert side_by_side(lambda: train_detector(two)) == [0, 0]
     assert (tmp_path / "two" / "config.json").exists()
     logs = [pd.read_csv(run / "losses.csv") for run in (one, tmp_path / "two")]
     columns = ["epoch", "loss", "val_loss"]

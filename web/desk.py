@@ -2,7 +2,7 @@
 
 import base64
 import io
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Form, Request
 from starlette.concurrency import run_in_threadpool
@@ -21,8 +21,8 @@ PAGE = 60
 """Pictures a page."""
 Shown = Literal["all", "open", "done", "wrong", "fake", "real", "unsure", "error"]
 Order = Literal["suspect", "trusted", "unsure", "name", "added"]
-assert set(Shown.__args__) == set(SHOWN)  # type: ignore[attr-defined]
-assert set(Order.__args__) == set(ORDERS)  # type: ignore[attr-defined]
+assert set(get_args(Shown)) == set(SHOWN)
+assert set(get_args(Order)) == set(ORDERS)
 
 
 def _site(request: Request) -> Site:

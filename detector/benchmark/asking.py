@@ -76,8 +76,9 @@ class Scores:
 
 def list_changes(settings: BenchmarkSettings) -> list[Change]:
     """Every protocol with every degradation, clean first, each once."""
-    protocols = ("raw", "aligned") if settings.protocol == "both" else (settings.protocol,)
-    protocols += ("face",) if settings.faces else ()
+    protocols = ["raw", "aligned"] if settings.protocol == "both" else [settings.protocol]
+    if settings.faces:
+        protocols.append("face")
     found = [CLEAN, *parse_degradations(settings.degrade)]
     return [Change(p, d) for p in protocols for d in {d.label: d for d in found}.values()]
 
@@ -230,19 +231,13 @@ class _Rounds:
     def _ask(self, name: str, change: Change, made: dict[int, np.ndarray | str]) -> None:
         """Ask one detector for some images and keep what it says."""
         scorer = self.scorers[name]
+        numbers, views = [], []
         for i, pixels in made.items():
             if isinstance(pixels, str):
                 self._left_out(name, change, i, pixels)
-        numbers = [i for i, pixels in made.items() if not isinstance(pixels, str)]
-        views = [
-            View(
-                self.paths[i],
-                made[i],  # type: ignore[arg-type]
-                not change.nothing,
-                self.names[i],
-            )
-            for i in numbers
-        ]
+                continue
+            numbers.append(i)
+            views.append(View(self.paths[i], pixels, not change.nothing, self.names[i]))
         try:
             found = _values(scorer, views)
         except GanscopeError as error:

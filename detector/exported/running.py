@@ -43,8 +43,8 @@ class ExportedJudge(Judge):
         self.name = self.origin = said
         self.about = about
 
-    on_cpu = True  # type: ignore[assignment]
-    has_gradients = False  # type: ignore[assignment]
+    on_cpu = True
+    has_gradients = False
 
     def prepare(self, device: str = "auto") -> None:
         if device not in ("auto", "cpu"):

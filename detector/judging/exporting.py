@@ -91,7 +91,7 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
         if judge.faces_alone and not pictures:
             judge.prepare("cpu")
             views = np.stack([whole_of(pixels, judge.size) for pixels in sample])
-            found = [float(score) for score in judge.score(judge.logits(views))]
+            found: list[float | None] = list(map(float, judge.score(judge.logits(views))))
         else:
             found = [s.score for s in score_images(judge, sample, device="cpu")]
         scores.append(np.array([np.nan if score is None else score for score in found]))

@@ -44,7 +44,7 @@ def _unscaled_gradcam() -> Any:
     from pytorch_grad_cam import GradCAM  # takes a second to import
 
     class UnscaledGradCAM(GradCAM):
-        def compute_cam_per_layer(self, images, targets, eigen_smooth):  # type: ignore[no-untyped-def]
+        def compute_cam_per_layer(self, images, targets, eigen_smooth):
             (activations,), (gradients,) = (
                 [part.cpu().numpy() for part in parts]
                 for parts in (
@@ -55,7 +55,7 @@ def _unscaled_gradcam() -> Any:
             layer = self.target_layers[0]
             return self.get_cam_image(images, layer, targets, activations, gradients, eigen_smooth)
 
-        def aggregate_multi_layers(self, maps):  # type: ignore[no-untyped-def]
+        def aggregate_multi_layers(self, maps):
             return np.maximum(maps, 0)
 
     return UnscaledGradCAM

@@ -12,8 +12,13 @@ from ganscope.faces import Face, Finder, open_finder
 
 EYES_NOSE_MOUTH = [37, 44, 30, 49, 55]
 """Of the 68 landmarks: those that faces are aligned by."""
-PLACES = ((38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655))
-PLACES += ((70.7299, 92.2041),)
+PLACES = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
 """Where they are put in a face of 112x112 pixels (ArcFace's)."""
 FILLED = 0.5
 """Share of a square picture's side that a face's box has at least where the picture is an aligned

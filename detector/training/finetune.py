@@ -170,7 +170,8 @@ def train_finetuned(
     )
 
     def finish() -> None:
-        merge_adapters(detector.net)  # type: ignore[arg-type]
+        assert isinstance(detector.net, BlockFeatures)
+        merge_adapters(detector.net)
         detector.eval().requires_grad_(False)
         write_text(run / LOSSES, pd.DataFrame(log).to_csv(index=False, float_format="%.6g"))
         detector.config["training"] = {

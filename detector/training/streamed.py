@@ -11,7 +11,7 @@ import shutil
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -327,7 +327,7 @@ def keep_held_out(
 
 def draw_records(
     stream: Stream, at: At, place: tuple[int, int], seed: int, salt: int
-) -> Iterator[tuple[Record, At]]:
+) -> Generator[tuple[Record, At]]:
     """Pictures to learn from, fake and real in turn, for ever, and how far that has come.
 
     at: where to go on: what was drawn in that pass before is passed over, unread where it can be.
@@ -398,7 +398,7 @@ class Batches:
 
     def __init__(
         self,
-        drawn: Iterator[tuple[Record, At]],
+        drawn: Generator[tuple[Record, At]],
         views: Views,
         size: int,
         place: tuple[int, int],
@@ -416,7 +416,7 @@ class Batches:
     def __exit__(self, *_: object) -> None:
         cv2.setNumThreads(self._opencv_threads)
         self._threads.shutdown(cancel_futures=True)
-        self.drawn.close()  # type: ignore[attr-defined]
+        self.drawn.close()
 
     def __iter__(self) -> "Batches":
         return self

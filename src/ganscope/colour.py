@@ -81,7 +81,7 @@ def _brightest(image: Image.Image) -> float:
     extrema = image.getextrema()
     if isinstance(extrema[0], tuple):
         colours = extrema[:-1] if "A" in image.mode else extrema
-        return max(high for _, high in colours)  # type: ignore[misc]
+        return max(high for _, high in colours)
     return extrema[1]
 
 

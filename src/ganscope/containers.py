@@ -304,7 +304,7 @@ def _open_tiff(content: bytes, name: str, max_pixels: int) -> Image.Image:
     _limit((width, height), name, max_pixels)
     samples = read_deep(content)
     image = Image.new("RGB", (samples.shape[1], samples.shape[0]))
-    image.format = "TIFF"  # type: ignore[attr-defined]
+    image.format = "TIFF"
     image.info |= {"samples": samples, "icc_profile": tags.get(34675)}
     return image
 

@@ -77,7 +77,7 @@ def _ask(
     if where.userinfo:
         raise ImageError(url, "has a password in it; download it and name the file")
     left = deadline - time.monotonic()
-    headers = {
+    headers: dict[bytes | str, bytes | str] = {
         "Host": where.netloc.decode("ascii"),
         "User-Agent": "ganscope (detector of generated images)",
         "Accept": "image/*, */*;q=0.5",

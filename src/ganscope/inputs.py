@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -205,7 +206,7 @@ def _walk(root: str, passed: Passed) -> Iterator[str]:
                 if file.startswith("."):
                     continue
                 whole = os.path.join(folder, file)
-                if _is_picture(file, lambda whole=whole: _head(whole)):  # type: ignore[misc]
+                if _is_picture(file, partial(_head, whole)):
                     yield whole
                 else:
                     passed.add(_what_it_is(file), whole)
@@ -243,7 +244,7 @@ def _here(folder: str, passed: Passed) -> Iterator[str]:
         whole = os.path.join(folder, file)
         if file.startswith(".") or os.path.isdir(whole):
             continue
-        if _is_picture(file, lambda whole=whole: _head(whole)):  # type: ignore[misc]
+        if _is_picture(file, partial(_head, whole)):
             yield whole
         else:
             passed.add(_what_it_is(file), whole)
@@ -499,7 +500,7 @@ class _Reader:
                     continue
                 try:
                     with _damage(whole, "cannot be unpacked"):
-                        if not self._wanted(whole, lambda info=info: _first(archive, info)):  # type: ignore[misc]
+                        if not self._wanted(whole, partial(_first, archive, info)):
                             continue
                         budget.spend(whole, info.file_size, info.compress_size)
                         with archive.open(info) as member:
@@ -515,7 +516,7 @@ class _Reader:
         budget = _Budget(name, weight, self.limits.max_bytes)
         with _unpacked(file) as stream:
             bounded = _Bounded(stream, name, self.limits.max_bytes)
-            with tarfile.open(fileobj=bounded, mode="r:") as archive:  # type: ignore[call-overload]
+            with tarfile.open(fileobj=bounded, mode="r:") as archive:
                 for info in archive:
                     archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                     whole = _inside(name, info.name)
@@ -605,7 +606,7 @@ class _Bounded(io.RawIOBase):
     for any amount.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, most: int):
+    def __init__(self, stream: BinaryIO | io.BufferedIOBase, name: str, most: int):
         self.stream, self.name, self.most = stream, name, most
 
     def read(self, size: int = -1) -> bytes:
@@ -627,19 +628,19 @@ class _Bounded(io.RawIOBase):
 
 
 @contextmanager
-def _unpacked(file: BinaryIO) -> Iterator[BinaryIO]:
+def _unpacked(file: BinaryIO) -> Iterator[BinaryIO | io.BufferedIOBase]:
     """A tar file's stream, through gzip, bzip2 or xz if it is packed so."""
     head = file.read(6)
     file.seek(0)
     if head[:2] == b"\x1f\x8b":
         with gzip.GzipFile(fileobj=file) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     elif head[:3] == b"BZh":
         with bz2.BZ2File(file) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     elif head == b"\xfd7zXZ\x00":
         with lzma.LZMAFile(file) as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     else:
         yield file
 

@@ -142,7 +142,7 @@ def sample_frames(
     with _damage(video.name):
         if not numbers:
             count = _count_frames(video)
-            numbers = np.unique(np.linspace(0, count - 1, min(most, count)).round()).astype(int)
+            numbers = np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
         left = {int(number) for number in numbers}
         for number, _, frame in _decoded(video, False, []):
             if number in left:

@@ -1,4 +1,4 @@
-"""A worker for `test_web`, in place of `ganscope.web.worker.work`; it starts without torch."""
+"""A worker in place of `ganscope.web.worker.work`; it starts without torch."""
 
 import os
 import time
