@@ -50,8 +50,8 @@ class FaceCheck:
 
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels of the picture."""
-    confidence: float
-    """The finder's, that it is a face, in (0, 1]."""
+    confidence: float | None
+    """The finder's, that it is a face, in (0, 1]; None: it gives none (`cascades`)."""
     score: float | None
     """In [0, 1], higher = more likely fake; on the scale of the picture's, and no probability."""
     verdict: str | None
@@ -105,6 +105,7 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
     found = []
     for one in faces:
         score, verdict, said = None, None, ()
+        sure = one.face.confidence
         if one.cut is None:
             said = (f"a side of less than {least_of(detector)} pixels: too small to judge",)
         elif np.isfinite(one.logit()):
@@ -113,7 +114,7 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
         found.append(
             FaceCheck(
                 box=one.face.box,
-                confidence=round(one.face.confidence, 4),
+                confidence=None if sure is None else round(sure, 4),
                 score=score,
                 verdict=verdict,
                 warnings=said,
