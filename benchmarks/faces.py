@@ -39,6 +39,8 @@ from ganscope.inputs import find_images
 SURE, LEAST, LONGEST = 0.75, 64, 1280
 """Of faces that are swapped: confidence and pixels; long side of the pictures that are saved."""
 QUALITY = 75
+GRID = 64
+"""Places a side, of the mean mask."""
 
 
 def make(photos: Path, out: Path, seed: int) -> None:
@@ -94,6 +96,7 @@ def judge(corpus: Path, run: str, out: Path | None) -> None:
     detector.prepare("auto")
     table = open_corpus(corpus).table
     scores, overlaps, unfound = [], [], {0: 0, 1: 0}
+    masks: list[tuple[np.ndarray, np.ndarray]] = []
     for row in track(list(table.itertuples()), "judging"):
         pixels = open_image(row.path).pixels
         face = _same(finder.find(pixels), json.loads(row.box))
@@ -110,6 +113,7 @@ def judge(corpus: Path, run: str, out: Path | None) -> None:
             mask = read_mask(corpus / row.mask, pixels.shape)[top:bottom, left:right]
             said = cv2.resize(local, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
             overlaps.append(_overlap(said, mask))
+            masks.append((cv2.resize(mask.astype(np.float32), (GRID, GRID)), mask))
     table = table.assign(score=scores)
     judged = table[table["score"].notna()]
     fake = detector.thresholds["fake"]
@@ -130,11 +134,24 @@ def judge(corpus: Path, run: str, out: Path | None) -> None:
     if overlaps:
         found = pd.DataFrame(overlaps).mean()
         told |= {"mask iou": float(found["iou"]), "pixel auroc": float(found["pixel_auroc"])}
+        blind = pd.DataFrame(_of_mean_mask(masks)).mean()
+        told |= {
+            "mean mask, unseen: iou": float(blind["iou"]),
+            "mean mask, unseen: pixel auroc": float(blind["pixel_auroc"]),
+        }
     print(json.dumps(told, indent=2))
     by = judged.groupby(["source", "label"])["score"]
     print(by.agg(faces="size", median="median", called=lambda s: (s >= fake).mean()).to_string())
     if out:
         write_json(out, told)
+
+
+def _of_mean_mask(masks: list[tuple[np.ndarray, np.ndarray]]) -> list[dict[str, float]]:
+    """What the mean of all masks has against each: what is gained by knowing that swaps cover the
+    middle of a face, and by looking at none. masks: each in (GRID, GRID), and as it is.
+    """
+    mean = np.mean([small for small, _ in masks], axis=0) - 0.5
+    return [_overlap(cv2.resize(mean, mask.shape[::-1]), mask) for _, mask in masks]
 
 
 def _same(faces: list[Face], box: list[int]) -> Face | None:

@@ -20,7 +20,7 @@ from ganscope.datasets.sources import Source
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.faces import Face, open_finder
 from ganscope.generator.borrowed.editor import Editor
-from ganscope.generator.borrowed.edits import draw_region
+from ganscope.generator.borrowed.edits import draw_region, splice_generator
 from ganscope.generator.borrowed.faces import FaceSwap
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.sampling import generate_corpus
@@ -266,6 +266,13 @@ def test_crops_are_reproducible_resumable_and_may_be_made_in_parts(
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")
+def test_labels_have_the_options_in_short() -> None:
+    assert splice_generator("?region=polygon&edge=soft&area=0.1").label == (
+        "splice-area=0.1-soft-polygon"
+    )
+    assert splice_generator("").label == "splice"
+
+
 def test_nobody_takes_masks_for_images(portraits: Path, tmp_path: Path) -> None:
     wish = {"real": str(portraits), "n": 16, "size": 64, "format": "jpeg"}
     root = generate_corpus(wanted(FACES[1], tmp_path / "c", **wish))
