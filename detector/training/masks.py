@@ -51,8 +51,8 @@ def refuse_without_masks(table: pd.DataFrame, named: str) -> None:
         )
     if not any(map(os.path.isfile, masks)):
         raise GanscopeError(
-            f"{named}: --masks: none of the {len(masks):,} masks that it names is there, {masks[0]} "
-            "for one; restore them, or leave --masks out"
+            f"{named}: --masks: none of the {len(masks):,} masks that it names is there, "
+            f"{masks[0]} for one; restore them, or leave --masks out"
         )
 
 
