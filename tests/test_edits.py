@@ -265,7 +265,6 @@ def test_crops_are_reproducible_resumable_and_may_be_made_in_parts(
     }
 
 
-@pytest.mark.filterwarnings("ignore:.*left out")
 def test_labels_have_the_options_in_short() -> None:
     assert splice_generator("?region=polygon&edge=soft&area=0.1").label == (
         "splice-area=0.1-soft-polygon"
@@ -273,6 +272,7 @@ def test_labels_have_the_options_in_short() -> None:
     assert splice_generator("").label == "splice"
 
 
+@pytest.mark.filterwarnings("ignore:.*left out")
 def test_nobody_takes_masks_for_images(portraits: Path, tmp_path: Path) -> None:
     wish = {"real": str(portraits), "n": 16, "size": 64, "format": "jpeg"}
     root = generate_corpus(wanted(FACES[1], tmp_path / "c", **wish))
