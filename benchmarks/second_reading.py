@@ -40,8 +40,8 @@ from ganscope.datasets.degradations import jpeg, parse_degradations, resize
 from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
-from ganscope.detector.networks.weights import read_weights
 from ganscope.detector.networks.transformer import BlockFeatures
+from ganscope.detector.networks.weights import read_weights
 from ganscope.devices import DTYPES
 from ganscope.errors import ImageError
 from ganscope.images import open_image

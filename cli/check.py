@@ -264,14 +264,15 @@ def _percent(probability: float | None) -> str:
 def _faces_table(faces: Any) -> Table:
     """A picture's faces, one below the other."""
     table = Table(box=None, pad_edge=False)
-    for name in ("face", "verdict", "score"):
-        table.add_column(name, justify="right" if name == "score" else "left")
+    for name in ("face", "verdict", "score", "swapped"):
+        table.add_column(name, justify="right" if name in ("score", "swapped") else "left")
     table.add_column("remarks", overflow="fold")
     for one in faces:
         table.add_row(
             one.place,
             Text(one.verdict or "-", style=VERDICT_STYLES.get(one.verdict or "", "")),
             "-" if one.score is None else f"{one.score:.3f}",
+            "-" if one.swap_score is None else f"{one.swap_score:.3f}",
             Text("; ".join(one.warnings)),
         )
     return table

@@ -104,6 +104,7 @@ def generate(
         device=device,
     )
     from ganscope.datasets.corpus import is_unfinished
+    from ganscope.datasets.masks import FOLDER as MASKS
     from ganscope.generator.sampling import generate_corpus
 
     with progress() as bar:
@@ -112,5 +113,7 @@ def generate(
     if is_unfinished(folder):
         err.print("[green]this part is done[/green]; the last part will join them in")
     else:
-        err.print("[green]fakes and reals[/green] are in")
+        masks = folder / MASKS
+        what = "fakes, reals and masks" if masks.is_dir() else "fakes and reals"
+        err.print(f"[green]{what}[/green] are in")
     out.print(str(folder), highlight=False, soft_wrap=True)

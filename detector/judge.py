@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ganscope.detector.networks.face_head import FaceHead
+
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Judge.smallest`)."""
@@ -69,6 +71,17 @@ class Judge(ABC):
         """
         assert self.views
         return abs(logit - self.views["settled"]) < self.margin / views**0.5 / 3
+
+    @property
+    def face_head(self) -> FaceHead | None:
+        """What tells swapped faces, if it has anything that does."""
+        return None
+
+    def face_logits(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, size, size, 3) uint8 RGB, squares around faces as `face_head` wants them -> logits
+        (N,) float32, higher = more likely swapped. Only with a `face_head`.
+        """
+        raise NotImplementedError
 
     @property
     @abstractmethod

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ganscope.detector.judge import BATCH, Judge, check_config
 from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
+from ganscope.detector.networks.face_head import FaceHead
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.devices import batch_for, pick_device, to_device
 from ganscope.errors import GanscopeError, reason_of
@@ -50,6 +51,7 @@ class Detector(FolderModel, Judge):
         self.net = net or build(config["architecture"], **config["arguments"])[0]
         self._learned: Prints | None = None
         self._batch: int | None = None
+        self._face_head: FaceHead | None = None
         shape = (1, 3, 1, 1)
         self.mean: Tensor
         self.std: Tensor
@@ -179,6 +181,19 @@ class Detector(FolderModel, Judge):
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         images = self._images(pixels).contiguous(memory_format=torch.channels_last)
         return self(images).float().cpu().numpy()
+
+    @property
+    def face_head(self) -> FaceHead | None:
+        if self._face_head is None and self.folder and isinstance(self.net, BlockFeatures):
+            self._face_head = FaceHead.load(self.folder)
+        return self._face_head
+
+    @torch.inference_mode()
+    def face_logits(self, pixels: np.ndarray) -> np.ndarray:
+        net, head = self.net, self.face_head
+        assert isinstance(net, BlockFeatures)
+        assert head is not None
+        return net.face_logits(self.normalised(self._images(pixels)), head).cpu().numpy()
 
     @torch.inference_mode()
     def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

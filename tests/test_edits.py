@@ -20,7 +20,7 @@ from ganscope.datasets.sources import Source
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.faces import Face, open_finder
 from ganscope.generator.borrowed.editor import Editor
-from ganscope.generator.borrowed.edits import draw_region
+from ganscope.generator.borrowed.edits import draw_region, splice_generator
 from ganscope.generator.borrowed.faces import FaceSwap
 from ganscope.generator.by_name import open_generator
 from ganscope.generator.sampling import generate_corpus
@@ -263,6 +263,13 @@ def test_crops_are_reproducible_resumable_and_may_be_made_in_parts(
     assert {n: h for n, h in made.items() if n != "corpus.json"} == {
         n: h for n, h in expected.items() if n != "corpus.json"
     }
+
+
+def test_labels_have_the_options_in_short() -> None:
+    assert splice_generator("?region=polygon&edge=soft&area=0.1").label == (
+        "splice-area=0.1-soft-polygon"
+    )
+    assert splice_generator("").label == "splice"
 
 
 @pytest.mark.filterwarnings("ignore:.*left out")

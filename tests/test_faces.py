@@ -22,6 +22,7 @@ from ganscope.detector.judging.heatmaps import FRAMES, overlay
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.videos import FrameCheck
 from ganscope.detector.model import Detector
+from ganscope.detector.networks.face_head import FaceHead
 from ganscope.errors import GanscopeError
 from ganscope.faces import Face, Finder, open_finder
 from ganscope.videos import Frame
@@ -100,7 +101,11 @@ def overlap(one: tuple[int, ...], other: tuple[int, ...]) -> float:
 def test_a_face_is_found_with_its_points(finder: Finder, astronaut: np.ndarray) -> None:
     (face,) = finder.find(astronaut)
     assert overlap(face.box, FACE) > 0.75
-    assert 0 < face.confidence <= 1
+    if finder.name == "cascades":  # which say yes or no
+        assert face.confidence is None
+    else:
+        assert face.confidence is not None
+        assert 0.5 < face.confidence <= 1
     points = face.landmarks
     assert points is not None
     assert (points.shape, points.dtype) == ((68, 2), np.float32)
@@ -304,7 +309,9 @@ def test_rows_and_overlay_have_the_faces(
     record = json.loads(json.dumps(found.as_dict()))
     assert Check.from_dict(record) == found
     (face,) = record["faces"]
-    assert set(face) == {"box", "confidence", "score", "verdict", "warnings"}
+    assert set(face) == {
+        *("box", "confidence", "score", "verdict", "swap_score", "swapped", "warnings")
+    }
     (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
     assert (row["decided_by"], json.loads(row["faces"])) == ("face", record["faces"])
     drawn = cv2.imread(str(found.heatmap))[..., ::-1]
@@ -316,6 +323,36 @@ def test_rows_and_overlay_have_the_faces(
     assert found.faces[0].place in capsys.readouterr().out
     (spared,) = check_images(CheckSettings(paths=settings.paths, faces=False))
     assert (spared.verdict, spared.faces) == ("real", None)
+
+
+class Purple(Reddish):
+    """Calls nothing fake, and every face swapped whose square is purely red in part."""
+
+    face_head = FaceHead(np.zeros(7, np.float32), 0.0, 0, 1.4, 0.9, {})  # type: ignore[assignment]
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        return np.full(len(pixels), -4, np.float32)
+
+    def face_logits(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.shape[1:] == (64, 64, 3)
+        return super().logits(pixels)
+
+
+def test_a_swapped_face_makes_a_real_picture_unsure(portrait: np.ndarray) -> None:
+    judge, finder = Purple(views=True), open_finder()
+    honest = check_image(portrait, judge)
+    assert honest.faces is not None
+    assert (honest.verdict, honest.decided_by) == ("real", "picture")
+    assert (honest.faces[0].swapped, honest.faces[0].swap_score) == (
+        False,
+        pytest.approx(0.018, abs=1e-3),
+    )
+    found = check_image(swapped(portrait, finder), judge)
+    assert found.faces is not None
+    assert (found.verdict, found.decided_by) == ("unsure", "face")
+    assert (found.faces[0].swapped, found.faces[0].verdict) == (True, "fake")
+    assert any("a face looks swapped (score 1.000" in said for said in found.warnings)
+    assert Check.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
 
 def test_boxes_are_drawn_where_the_faces_are() -> None:

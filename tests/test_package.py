@@ -60,7 +60,7 @@ MAY_IMPORT = {
         for room, below, inner in (
             (".evidence", GROUND, ()),
             (".networks", GROUND, ()),
-            (".judge", GROUND, ()),
+            (".judge", GROUND, ("networks",)),
             (".model", GROUND, ("networks", "judge")),
             (".published", GROUND, ("networks", "judge", "model")),
             (".exported", GROUND, ("networks", "judge", "model")),

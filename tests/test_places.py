@@ -19,6 +19,7 @@ from ganscope.detector.judging.checking import check_image
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.training import faces as faces_module
+from ganscope.detector.training import run as run_module
 from ganscope.detector.training.device_augmentation import crop, draw
 from ganscope.detector.training.faces import MARGIN, KeptFace, keep_faces, make_pair
 from ganscope.detector.training.masks import measure_places, places_loss
@@ -175,12 +176,21 @@ def test_a_mask_of_another_size_leaves_its_image_out(tmp_path: Path) -> None:
     assert json.loads((run / "metrics.json").read_text())["unreadable"] == 2
 
 
-def test_masks_are_asked_for_where_there_are_none(masked: Path, tmp_path: Path) -> None:
+def test_masks_are_asked_for_where_there_are_none(
+    masked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = pd.read_csv(masked / "metadata.csv").drop(columns="mask")
     bare = tmp_path / "bare.csv"
     table["file_name"] = [str(masked / name) for name in table["file_name"]]
     table.to_csv(bare, index=False)
+    monkeypatch.setattr(run_module, "leave_out_unreadable", None)  # told before any is opened
     with pytest.raises(GanscopeError, match="no image has a mask"):
+        train_detector(settings(bare, tmp_path / "r", masks=True))
+    lost = pd.read_csv(masked / "metadata.csv", keep_default_na=False)
+    lost["file_name"] = [str(masked / name) for name in lost["file_name"]]
+    lost["mask"] = [name and f"lost/{name}" for name in lost["mask"]]
+    lost.to_csv(bare, index=False)
+    with pytest.raises(GanscopeError, match="none of the 24 masks that it names is there"):
         train_detector(settings(bare, tmp_path / "r", masks=True))
     with pytest.raises(GanscopeError, match=r"--masks: not with --soup"):
         train_detector(settings(masked, tmp_path / "r", masks=True, soup=2))

@@ -33,6 +33,8 @@ RECORD = {
             "confidence": 0.94,
             "score": 0.0481,
             "verdict": "real",
+            "swap_score": 0.0127,
+            "swapped": False,
             "warnings": [],
         }
     ],

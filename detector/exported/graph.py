@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from ganscope.detector.networks.face_head import PARTS, FaceHead, unbiased, zones
 from ganscope.detector.networks.reads import usual_reads
 from ganscope.errors import GanscopeError
 from ganscope.named import SCALE, scale_of, with_steps
@@ -64,14 +65,19 @@ class Graph:
 
 
 def transformer_graph(
-    config: dict[str, Any], weights: dict[str, np.ndarray], portable: bool = False
+    config: dict[str, Any],
+    weights: dict[str, np.ndarray],
+    portable: bool = False,
+    face: FaceHead | None = None,
 ) -> onnx.ModelProto:
     """The graph of a `clip` detector, in float32, from its `config.json` and its weights by name.
 
     weights: as in the weights file, but whole (`plain_weights`), or with the way from `plain` to
     the fine-tuned matrices apart: then they share those of `plain`. portable: nothing but ONNX'
-    own operations, for other programs than onnxruntime. Raises `ValueError` for weights that are
-    not of such a network, and for arguments that this does not know.
+    own operations, for other programs than onnxruntime. face: the graph of this instead, whose
+    `logits` say whether a face was swapped; of the untouched backbone, without a map. Raises
+    `ValueError` for weights that are not of such a network, and for arguments that this does not
+    know.
     """
     arguments = dict(config["arguments"])
     size = config["input"]["size"]
@@ -93,6 +99,8 @@ def transformer_graph(
     last_read = max(block for block, _ in reads)
     map_block = last_read if map_block is None else map_block
     depth = max(last_read, map_block, *where, *where_plain) + 1
+    if face is not None:
+        depth = face.block + 1
     patch, heads, epsilon = (CLIP_B16[name] for name in ("patch", "heads", "epsilon"))
     grid = size // patch
     graph = Graph()
@@ -200,6 +208,23 @@ def transformer_graph(
         bent = add("Gemm", features, of(f"{key}.0.weight").T, of(f"{key}.0.bias"))
         return add("Gemm", add("Gelu", bent), of(f"{key}.2.weight").T, of(f"{key}.2.bias"))
 
+    pixels = helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", size, size, 3])
+    told = helper.make_tensor_value_info(LOGITS, FLOAT, ["N"])
+    if face is not None:
+        if face.weight.shape != (PARTS * width,):
+            raise ValueError(f"a classifier of faces of shape {face.weight.shape}")
+        x = blocks_of("plain" if beside else "backbone", [face.block])[-1]
+        patches, within = plain(cut(x, 1, LAST)), zones(grid, face.margin)
+        mean = add("MatMul", within, patches)
+        square = add("MatMul", within, add("Mul", patches, patches))
+        spread = add("Mul", add("Sub", square, add("Mul", mean, mean)), unbiased(within))
+        spread = add("Sqrt", add("Relu", spread))
+        parts = add("Concat", plain(cut(x, 0, 1)), mean, spread, axis=1)
+        parts = add("Reshape", parts, np.array([-1, PARTS * width]))
+        found = add("Gemm", parts, face.weight[:, None], np.array([face.bias], np.float32))
+        add("Squeeze", found, tokens, named=LOGITS)
+        return graph.model([pixels], [told])
+
     def of_patches(block: int, after: list[str]) -> str:
         return plain(cut(after[block], 1, LAST))
 
@@ -230,11 +255,8 @@ def transformer_graph(
         local = add("Add", local, add("Unsqueeze", logits, tokens))
     add("Reshape", local, np.array([-1, grid, grid]), named=PLACES)
     return graph.model(
-        [helper.make_tensor_value_info(PIXELS, TensorProto.UINT8, ["N", size, size, 3])],
-        [
-            helper.make_tensor_value_info(LOGITS, FLOAT, ["N"]),
-            helper.make_tensor_value_info(PLACES, FLOAT, ["N", grid, grid]),
-        ],
+        [pixels],
+        [told, helper.make_tensor_value_info(PLACES, FLOAT, ["N", grid, grid])],
     )
 
 

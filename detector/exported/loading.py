@@ -27,11 +27,13 @@ from ganscope.detector.exported.running import (
     open_exported,
 )
 from ganscope.detector.judge import Judge, check_config
+from ganscope.detector.networks.face_head import FaceHead
 from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
 from ganscope.files import cache_folder, replacing, write_json
 from ganscope.locks import holding_file
 from ganscope.named import (
     CONFIG,
+    FACES,
     SAVED_WITH,
     WEIGHTS,
     find_folder,
@@ -115,7 +117,18 @@ class QuickJudge(OnnxJudge):
     """A transformer in bytes, and the same exactly, for what that leaves in doubt."""
 
     exact: OnnxJudge | None = None
+    faces: OnnxJudge | None = None
+    head: FaceHead | None = None
     margin = MARGIN
+
+    @property
+    def face_head(self) -> FaceHead | None:
+        return self.head
+
+    def face_logits(self, pixels: np.ndarray) -> np.ndarray:
+        if self.faces is None:  # most images show no face
+            self.faces = _from_cache(self.origin, OnnxJudge, int8=True, face=self.head)
+        return self.faces.logits(pixels)
 
     def exact_logits(self, pixels: np.ndarray) -> np.ndarray:
         return self._exact().logits(pixels)
@@ -143,11 +156,17 @@ def cached_graph(name: str) -> OnnxJudge:
     import_onnxruntime()
     config = read_config(find_folder(name, "detectors"), name, "detectors")
     if config.get("architecture") == "clip":
-        return _from_cache(name, QuickJudge, int8=True)
+        judge = _from_cache(name, QuickJudge, int8=True)
+        assert isinstance(judge, QuickJudge)
+        judge.head = FaceHead.load(find_folder(name, "detectors"))
+        return judge
     return _from_cache(name, OnnxJudge, int8=False)
 
 
-def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
+def _from_cache(
+    name: str, kind: type[OnnxJudge], int8: bool, face: FaceHead | None = None
+) -> OnnxJudge:
+    """face: the graph of this, which goes with the detector."""
     folder = find_folder(name, "detectors")
     config = read_config(folder, name, "detectors")
     try:
@@ -156,6 +175,9 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
         raise GanscopeError(f"{name}: {WEIGHTS} is missing; fetch or train it again") from None
     place = str(folder.resolve())
     made_of = [VERSION, place, weights.st_size, weights.st_mtime_ns, config]
+    if face is not None:
+        made_of.append(face.digest)
+        place += f"#{FACES}"
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
     judge = _checked(path, name, kind)
@@ -167,7 +189,8 @@ def _from_cache(name: str, kind: type[OnnxJudge], int8: bool) -> OnnxJudge:
         if judge is None:
             with replacing(path) as part:
                 save_graph(
-                    graph_of(name, folder, config, part, "int8" if int8 else "smallest"), part
+                    graph_of(name, folder, config, part, "int8" if int8 else "smallest", face=face),
+                    part,
                 )
                 told = {"folder": place, "made of": digest, "sha256": hash_files(part)}
                 write_json(path.with_suffix(".json"), told)
@@ -186,12 +209,14 @@ def graph_of(
     part: Path,
     form: str = "float",
     portable: bool = False,
+    face: FaceHead | None = None,
 ) -> "onnx.ModelProto":
     """The graph of a detector, with what it needs to judge.
 
     part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
-    or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. Raises
-    `GanscopeError` for a network that ONNX cannot express.
+    or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. face:
+    the graph of this, for squares around faces. Raises `GanscopeError` for a network that ONNX
+    cannot express.
     """
     from ganscope.detector.exported import graph, shrinking
 
@@ -215,7 +240,8 @@ def graph_of(
             check_config(config)
             bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
             weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
-            model, known = graph.transformer_graph(config, weights, portable), graph.amplitudes()
+            model = graph.transformer_graph(config, weights, portable, face)
+            known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
         kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
@@ -235,6 +261,11 @@ def graph_of(
         }
         model = forms[form](model)
     own = {key: value for key, value in config.items() if key != SAVED_WITH}
+    if face is not None:
+        kind = None
+        looking = {"looks_at": "faces", "margin": face.margin}
+        own["input"] = {k: v for k, v in own["input"].items() if k != "views"} | looking
+        own["thresholds"] = dict.fromkeys(own["thresholds"], face.threshold)
     return described(model, about(own, name, kind))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ganscope.detector.judge import Judge
+from ganscope.detector.judge import Judge, sigmoid
 from ganscope.faces import Face, Finder
 
 MOST = 8
@@ -35,6 +35,10 @@ class FaceViews:
     weights: np.ndarray = field(default_factory=lambda: np.empty(0))
     tile_logits: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     """(T,), as they come."""
+    closely: np.ndarray | None = None
+    """(size, size, 3) uint8: what the detector's `face_head` looks at, if it has one."""
+    swap_logit: float | None = None
+    """What that says of it; higher = more likely swapped."""
 
     @property
     def complete(self) -> bool:
@@ -50,12 +54,16 @@ class FaceCheck:
 
     box: tuple[int, int, int, int]
     """Left, top, right, bottom in pixels of the picture."""
-    confidence: float
-    """The finder's, that it is a face, in (0, 1]."""
+    confidence: float | None
+    """The finder's, that it is a face, in (0, 1]; None: it gives none (`cascades`)."""
     score: float | None
     """In [0, 1], higher = more likely fake; on the scale of the picture's, and no probability."""
     verdict: str | None
     """fake, real or unsure; None: not judged."""
+    swap_score: float | None = None
+    """In [0, 1], higher = more likely put into the picture; None: the detector cannot tell."""
+    swapped: bool = False
+    """Whether that is above its threshold, so that the verdict is *fake*."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -105,17 +113,25 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
     found = []
     for one in faces:
         score, verdict, said = None, None, ()
+        sure = one.face.confidence
         if one.cut is None:
             said = (f"a side of less than {least_of(detector)} pixels: too small to judge",)
         elif np.isfinite(one.logit()):
             score = float(detector.score(one.logit()))
             verdict = detector.verdict(score)
+        swap_score, swapped = None, False
+        if one.swap_logit is not None and detector.face_head is not None:
+            swap_score = sigmoid(one.swap_logit)
+            swapped = swap_score >= detector.face_head.threshold
+            verdict = "fake" if swapped else verdict
         found.append(
             FaceCheck(
                 box=one.face.box,
-                confidence=round(one.face.confidence, 4),
+                confidence=None if sure is None else round(sure, 4),
                 score=score,
                 verdict=verdict,
+                swap_score=swap_score,
+                swapped=swapped,
                 warnings=said,
             )
         )
@@ -144,7 +160,12 @@ def told_by_faces(faces: Sequence[FaceCheck], found: int, verdict: str) -> Told:
     suspect = [face for face in faces if face.verdict == "fake"]
     if not suspect or verdict == "fake":
         return Told(verdict, "", remarks)
-    worst = max(suspect, key=lambda face: face.score or 0.0)
+    swapped = [face for face in suspect if face.swapped]
+    worst = max(swapped or suspect, key=lambda f: (f.swap_score if f.swapped else f.score) or 0.0)
     many = "a face looks" if len(suspect) == 1 else f"{len(suspect)} faces look"
-    remarks.append(f"{many} generated (score {worst.score:.3f}, {worst.place}), so unsure")
-    return Told("unsure", f"{many} generated, of which alone no probability is known", remarks)
+    how = "generated" if not swapped else "swapped"
+    if 0 < len(swapped) < len(suspect):
+        how = "swapped or generated"
+    score = worst.swap_score if worst.swapped else worst.score
+    remarks.append(f"{many} {how} (score {score:.3f}, {worst.place}), so unsure")
+    return Told("unsure", f"{many} {how}, of which alone no probability is known", remarks)

@@ -215,9 +215,11 @@ def _draw_face(shown: np.ndarray, face: FaceCheck, scale: float) -> None:
     colour = FRAMES.get(face.verdict or "", (200, 200, 200))
     cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), (30, 30, 30), 4)
     cv2.rectangle(shown, (left, top), (right - 1, bottom - 1), colour, 2)
-    if face.score is None:
+    score = face.swap_score if face.swapped else face.score
+    if score is None:
         return
-    font, text = cv2.FONT_HERSHEY_SIMPLEX, f"{face.score:.2f}"
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    text = f"swapped {score:.2f}" if face.swapped else f"{score:.2f}"
     (wide, high), _ = cv2.getTextSize(text, font, 0.5, 1)
     x = max(min(left, shown.shape[1] - wide - 6), 0)
     y = max(top, high + 6)

@@ -333,6 +333,11 @@ def _pooled(detector: Judge, scored: Scored) -> Scored:
         for face in scored.faces or ():
             if face.cut is not None and detector.in_doubt(face.logit(), len(face.cut)):
                 face.tile_logits = detector.exact_logits(face.cut)
+        closely = [face for face in scored.faces or () if face.closely is not None]
+        if closely:
+            swapped = detector.face_logits(np.stack([face.closely for face in closely]))
+            for face, logit in zip(closely, swapped, strict=True):
+                face.swap_logit, face.closely = float(logit), None
         if not np.isfinite(found).all():
             scored.logit = scored.score = None
             scored.error = "the detector gave no finite number for this image"
@@ -474,6 +479,8 @@ def _find_faces(scored: Scored, pixels: np.ndarray, detector: Judge, finder: Fin
         if min(face.width, face.height) >= least_of(detector):
             views.cut = _of_face(face, pixels, detector)
             views.weights = np.full(len(views.cut), 1 / len(views.cut))
+            if detector.face_head is not None:
+                views.closely = _square(face, pixels, detector.face_head.margin, detector.size)
         scored.faces.append(views)
 
 
@@ -484,12 +491,17 @@ def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
     size = detector.size
     if detector.views or detector.faces_alone:
         times = detector.around_faces if detector.faces_alone else AROUND
-        top, left, bottom, right = around(face, *pixels.shape[:2], times)
-        return whole_of(pixels[top:bottom, left:right], size)[None]
+        return _square(face, pixels, times, size)[None]
     top, left, bottom, right = around(face, *pixels.shape[:2], AROUND_TILES, size)
     square = _filled(pixels[top:bottom, left:right], size)
     places = tile_positions(*square.shape[:2], size, FACE_TILES)
     return np.stack([square[y : y + size, x : x + size] for y, x in places])
+
+
+def _square(face: Face, pixels: np.ndarray, times: float, size: int) -> np.ndarray:
+    """The square around a face, (size, size, 3) uint8; times: as in `around`."""
+    top, left, bottom, right = around(face, *pixels.shape[:2], times)
+    return whole_of(pixels[top:bottom, left:right], size)
 
 
 def _describe(scored: Scored, cut: np.ndarray) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from ganscope.detector.networks.face_head import FaceHead, unbiased, zones
 from ganscope.detector.networks.reads import usual_reads
 
 
@@ -119,6 +120,34 @@ class BlockFeatures(nn.Module):
         parts = [part(number, what) for number, what in self.reads]
         local = [self._normal(after[number][0]) for number in blocks] or [of_map]
         return torch.cat([*parts, of_map.mean(1)], 1), torch.cat(local, 2)
+
+    def face_features(self, x: Tensor, block: int, margin: float) -> Tensor:
+        """What a `FaceHead` looks at in squares around faces: (N, PARTS * width) float32. Of the
+        untouched backbone, where there is one, else of the only one.
+        """
+        ((patches, first),) = (
+            self.backbone if self.plain is None else self.plain
+        ).forward_intermediates(
+            x,
+            indices=[block],
+            return_prefix_tokens=True,
+            norm=False,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        normal = self._normal(patches)
+        within = zones(self._grid(x)[0], margin)
+        weights = torch.from_numpy(within).to(x.device)
+        mean, square = weights @ normal, weights @ normal.square()
+        more = torch.from_numpy(unbiased(within)).to(x.device)
+        spread = ((square - mean.square()) * more).clamp_min(0).sqrt()
+        return torch.cat([self._normal(first[:, :1]), mean, spread], 1).flatten(1)
+
+    def face_logits(self, x: Tensor, head: FaceHead) -> Tensor:
+        """Logits (N,) that the faces in squares around them were put there."""
+        weight = torch.from_numpy(head.weight).to(x.device)
+        return self.face_features(x, head.block, head.margin) @ weight + head.bias
 
     def _normal(self, tokens: Tensor) -> Tensor:
         return F.layer_norm(tokens.float(), (self.width,))

@@ -105,7 +105,8 @@ ROOM = 2.0
 FINE = 1.6
 """A face is kept in at most so many times the pixels that are looked at."""
 SURE, MOST = 0.7, 8
-"""Least confidence of the finder, and the most faces of a photograph, the largest first."""
+"""Least confidence of a finder that gives any, and the most faces of a photograph, the largest
+first."""
 FAINT = 0.05
 """Share of another face's pixels up to which nothing counts as changed."""
 FEWEST = 20
@@ -272,7 +273,8 @@ def keep_faces(
                 warnings.warn(f"{error}; it is left out", GanscopeWarning, stacklevel=2)
                 pixels = np.zeros((1, 1, 3), np.uint8)
             for number, face in enumerate(search.find(pixels)[:MOST]):
-                if face.confidence < SURE or min(face.width, face.height) < SMALLEST:
+                unsure = face.confidence is not None and face.confidence < SURE
+                if unsure or min(face.width, face.height) < SMALLEST:
                     continue
                 part, inside = _cut_out(pixels, face, round(size * FINE * ROOM / MARGIN))
                 name = f"{row:07d}-{number}.png"

@@ -39,16 +39,29 @@ def find_masks(table: pd.DataFrame) -> list[str]:
     return found
 
 
-def leave_out_misfits(table: pd.DataFrame, named: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The images of a table whose masks fit, and those that have none; and the others, with a
-    column `reason`. Raises `GanscopeError` where no image has a mask.
+def refuse_without_masks(table: pd.DataFrame, named: str) -> None:
+    """Raise `GanscopeError` where no image of a corpus' table has a mask, or none of the masks'
+    files is there. Nothing is opened: it is known before hours go into images.
     """
-    masks = find_masks(table)
-    if not any(masks):
+    masks = [mask for mask in find_masks(table) if mask]
+    if not masks:
         raise GanscopeError(
             f"{named}: --masks: no image has a mask; corpora tell of them in a column `mask` of "
             "metadata.csv, as those made by ganscope generate --generator faceswap: or inpaint: do"
         )
+    if not any(map(os.path.isfile, masks)):
+        raise GanscopeError(
+            f"{named}: --masks: none of the {len(masks):,} masks that it names is there, "
+            f"{masks[0]} for one; restore them, or leave --masks out"
+        )
+
+
+def leave_out_misfits(table: pd.DataFrame, named: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The images of a table whose masks fit, and those that have none; and the others, with a
+    column `reason`. Raises `GanscopeError` as `refuse_without_masks` does.
+    """
+    refuse_without_masks(table, named)
+    masks = find_masks(table)
     reasons = [""] * len(table)
     for row, (path, mask) in enumerate(zip(table["path"], masks, strict=True)):
         if not mask:

@@ -39,7 +39,7 @@ from ganscope.datasets.splits import split_corpus
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.architectures import is_architecture
 from ganscope.detector.training.evaluation import ENOUGH
-from ganscope.detector.training.masks import find_masks, leave_out_misfits
+from ganscope.detector.training.masks import find_masks, leave_out_misfits, refuse_without_masks
 from ganscope.detector.training.record import count_known, start_record
 from ganscope.detector.training.views import Views, find_twins, jpeg_qualities
 from ganscope.devices import asked_of_main, by_main_process
@@ -101,6 +101,8 @@ def split_table(
             raise GanscopeError(
                 f"{named}: holds no {word} images; name a corpus that has them, too"
             )
+    if settings.masks:
+        refuse_without_masks(every, named)
     if settings.drop_declared:
         every = leave_out_declared(every, find_declared(every))
         for label, word in ((0, "real"), (1, "fake")):

@@ -105,10 +105,14 @@ def choice(*names: str) -> Reader:
 def as_label(*parts: str, **options: Any) -> str:
     """One name for a corpus' folder and manifest: no separators but "-", nothing a shell minds.
 
-    options: a corpus may hold one generator's fakes at several settings.
+    options: a corpus may hold one generator's fakes at several settings; words say of themselves
+    what they are of, and tables are narrow.
     """
     for key, value in sorted(options.items()):
-        parts += (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}",)
+        if isinstance(value, str):
+            parts += (value,)
+        else:
+            parts += (f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}",)
     label = re.sub(r"[^\w.=-]+", "--", "-".join(parts), flags=re.ASCII)
     return label.strip("-.") or "generator"
 

@@ -29,12 +29,12 @@ class Face:
     """A face in a picture, in that picture's pixels.
 
     box: left, top, right, bottom, from the hairline to the chin, within the picture. confidence in
-    (0, 1]. landmarks (68, 2) float32, x and y in the order of iBUG's 300-W, which may lie outside
-    the picture, or None.
+    (0, 1], None from a finder that gives none. landmarks (68, 2) float32, x and y in the order of
+    iBUG's 300-W, which may lie outside the picture, or None.
     """
 
     box: tuple[int, int, int, int]
-    confidence: float
+    confidence: float | None
     landmarks: np.ndarray | None = None
 
     @property
@@ -79,9 +79,11 @@ def open_finder(name: str = "auto") -> Finder:
 
 
 def _arranged(faces: list[Face], height: int, width: int) -> list[Face]:
-    """Boxes cut to the picture, those that are too small or doubled left out; largest first."""
+    """Boxes cut to the picture, those that are too small or doubled left out; largest first. Of two
+    on one place the surer stays, of those without confidence the first.
+    """
     kept: list[Face] = []
-    for face in sorted(faces, key=lambda f: (-f.confidence, f.box)):
+    for face in sorted(faces, key=lambda f: -(f.confidence or 1.0)):
         left, top, right, bottom = face.box
         box = (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
         if min(box[2] - box[0], box[3] - box[1]) < LEAST:
@@ -289,15 +291,15 @@ class CascadeFinder:
         faces = []
         with self._lock:  # OpenCV's cascades serve one thread at a time
             found = self._detect(grey) if min(grey.shape) >= 24 else []
-        for left, top, side, confidence in found:
+        for left, top, side in found:
             eyes = _eyes(grey, left, top, side) / scale
             landmarks, box = _laid_on(eyes)
-            faces.append(Face(box, confidence, landmarks))
+            faces.append(Face(box, None, landmarks))
         return _arranged(faces, height, width)
 
 
-Detect = Callable[[np.ndarray], list[tuple[int, int, int, float]]]
-"""A grey picture (H, W) uint8 to squares: left, top, side, confidence."""
+Detect = Callable[[np.ndarray], list[tuple[int, int, int]]]
+"""A grey picture (H, W) uint8 to squares: left, top, side; of doubled ones the better is first."""
 
 
 def _haar() -> Detect | None:
@@ -309,18 +311,15 @@ def _haar() -> Detect | None:
         return None
     front, profile = (kind(str(file)) for file in files)
 
-    def detect(grey: np.ndarray) -> list[tuple[int, int, int, float]]:
+    def detect(grey: np.ndarray) -> list[tuple[int, int, int]]:
         even = cv2.equalizeHist(grey)
         found = []
-        for cascade, mirrored, sure in (
-            (front, False, 0.9),
-            (profile, False, 0.6),
-            (profile, True, 0.6),
-        ):
+        for cascade, mirrored in ((front, False), (profile, False), (profile, True)):
             seen = cv2.flip(even, 1) if mirrored else even
-            for x, y, w, _ in cascade.detectMultiScale(seen, 1.15, 6, minSize=(24, 24)):
+            squares = cascade.detectMultiScale(seen, 1.15, 6, minSize=(24, 24))
+            for x, y, w, _ in sorted(map(tuple, squares)):
                 left = grey.shape[1] - x - w if mirrored else x
-                found.append((int(left), int(y), int(w), sure))
+                found.append((int(left), int(y), int(w)))
         return found
 
     return detect
@@ -333,7 +332,7 @@ def _local_patterns() -> Detect:
 
     cascade = Cascade(lbp_frontal_face_cascade_filename())
 
-    def detect(grey: np.ndarray) -> list[tuple[int, int, int, float]]:
+    def detect(grey: np.ndarray) -> list[tuple[int, int, int]]:
         longest = max(grey.shape)
         found = cascade.detect_multi_scale(
             img=grey / 255.0,
@@ -342,7 +341,7 @@ def _local_patterns() -> Detect:
             min_size=(24, 24),
             max_size=(longest, longest),
         )
-        return [(int(f["c"]), int(f["r"]), int(f["width"]), 0.8) for f in found]
+        return sorted((int(f["c"]), int(f["r"]), int(f["width"])) for f in found)
 
     return detect
 

@@ -15,6 +15,8 @@ from ganscope.prints import LEARNED
 from ganscope.registry import unknown
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
+FACES = "faces.safetensors"
+"""Of detectors, beside their weights: what tells swapped faces."""
 SAVED_WITH = "weights"
 """In a configuration: the `weights_hash` of the weights that it was written with."""
 STEPS = "steps"
@@ -54,7 +56,9 @@ def find_folder(name: str, kind: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD, LEARNED]))
+            return Path(
+                snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS, CARD, LEARNED, FACES])
+            )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             reason = reason_of(error)
             raise GanscopeError(

@@ -1,0 +1,115 @@
+"""What tells swapped faces: the same with torch and without, and refused where it is damaged."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ganscope.detector.exported.loading import QuickJudge, cached_graph, graph_of, save_graph
+from ganscope.detector.exported.running import OnnxJudge
+from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks.face_head import PARTS, FaceHead, zones
+from ganscope.errors import GanscopeError
+from ganscope.named import CONFIG, FACES
+
+SIZE, BLOCK, MARGIN = 64, 1, 1.4
+
+
+def make_head(scale: float = 0.03) -> FaceHead:
+    weight = np.random.default_rng(1).normal(0, scale, PARTS * 768).astype(np.float32)
+    return FaceHead(weight, 0.25, BLOCK, MARGIN, 0.8, {"faces": 3})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small detector whose fine-tuned blocks are not its untouched ones, with a head."""
+    torch.manual_seed(0)
+    reads = [[0, "cls"], [1, "mean"]]
+    detector = Detector.create("clip", size=SIZE, reads=reads, beside=4)
+    folder = tmp_path_factory.mktemp("faces") / "run"
+    detector.save(folder)
+    make_head().save(folder)
+    return folder
+
+
+def squares() -> np.ndarray:
+    made = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), dtype=np.uint8)
+    made[1, 16:48, 16:48] = 120  # flat where a face is
+    return made
+
+
+def test_a_head_comes_back_as_it_was(tmp_path: Path) -> None:
+    assert FaceHead.load(tmp_path) is None
+    head = make_head()
+    head.save(tmp_path)
+    found = FaceHead.load(tmp_path)
+    assert found is not None
+    np.testing.assert_array_equal(found.weight, head.weight)
+    assert {**vars(found), "weight": 0} == {**vars(head), "weight": 0}
+    assert found.digest == head.digest != make_head(0.02).digest
+
+
+def test_a_damaged_head_is_named(tmp_path: Path) -> None:
+    make_head().save(tmp_path)
+    data = (tmp_path / FACES).read_bytes()
+    (tmp_path / FACES).write_bytes(data[:-9])
+    with pytest.raises(GanscopeError, match=r"faces.safetensors is damaged"):
+        FaceHead.load(tmp_path)
+    FaceHead(np.full(7, np.nan, np.float32), 0.0, 1, 1.4, 0.8, {}).save(tmp_path)
+    with pytest.raises(GanscopeError, match="not finite"):
+        FaceHead.load(tmp_path)
+
+
+def test_zones_part_a_square() -> None:
+    found = zones(14, MARGIN)
+    assert ((found > 0).sum(0) == 1).all()
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    inner, edge, outer = (found > 0).reshape(3, 14, 14)
+    assert inner[6:8, 6:8].all()
+    assert outer[0].all()
+    assert edge[1:3, 6].any()
+
+
+def test_logits_are_of_the_zones_of_untouched_tokens(run: Path) -> None:
+    detector, head = load_detector(str(run)), make_head()
+    images = detector.normalised(detector._images(squares()))
+    net = detector.net
+    with torch.no_grad():
+        x = net.plain.patch_embed(images)
+        x = net.plain.norm_pre(net.plain._pos_embed(x))
+        for block in net.plain.blocks[: BLOCK + 1]:
+            x = block(x)
+        tokens = F.layer_norm(x, (768,))
+    parts = [tokens[:, 0]]
+    within = [torch.from_numpy(row > 0) for row in zones(SIZE // 16, MARGIN)]
+    parts += [tokens[:, 1:][:, one].mean(1) for one in within]
+    parts += [tokens[:, 1:][:, one].std(1) for one in within]
+    expected = torch.cat(parts, 1).numpy() @ head.weight + head.bias
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(detector.face_logits(squares()), expected, atol=1e-3)
+
+
+def test_the_graph_says_the_same(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path))
+    expected = load_detector(str(run)).face_logits(squares())
+    config = json.loads((run / CONFIG).read_text())
+    save_graph(graph_of(str(run), run, config, tmp_path / "p", face=make_head()), tmp_path / "f")
+    exact = OnnxJudge(tmp_path / "f")
+    np.testing.assert_allclose(exact.logits(squares()), expected, atol=1e-3)
+    assert exact.faces_alone
+    quick = cached_graph(str(run))
+    assert isinstance(quick, QuickJudge)
+    assert quick.face_head is not None
+    np.testing.assert_allclose(quick.face_logits(squares()), expected, atol=0.3)
+    assert len(list((tmp_path / "graphs").glob("*.onnx"))) == 2  # neither forgot the other
+    make_head(0.06).save(run)
+    other = load_detector(str(run)).face_logits(squares())
+    np.testing.assert_allclose(cached_graph(str(run)).face_logits(squares()), other, atol=0.4)
+    assert np.abs(other - expected).max() > 0.5
+    make_head().save(run)
