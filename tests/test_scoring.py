@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -350,6 +351,40 @@ def test_flat_areas_are_those_without_noise() -> None:
     stripes = np.zeros((10, 12, 3), np.uint8)
     stripes[:, 4:, 2] = 1  # one change in eleven pairs, of one channel by one level
     assert flat_share(stripes) == pytest.approx(10 / 11)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (64, 64), (65, 33)], ids=str)
+def test_quick_ways_count_as_plain_ones(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 40, (2, *shape, 3), dtype=np.uint8)
+    small = pixels[..., ::2, ::2, :].reshape(-1, 3).astype(int) >> 4
+    counts = np.unique(small, axis=0, return_counts=True)[1]
+    share = counts / counts.sum()
+    assert count_colours(pixels) == float(np.exp(-(share * np.log(share)).sum()))
+    symmetric = [(0, max(86 - side, 0)) for side in shape]
+    expected = np.pad(pixels[0], (*symmetric, (0, 0)), mode="symmetric")
+    assert np.array_equal(scoring._filled(pixels[0], 86), expected)
+
+
+def test_a_process_with_one_core_opens_without_threads(
+    cnn: Detector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{n}.png" for n in range(5)]
+    for path, pixels in zip(paths, random_images(5), strict=True):
+        cv2.imwrite(str(path), pixels)
+    by, whole = set(), scoring.open_image
+
+    def opened(image: object) -> object:
+        by.add(threading.get_ident())
+        return whole(image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "open_image", opened)
+    found = [list(score_images(cnn, paths, device="cpu", threads=t)) for t in (True, False)]
+    assert threading.get_ident() in by
+    assert len(by) > 1
+    assert [s.logit for s in found[0]] == [s.logit for s in found[1]]
+    by.clear()
+    list(score_images(cnn, paths, device="cpu", threads=False))
+    assert by == {threading.get_ident()}
 
 
 def test_drawings_of_many_colours_are_unsure_too(cnn: Detector, tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ class Finder(Protocol):
         ...
 
 
+def best_finder() -> str:
+    """The name of the best finder that is installed."""
+    return "mesh" if _mesh_folder() else "cascades"
+
+
 def open_finder(name: str = "auto") -> Finder:
     """The finder of a name; "auto" is the best that is installed.
 
@@ -64,7 +69,7 @@ def open_finder(name: str = "auto") -> Finder:
     # OpenCV's threads do not survive a fork, and with them begun every forked worker would hang.
     cv2.setNumThreads(1)
     if name == "auto":
-        name = "mesh" if _mesh_folder() else "cascades"
+        name = best_finder()
     if name == "mesh":
         folder = _mesh_folder()
         if folder is None:
