@@ -98,8 +98,9 @@ def write_portraits(folder: Path, number: int) -> Path:
 class Checks:
     """What was tried: seconds, most memory on the device, and what went wrong."""
 
-    def __init__(self, device: torch.device):
-        self.device, self.rows = device, []  # type: ignore[var-annotated]
+    def __init__(self, device: torch.device, kept: Path):
+        """kept: a file of the rows so far, should time run out."""
+        self.device, self.kept, self.rows = device, kept, []  # type: ignore[var-annotated]
 
     def wait(self) -> None:
         if self.device.type == "cuda":
@@ -130,6 +131,7 @@ class Checks:
         if self.device.type == "cuda":
             row["gigabytes"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
         self.rows.append(row)
+        self.kept.write_text(json.dumps({"rows": self.rows}, indent=2))
         print(f"{name}: {row}", flush=True)
         return found
 
@@ -165,7 +167,7 @@ def main() -> None:
     real = device.type == "cuda"
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
-    checks = Checks(device)
+    checks = Checks(device, out / "gpu_check.json")
     small = write_corpus(out / "small", 60, 48)
     many = write_corpus(out / "many", 8000 if real else 60, 64)
     places = write_corpus(out / "places", 2000 if real else 60, 64, masked=True)

@@ -511,7 +511,7 @@ def test_whatever_holds_an_image_is_judged_as_its_file_is(cnn: Detector, photo: 
         check_image(b"no picture", cnn, "cpu")
     mixed = list(score_images(cnn, [content, b"no picture", Image.open(photo)], device="cpu"))
     assert [one.error is None for one in mixed] == [True, False, True]
-    assert mixed[0].score == mixed[2].score
+    assert mixed[0].score == pytest.approx(mixed[2].score, abs=1e-6)  # other tiles beside it
     with pytest.raises(TypeError, match="not as int"):
         list(score_images(cnn, [7], device="cpu"))  # type: ignore[list-item]
 
