@@ -2,10 +2,11 @@
 
     python benchmarks/gpu_check.py --device cuda --out FOLDER
 
-Trains each recipe (but `faces`, which needs portraits) and each kind of generator for some steps,
-compares scores with the CPU's, and times generate, check, benchmark, and train-detector in fp32 and
-bf16. Leaves `gpu_check.json` and `gpu_check.md` in FOLDER. With `--device cpu` everything is small:
-it shows that the script runs.
+Trains each recipe and each kind of generator for some steps, compares scores with the CPU's, and
+times generate, check and benchmark, and in fp32 and bf16 train-detector (of pictures, with --masks,
+of faces) and train-generator (dcgan, pix2pix, cyclegan). The portraits of the recipe faces are one
+photograph of scikit-image's, cut and toned anew each time. Leaves `gpu_check.json` and
+`gpu_check.md` in FOLDER. With `--device cpu` everything is small: it shows that the script runs.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
+import skimage.data
 import torch
 
 from ganscope.config import (
@@ -52,35 +54,65 @@ RECIPES: dict[str, dict[str, Any]] = {
     "soup": {"detector": "cnn", "soup": 2},
     "fuse": {"detector": "cnn", "fuse": "patch"},
 }
-PAIRED = ("pix2pix", "cyclegan")
+STARTS = {"pix2pix": "edges", "cyclegan": "grey"}
+"""What generators that start from a picture start from."""
 
 
-def write_corpus(folder: Path, number: int, side: int) -> Path:
-    """Noise, striped in fakes, as JPEG."""
+def write_corpus(folder: Path, number: int, side: int, masked: bool = False) -> Path:
+    """Noise, striped in fakes, as JPEG. masked: fakes are striped above alone, and say where."""
     rng, rows = np.random.default_rng(0), []
+    mask = np.zeros((side, side), np.uint8)
+    mask[: side // 2] = 255
+    if masked:
+        (folder / "masks").mkdir(parents=True, exist_ok=True)
     for i in range(number):
         label = i % 2
         pixels = rng.normal(128, 40, (side, side, 3))
-        pixels[::2] += 30 * label
+        pixels[: side // 2 if masked else side : 2] += 30 * label
         name = f"{('real', 'fake')[label]}/{i}.jpg"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / name), pixels.clip(0, 255).astype(np.uint8))
-        rows.append((name, label))
-    table = pd.DataFrame(rows, columns=["file_name", "label"])
+        named = f"masks/{i}.png" if masked and label else ""
+        if named:
+            cv2.imwrite(str(folder / named), mask)
+        rows.append((name, label, named))
+    table = pd.DataFrame(rows, columns=["file_name", "label", "mask"])
+    table = table if masked else table.drop(columns="mask")
     table.to_csv(folder / "metadata.csv", index=False)
+    return folder
+
+
+def write_portraits(folder: Path, number: int) -> Path:
+    """A face, each time cut, mirrored and toned otherwise, in folders that pass for sources."""
+    rng, whole = np.random.default_rng(0), skimage.data.astronaut()
+    for i in range(number):
+        top, left = rng.integers(0, 30, 2)
+        pixels = whole[top : 260 + top, 60 + left : 400 - left]
+        pixels = pixels[:, :: rng.choice((-1, 1))] * rng.uniform(0.8, 1.1) + rng.normal(0, 8, 3)
+        path = folder / f"{i % 6}" / f"{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), pixels[..., ::-1].clip(0, 255).astype(np.uint8))
     return folder
 
 
 class Checks:
     """What was tried: seconds, most memory on the device, and what went wrong."""
 
-    def __init__(self, device: torch.device):
-        self.device = device
+    def __init__(self, device: torch.device, kept: Path):
+        """kept: a file of the rows so far, should time run out."""
+        self.device, self.kept = device, kept
         self.rows: list[dict[str, Any]] = []
 
     def wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def train(self, name: str, work: Callable[[], Path]) -> None:
+        """Images a second as the training itself wrote them down last: without its beginning."""
+        run = self.run(name, work)
+        if run:
+            log = pd.read_csv(run / "losses.csv")
+            self.rows[-1]["a_second"] = round(float(log["images_per_second"].iloc[-1]), 1)
 
     def run(self, name: str, work: Callable[[], Any], per: float | None = None) -> Any:
         """per: pieces of work, for their number a second."""
@@ -100,6 +132,7 @@ class Checks:
         if self.device.type == "cuda":
             row["gigabytes"] = round(torch.cuda.max_memory_allocated(self.device) / 2**30, 2)
         self.rows.append(row)
+        self.kept.write_text(json.dumps({"rows": self.rows}, indent=2))
         print(f"{name}: {row}", flush=True)
         return found
 
@@ -135,9 +168,11 @@ def main() -> None:
     real = device.type == "cuda"
     out: Path = given.out
     out.mkdir(parents=True, exist_ok=True)
-    checks = Checks(device)
+    checks = Checks(device, out / "gpu_check.json")
     small = write_corpus(out / "small", 60, 48)
     many = write_corpus(out / "many", 8000 if real else 60, 64)
+    places = write_corpus(out / "places", 2000 if real else 60, 64, masked=True)
+    portraits = write_portraits(out / "portraits", 120 if real else 36)
     paths = sorted(str(p) for p in many.rglob("*.jpg"))
     about: dict[str, Any] = {"device": given.device, "size": 32, "epochs": 1, "batch_size": 16}
 
@@ -147,11 +182,11 @@ def main() -> None:
             corpora=(small,), out=out / "detectors" / name.replace(" ", "-"), **about | change
         )
         checks.run(f"train-detector {name}", lambda plan=plan: train_detector(plan))
-    kinds = [kind for kind in sorted(architectures) if kind not in PAIRED]
-    for kind in kinds if real else ["dcgan"]:
+    for kind in sorted(architectures) if real else ["dcgan"]:
         wish = TrainGeneratorSettings(
             generator=kind,
             real="photographs",
+            input=STARTS.get(kind),
             out=out / "generators" / kind,
             size=32,
             steps=20 if real else 2,
@@ -209,10 +244,39 @@ def main() -> None:
                 device=given.device,
                 precision=precision,
             )
-            run = checks.run(f"train {name} {precision}", lambda plan=plan: train_detector(plan))
-            if run:
-                log = pd.read_csv(run / "losses.csv")
-                checks.rows[-1]["a_second"] = round(float(log["images_per_second"].iloc[-1]), 1)
+            checks.train(f"train {name} {precision}", lambda plan=plan: train_detector(plan))
+    backbone = "lite" if real else "cnn"
+    for precision in ("fp32", "bf16"):
+        for name, change in {
+            "masks": {"corpora": (places,), "masks": True, "epochs": 1},
+            "faces": {"corpora": (portraits,), "recipe": "faces", "steps": 60 if real else 2},
+        }.items():
+            plan = TrainDetectorSettings(
+                out=out / f"speed-{name}-{precision}",
+                detector=backbone,
+                batch_size=64 if real else 8,
+                device=given.device,
+                precision=precision,
+                **change,
+            )
+            checks.train(f"train {name} {precision}", lambda plan=plan: train_detector(plan))
+        for kind in ("dcgan", *STARTS):
+            wish = TrainGeneratorSettings(
+                generator=kind,
+                real="photographs",
+                input=STARTS.get(kind),
+                out=out / f"speed-{kind}-{precision}",
+                size=64 if real else 32,
+                steps=60 if real else 2,
+                batch_size=64 if real else 2,
+                width=64 if real else 8,
+                sample_every=30 if real else 1,
+                device=given.device,
+                precision=precision,
+            )
+            checks.train(
+                f"train-generator {kind} {precision}", lambda wish=wish: train_generator(wish)
+            )
     plan_ = BenchmarkSettings(
         corpora=(small,),
         detector=(str(out / "detectors" / "full-cnn"),),

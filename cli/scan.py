@@ -144,10 +144,11 @@ def _sum_up(state: "Progress", settings: ScanSettings) -> None:
     out.print(str(settings.out), highlight=False, markup=False)
     earlier = f", {state.earlier:,} were there before" if state.earlier else ""
     again = f" ({state.duplicates:,} with the content of another)" if state.duplicates else ""
+    faces = f", faces by {state.faces_by}" if state.faces_by else ""
     speed = f", {state.per_second:,.1f} a second" if made else ""
     err.print(
         f"{made:,} files in {state.seconds:,.1f} s{speed}, by {state.workers} "
-        f"{'worker' if state.workers == 1 else 'workers'} ({state.engine}){earlier}",
+        f"{'worker' if state.workers == 1 else 'workers'} ({state.engine}){faces}{earlier}",
         highlight=False,
     )
     err.print(f"{state.rows:,} rows{again}: {_counts(state.verdicts)}", highlight=False)

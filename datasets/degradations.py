@@ -234,9 +234,9 @@ def estimate_quality(quantization: tuple[tuple[int, ...], ...]) -> int:
     if not quantization:
         return 100
     # The mean does not mind whether the 64 entries stand in zigzag or natural order.
-    scale = float(np.mean(quantization[0])) / _LUMINANCE_MEAN * 100
+    scale = sum(quantization[0]) / len(quantization[0]) / _LUMINANCE_MEAN * 100
     quality = (200 - scale) / 2 if scale <= 100 else 5000 / scale
-    return int(np.clip(round(quality), 1, 100))
+    return min(max(round(quality), 1), 100)
 
 
 def lossy_history(pixels: np.ndarray, qualities: list[int], rng: Rng) -> np.ndarray:

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ganscope.config import InspectSettings, TrustUpdateSettings
 from ganscope.detector.evidence import manifests, watermarks
 from ganscope.detector.evidence.comfyui import read_graphs
 from ganscope.detector.evidence.evidence import evidence_of, read_evidence
 from ganscope.detector.evidence.inspection import inspect_images
+from ganscope.detector.evidence.metadata import is_bare, read_metadata
 from ganscope.detector.evidence.record import (
     CAPTURED,
     EDITED,
@@ -100,6 +101,41 @@ def xmp(body: str, attributes: str = "") -> str:
 
 CAMERA = {0x010F: "Canon", 0x0110: "Canon EOS R5"}
 EXPOSED = {0x829A: 0.01, 0x829D: 2.8, 0x9003: "2021:05:01 10:00:00"}
+
+
+# --- files that carry nothing ---
+
+
+def test_a_jpeg_that_carries_anything_is_read() -> None:
+    """What is not read has no evidence; every part that can hold any makes it be read."""
+
+    def made(**options: Any) -> bytes:
+        file = io.BytesIO()
+        picture().save(file, "JPEG", **options)
+        return file.getvalue()
+
+    plain = made()
+    assert is_bare(plain)
+    assert is_bare(made(progressive=True, dpi=(300, 300)))
+    assert read_metadata(plain).empty
+    assert evidence_of(open_image(plain)) == read_evidence(plain)
+    for more in (
+        {"exif": Image.Exif()},
+        {"comment": b"Steps: 1"},
+        {"xmp": xmp("").encode()},
+        {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()},
+    ):
+        assert not is_bare(made(**more))
+    for kind in range(0xE0, 0xF0):  # before the pixels, whatever it is
+        assert not is_bare(plain[:2] + bytes([0xFF, kind, 0, 6]) + b"text" + plain[2:])
+    for end in range(2, plain.index(b"\xff\xda")):
+        assert not is_bare(plain[:end])
+    said = evidence_of(open_image(jpeg(comment=WEBUI.encode())))
+    assert said.declared == GENERATED
+    hidden = plain + b"\0\0\1\0jumb"  # perhaps a manifest, which then is looked for
+    assert evidence_of(open_image(hidden)) == read_evidence(hidden)
+    with pytest.raises(GanscopeError, match=r"nowhere\.pem"):
+        evidence_of(open_image(plain), Path("nowhere.pem"))
 
 
 # --- settings that generators write ---

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,19 @@ def finder(request: pytest.FixtureRequest) -> Finder:
         return open_finder(request.param)
     except GanscopeError as error:
         pytest.skip(str(error))
+
+
+def test_threads_find_at_once_what_one_finds(finder: Finder, astronaut: np.ndarray) -> None:
+    spare = next(v for v in vars(finder).values() if isinstance(v, finding._Spare))
+    with spare.one() as one, spare.one() as other:  # neither waits for the other
+        assert one is not other
+    parts = [np.ascontiguousarray(astronaut[:300, x : x + 300]) for x in (0, 40, 80, 120)]
+    alone = [finder.find(part) for part in parts]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(finder.find, parts * 2))
+    assert any(alone)
+    for found, expected in zip(together, alone * 2, strict=True):
+        assert [face.box for face in found] == [face.box for face in expected]
 
 
 class Reddish(Judge):

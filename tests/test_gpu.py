@@ -3,10 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_places import Told, draw_face, faces_settings, make_masked, settings
 from test_training import make_corpus
 
 from ganscope.config import (
@@ -22,6 +24,7 @@ from ganscope.detector.judging.checking import check_images
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.training import faces
 from ganscope.detector.training.device_augmentation import augment, draw
 from ganscope.detector.training.recipes import train_detector
 from ganscope.devices import to_device
@@ -142,6 +145,49 @@ def test_every_recipe_trains_and_judges_as_on_the_cpu(recipe: str, tmp_path: Pat
         for device in ("cpu", "cuda")
     ]
     np.testing.assert_allclose(*logits, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_places_are_learned(tmp_path: Path, precision: str) -> None:
+    wish = settings(make_masked(tmp_path / "c"), tmp_path / "run", masks=True, size=40)
+    trained = Detector.load(train_detector(replace(wish, device="cuda", precision=precision)))
+    assert trained.config["training"]["precision"] == precision
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)
+    maps = []
+    for device in ("cpu", "cuda"):
+        trained.prepare(device)
+        maps.append(trained.local_logits(pixels)[0])
+    np.testing.assert_allclose(*maps, atol=0.05)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_faces_are_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    monkeypatch.setattr(faces, "open_finder", Told)
+    rng = np.random.default_rng(0)
+    for i in range(36):
+        path = tmp_path / "portraits" / "abcdef"[i % 6] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), draw_face(rng)[..., ::-1])
+    wish = faces_settings(tmp_path / "portraits", tmp_path / "run")
+    trained = Detector.load(train_detector(replace(wish, device="cuda", precision=precision)))
+    assert trained.faces_alone
+    assert trained.config["training"]["precision"] == precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["pix2pix", "cyclegan"])
+def test_generators_that_start_from_pictures_train(
+    kind: str, precision: str, tmp_path: Path
+) -> None:
+    about = {"generator": kind, "input": "grey", "size": 32, "width": 8, "steps": 3}
+    wish = TrainGeneratorSettings(
+        real="photographs", out=tmp_path / "g", device="cuda", precision=precision, **about
+    )
+    made = load_generator(str(train_generator(wish)))
+    photos = [np.full((32, 32, 3), grey, np.uint8) for grey in (40, 200)]
+    on_cpu = np.stack(made.make(0, [0, 1], photos))
+    on_cuda = np.stack(made.cuda().make(0, [0, 1], photos))
+    assert np.abs(on_cpu.astype(int) - on_cuda).mean() < 1
 
 
 @pytest.mark.parametrize("kind", sorted(set(architectures) - {"pix2pix", "cyclegan"}))

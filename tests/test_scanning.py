@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections import Counter
 from contextlib import closing
@@ -28,6 +29,7 @@ from ganscope.detector.judging.checking import FIELDS, check_images
 from ganscope.detector.judging.exporting import export_detector
 from ganscope.detector.model import Detector
 from ganscope.detector.scanning import local, on_ray, results, worker
+from ganscope.detector.scanning import scan as scanning
 from ganscope.detector.scanning.listing import Item, find_items
 from ganscope.detector.scanning.scan import Progress, scan_images
 from ganscope.detector.scanning.worker import Work, Worker
@@ -153,7 +155,7 @@ def test_faces_are_looked_at_as_in_check(
     if not alone:
         scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
         assert table(tmp_path / "whole").faces.isna().all()
-        with pytest.raises(GanscopeError, match="other --faces;"):
+        with pytest.raises(GanscopeError, match="other --faces, finder of faces"):
             scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 
@@ -245,6 +247,62 @@ def test_stores_are_read_through_fsspec(detector: str) -> None:
         list(find_items(["memory://nowhere"]))
     with pytest.raises(GanscopeError, match="sftpx:// cannot be read"):
         list(find_items(["sftpx://host/x"]))
+
+
+def test_what_a_list_names_never_ends_a_scan(tmp_path: Path) -> None:
+    names = ("sftpx://host/a.tar", "sftpx://host/b/", "memory://none/", "memory://none.tar", "-")
+    (tmp_path / "list.txt").write_text("\n".join([*names, str(tmp_path / "x.jpg")]))
+    items = list(find_items([str(tmp_path / "list.txt")]))
+    assert [item.path for item in items][:-1] == list(names)
+    said = [item.error for item in items]
+    assert said[0].startswith("sftpx:// cannot be read here")
+    assert said[1].startswith("sftpx:// cannot be read here")
+    assert said[2] == "no such file or folder"
+    assert "cannot be read as a tar file" in said[3]
+    assert said[4:] == ["no such file or folder"] * 2
+    for name in names:
+        with pytest.raises(GanscopeError, match=name.rstrip("/")):
+            list(find_items([name]))
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.002], ids=["quick", "slow"])
+def test_a_slow_disk_is_read_by_threads(
+    tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch, pause: float
+) -> None:
+    by: Counter[int] = Counter()
+    whole = Worker._bytes
+
+    def counted(self: Worker, item: Item) -> tuple[bytes, bool]:
+        by[threading.get_ident()] += 1
+        time.sleep(pause)
+        return whole(self, item)
+
+    monkeypatch.setattr(Worker, "_bytes", counted)
+    monkeypatch.setattr(worker, "QUICK", 0.002 if pause else 60.0)
+    inbox = make(tmp_path / "inbox", 100)
+    items = list(find_items([str(inbox)]))
+    found = rows_in_process(items, detector, finder=None)
+    assert [row["path"] for row in found] == [item.path for item in items]
+    here = by[threading.get_ident()]
+    assert by.total() == 100
+    assert 0 < here < 50 if pause else here == 100
+
+
+def test_another_finder_of_faces_finds_other_rows(
+    tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = make(tmp_path / "inbox", 1)
+    for name, taken in (("cascades", False), ("mesh", True)):
+        monkeypatch.setattr(scanning, "best_finder", lambda name=name: name)
+        settings = ScanSettings(
+            paths=(str(inbox),), out=tmp_path / name, detector=detector, workers=1, engine="local"
+        )
+        if taken:
+            with pytest.raises(GanscopeError, match="other finder of faces"):
+                list(scan_images(replace(settings, out=tmp_path / "cascades")))
+        else:
+            assert [*scan_images(settings)][-1].faces_by == name
+    assert scan(inbox, out=tmp_path / "r", detector=detector, faces=False).faces_by is None
 
 
 def test_what_passes_is_tried_again(

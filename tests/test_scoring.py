@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -352,6 +353,40 @@ def test_flat_areas_are_those_without_noise() -> None:
     assert flat_share(stripes) == pytest.approx(10 / 11)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (3, 50), (64, 64), (65, 33)], ids=str)
+def test_quick_ways_count_as_plain_ones(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 40, (2, *shape, 3), dtype=np.uint8)
+    small = pixels[..., ::2, ::2, :].reshape(-1, 3).astype(int) >> 4
+    counts = np.unique(small, axis=0, return_counts=True)[1]
+    share = counts / counts.sum()
+    assert count_colours(pixels) == float(np.exp(-(share * np.log(share)).sum()))
+    symmetric = [(0, max(86 - side, 0)) for side in shape]
+    expected = np.pad(pixels[0], (*symmetric, (0, 0)), mode="symmetric")
+    assert np.array_equal(scoring._filled(pixels[0], 86), expected)
+
+
+def test_a_process_with_one_core_opens_without_threads(
+    cnn: Detector, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{n}.png" for n in range(5)]
+    for path, pixels in zip(paths, random_images(5), strict=True):
+        cv2.imwrite(str(path), pixels)
+    by, whole = set(), scoring.open_image
+
+    def opened(image: object) -> object:
+        by.add(threading.get_ident())
+        return whole(image)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(scoring, "open_image", opened)
+    found = [list(score_images(cnn, paths, device="cpu", threads=t)) for t in (True, False)]
+    assert threading.get_ident() in by
+    assert len(by) > 1
+    assert [s.logit for s in found[0]] == [s.logit for s in found[1]]
+    by.clear()
+    list(score_images(cnn, paths, device="cpu", threads=False))
+    assert by == {threading.get_ident()}
+
+
 def test_drawings_of_many_colours_are_unsure_too(cnn: Detector, tmp_path: Path) -> None:
     drawing = np.zeros((128, 128, 3), np.uint8)
     for i, colour in enumerate(np.random.default_rng(0).integers(0, 256, (16, 3))):
@@ -476,7 +511,7 @@ def test_whatever_holds_an_image_is_judged_as_its_file_is(cnn: Detector, photo: 
         check_image(b"no picture", cnn, "cpu")
     mixed = list(score_images(cnn, [content, b"no picture", Image.open(photo)], device="cpu"))
     assert [one.error is None for one in mixed] == [True, False, True]
-    assert mixed[0].score == mixed[2].score
+    assert mixed[0].score == pytest.approx(mixed[2].score, abs=1e-6)  # other tiles beside it
     with pytest.raises(TypeError, match="not as int"):
         list(score_images(cnn, [7], device="cpu"))  # type: ignore[list-item]
 

@@ -1,6 +1,7 @@
 """Transformers read at several blocks, their adapters, and matrices kept as bytes."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ganscope.detector.networks.lora import (
     merge_adapters,
 )
 from ganscope.detector.networks.transformer import usual_reads
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import from_bytes, to_bytes
 
 
@@ -318,6 +319,17 @@ def test_a_second_reading_begins_as_nothing_and_with_the_same_weights(tmp_path: 
         assert torch.equal(mine, theirs)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(net(images), net.classify(net.features(images)))
+
+
+def test_a_second_reading_that_is_left_out_is_told(tmp_path: Path) -> None:
+    detector = second_reader()
+    save_file(detector.net.state_dict(), tmp_path / "two.safetensors")
+    with pytest.warns(GanscopeWarning, match="its second reading, .* is left out"):
+        load_pretrained(small(), str(tmp_path / "two.safetensors"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = build("vit:test_vit", size=32, beside=8)[0]
+        load_pretrained(net, str(tmp_path / "two.safetensors"))
 
 
 def test_only_the_way_from_the_other_backbone_is_kept(

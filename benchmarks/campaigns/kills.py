@@ -3,15 +3,18 @@
     python benchmarks/campaigns/kills.py                          # a few moments of each
     python benchmarks/campaigns/kills.py --times 50               # fifty
     python benchmarks/campaigns/kills.py --with SIGTERM --only check --only scan
+    python benchmarks/campaigns/kills.py --times 50 --log kills.jsonl   # goes on where it stopped
 
 After `kill -9` no file under a final name is half, and the same command again ends with the same
 bytes (of tables in Parquet: the same rows) as an undisturbed run. After SIGINT (sent to all
 processes, as by Ctrl-C) and SIGTERM (sent to the first), the command ends within `--patience`
 seconds with status 130 or 143 and one line, leaves no process behind, and loses no finished file.
-The exit status is 1 if there is a fault.
+A table at the end tells of all, with --log of earlier runs, too. The exit status is 1 if there is a
+fault.
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -19,7 +22,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from commands import (
@@ -44,71 +47,123 @@ ANEW = ("check", "train-detector", "train-generator")
 """Commands that, once done, draw anew under other names, or want another --out."""
 
 
+@dataclass
+class Turn:
+    """What came of a command that was disturbed, and given again."""
+
+    command: str
+    signal: str
+    number: int
+    seed: int
+    signals: int = 0
+    """That it was sent; fewer than meant where it was done before."""
+    same: bool = False
+    """Whether it ended with the result of an undisturbed run."""
+    slowest: float = 0.0
+    """Seconds until it ended after a signal."""
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        return self.command, self.signal, self.number, self.seed
+
+
+class Log:
+    """The turns of this campaign, and of earlier ones that wrote into the same file."""
+
+    def __init__(self, path: Path | None):
+        self.path, self.turns = path, list[Turn]()
+        if path and path.exists():
+            lines = path.read_text().split("\n")[:-1]  # what a kill cut off is done again
+            self.turns = [Turn(**json.loads(line)) for line in lines]
+            path.write_text("".join(f"{line}\n" for line in lines))
+
+    def add(self, turn: Turn) -> None:
+        self.turns.append(turn)
+        if self.path:
+            with self.path.open("a") as file:
+                file.write(json.dumps(asdict(turn)) + "\n")
+
+    def table(self) -> str:
+        lines = [
+            "| command | signal | disturbed runs | signals | ended the same | faults "
+            "| slowest end, s |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for command, kind in dict.fromkeys((t.command, t.signal) for t in self.turns):
+            those = [t for t in self.turns if (t.command, t.signal) == (command, kind)]
+            end = "" if kind == "SIGKILL" else f"{max(t.slowest for t in those):.1f}"
+            counts = (
+                len(those),
+                sum(t.signals for t in those),
+                sum(t.same for t in those),
+                sum(len(t.faults) for t in those),
+            )
+            lines.append(f"| {command} | {kind} | {' | '.join(map(str, counts))} | {end} |")
+        return "\n".join(lines)
+
+
+def undisturbed(one: Case, place: Path, tally: Tally) -> tuple[float, dict[str, str]]:
+    """How many seconds a case takes, and what it makes: nothing if it fails."""
+    fresh(place, place / one.out)
+    started = time.monotonic()
+    status, said = run(one.words, place, place / "log.txt")
+    expected = result(one, place)
+    if status or not expected:
+        tally.fault(f"{one.name}: undisturbed, status {status}: {last_line(said)}")
+        return 0.0, {}
+    return time.monotonic() - started, expected
+
+
 def disturb(
     one: Case,
     place: Path,
-    number: int,
-    times: int,
+    turn: Turn,
+    seconds: float,
+    expected: dict[str, str],
     patience: float,
-    rng: random.Random,
     tally: Tally,
 ) -> None:
-    """Run a case undisturbed, then so many times with a signal at a random moment, then to its
-    end.
-    """
-    log, out, kind = place / "log.txt", place / one.out, signal.Signals(number).name
+    """Run a case with a signal at a random moment, or two, then to its end."""
+    log, out, number = place / "log.txt", place / one.out, signal.Signals[turn.signal]
+    rng = random.Random("-".join(map(str, turn.key)))
+    what, done = f"{one.name}, {turn.signal} no. {turn.number}", False
+    before = len(tally.faults)
     fresh(place, out)
-    started = time.monotonic()
-    status, said = run(one.words, place, log)
-    seconds, expected = time.monotonic() - started, result(one, place)
-    if status or not expected:
-        tally.fault(f"{one.name}: undisturbed, status {status}: {last_line(said)}")
-        return
-    ends: Counter[str] = Counter()
-    slowest = 0.0
-    for turn in range(times):
-        fresh(place, out)
-        what, done = f"{one.name}, {kind} no. {turn}", False
-        for _ in range(rng.choice((1, 1, 2))):  # some are disturbed once more
-            tally.runs += 1
-            process = begin(one.words, place, log)
-            # Uniform over the time that an undisturbed run takes.
-            process.join(rng.uniform(0.02, seconds))
-            if process.exitcode is not None:
-                ends["was done before"] += 1
-                if process.exitcode:
-                    said = log.read_text(errors="replace")
-                    tally.fault(f"{what}: given again, {process.exitcode}: {last_line(said)}")
-                done = True
-                break
-            if number == signal.SIGKILL:
-                end_session(process)
-                ends["killed"] += 1
-            else:
-                finished = finals(out)
-                took = stop(process, number, patience, what, log, tally)
-                slowest = max(slowest, took)
-                ends[f"status {process.exitcode}"] += 1
-                if lost := finished - finals(out):
-                    tally.fault(f"{what}: lost {sorted(lost)[:3]}")
-            for half in halves(out):
-                tally.fault(f"{what}: half a file: {half}")
-            if one.name in ANEW and is_done(one, place) and result(one, place) == expected:
-                ends["was done before"] += 1
-                done = True
-                break
-        status, said = (0, "") if done else run(one.words, place, log)
-        if status:
-            tally.fault(f"{what}: the same command again, status {status}: {last_line(said)}")
-        elif result(one, place) != expected:
-            made = result(one, place)
-            other = [k for k in made.keys() | expected if made.get(k) != expected.get(k)]
-            tally.fault(f"{what}: another result: {sorted(other)[:3]}")
+    for _ in range(rng.choice((1, 1, 2))):  # some are disturbed once more
+        tally.runs += 1
+        process = begin(one.words, place, log)
+        # Uniform over the time that an undisturbed run takes.
+        process.join(rng.uniform(0.02, seconds))
+        if process.exitcode is not None:
+            if process.exitcode:
+                said = log.read_text(errors="replace")
+                tally.fault(f"{what}: given again, {process.exitcode}: {last_line(said)}")
+            done = True
+            break
+        turn.signals += 1
+        if number == signal.SIGKILL:
+            end_session(process)
         else:
-            ends["ended the same"] += 1
-    told = ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
-    end = "" if number == signal.SIGKILL else f"; the slowest end took {slowest:.1f} s"
-    print(f"  {one.name} ({seconds:.1f} s undisturbed), {kind}: {told}{end}", flush=True)
+            finished = finals(out)
+            took = stop(process, number, patience, what, log, tally)
+            turn.slowest = max(turn.slowest, took)
+            if lost := finished - finals(out):
+                tally.fault(f"{what}: lost {sorted(lost)[:3]}")
+        for half in halves(out):
+            tally.fault(f"{what}: half a file: {half}")
+        if one.name in ANEW and is_done(one, place) and result(one, place) == expected:
+            done = True
+            break
+    status, said = (0, "") if done else run(one.words, place, log)
+    made = result(one, place)
+    turn.same = made == expected
+    if status:
+        tally.fault(f"{what}: the same command again, status {status}: {last_line(said)}")
+    elif not turn.same:
+        other = [k for k in made.keys() | expected if made.get(k) != expected.get(k)]
+        tally.fault(f"{what}: another result: {sorted(other)[:3]}")
+    turn.faults = tally.faults[before:]
 
 
 def is_done(one: Case, place: Path) -> bool:
@@ -170,19 +225,35 @@ def main() -> None:
     options.add_argument(
         "--with", dest="signals", action="append", choices=("SIGKILL", "SIGINT", "SIGTERM")
     )
+    options.add_argument("--log", type=Path, help="file in which it is kept what was done")
     options.add_argument("--patience", type=float, default=5.0, help="seconds for an end")
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
-    rng, tally = random.Random(chosen.seed), Tally()
-    numbers = [signal.Signals[name] for name in chosen.signals or ("SIGKILL", "SIGINT", "SIGTERM")]
+    tally, log = Tally(), Log(chosen.log)
+    kinds = chosen.signals or ["SIGKILL", "SIGINT", "SIGTERM"]
+    done, first = {turn.key for turn in log.turns}, 0
     with tempfile.TemporaryDirectory() as name:
         place = prepare(Path(name).resolve())
+        whole: dict[str, tuple[float, dict[str, str]]] = {}
         while True:
             for one in chosen_cases(chosen.only):
-                for number in numbers:
-                    disturb(one, place, number, chosen.times, chosen.patience, rng, tally)
+                turns = [
+                    Turn(one.name, kind, number, chosen.seed)
+                    for kind in kinds
+                    for number in range(first, first + chosen.times)
+                ]
+                for turn in (turn for turn in turns if turn.key not in done):
+                    if one.name not in whole:
+                        whole[one.name] = undisturbed(one, place, tally)
+                    if whole[one.name][1]:
+                        disturb(one, place, turn, *whole[one.name], chosen.patience, tally)
+                        log.add(turn)
+            first += chosen.times
             if time.monotonic() - tally.started >= 60 * (chosen.minutes or 0):
                 break
+    print(log.table())
+    earlier = [said for turn in log.turns if turn.key in done for said in turn.faults]
+    tally.faults = [*earlier, *tally.faults]
     sys.exit(tally.close("kills"))
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from ganscope.detector.evidence.camera import read_camera, read_job, read_program
 from ganscope.detector.evidence.comfyui import read_graphs
-from ganscope.detector.evidence.manifests import read_manifests
-from ganscope.detector.evidence.metadata import Metadata, read_metadata
+from ganscope.detector.evidence.manifests import BOX, read_manifests
+from ganscope.detector.evidence.metadata import Metadata, is_bare, read_metadata
 from ganscope.detector.evidence.parameters import read_parameters
 from ganscope.detector.evidence.record import CAPTURED, NOTHING, Evidence, Finding, clean, judge
 from ganscope.detector.evidence.trust import find_anchors
@@ -24,8 +24,11 @@ def read_evidence(content: bytes, name: str = "", trust_anchors: Path | None = N
     is one. Whatever the bytes are, nothing is raised: what cannot be read is a finding that says
     so. Raises `GanscopeError` if `trust_anchors` cannot be read.
     """
-    anchors = find_anchors(trust_anchors)
+    signed = BOX in content
+    anchors = find_anchors(trust_anchors) if signed or trust_anchors else None
     metadata = read_metadata(content)
+    if not signed and metadata.empty:
+        return Evidence()
     findings = list(read_manifests(content, metadata.format, anchors))
     for read in READERS:
         try:
@@ -49,11 +52,12 @@ def evidence_of(image: OpenedImage, trust_anchors: Path | None = None) -> Eviden
     """What an opened image's file says of its making, and the invisible watermarks in its pixels
     where `invisible-watermark` is installed. As `read_evidence`.
     """
-    found = (
-        Evidence()
-        if image.content is None
-        else read_evidence(image.content, image.path, trust_anchors)
-    )
+    content = image.content
+    # Many files on the web carry nothing, which is seen quicker than it is read.
+    silent = content is None or (image.format == "JPEG" and is_bare(content) and BOX not in content)
+    if silent and trust_anchors:
+        find_anchors(trust_anchors)
+    found = Evidence() if silent else read_evidence(content or b"", image.path, trust_anchors)
     mark = find_watermark(image.pixels)
     return judge([*found.findings, mark]) if mark else found
 

@@ -47,6 +47,11 @@ class Metadata:
     unread: list[str] = field(default_factory=list)
     """What could not be read, and why."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing, and nothing that could not be read."""
+        return not (self.texts or self.exif or self.iptc or self.xmp or self.unread)
+
     def text(self, where: str, key: str) -> str:
         """One text; "" if there is none."""
         return next((t.text for t in self.texts if (t.where, t.key) == (where, key)), "")
@@ -71,6 +76,26 @@ def read_metadata(content: bytes) -> Metadata:
     except Exception as error:
         found.unread.append(f"the file's head cannot be read ({_short(error)})")
     return found
+
+
+def is_bare(content: bytes) -> bool:
+    """Whether a JPEG that can be decoded has nothing but JFIF's head and tables before its pixels,
+    so that `read_metadata` would find nothing.
+    """
+    at = 2
+    while content[at : at + 1] == b"\xff":
+        kind, size = content[at + 1 : at + 2], int.from_bytes(content[at + 2 : at + 4])
+        if kind == b"\xda":
+            return True
+        jfif = kind == b"\xe0" and content[at + 4 : at + 9] == b"JFIF\0"
+        if size < 2 or not (jfif or kind in _TABLES):
+            return False
+        at += 2 + size
+    return False
+
+
+_TABLES = {b"\xc0", b"\xc1", b"\xc2", b"\xc4", b"\xdb", b"\xdd"}
+"""Segments by which a JPEG is decoded: frames, Huffman tables, quantisation, restarts."""
 
 
 def _short(error: Exception) -> str:

@@ -25,7 +25,7 @@ from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.judging.table import Table
 from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
 from ganscope.errors import GanscopeWarning, ImageError
-from ganscope.faces import Finder, open_finder
+from ganscope.faces import Finder, best_finder, open_finder
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
 from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
@@ -350,6 +350,7 @@ def _plan(settings: CheckSettings, detector: Judge) -> dict[str, Any]:
     return {
         **{name: value for name, value in plain(settings).items() if name not in free},
         "detector": [detector.name, getattr(detector, "weights", ""), detector.config],
+        "finder": best_finder() if settings.faces else None,
         "folder": os.getcwd(),
         "fields": FIELDS,
     }
@@ -437,9 +438,10 @@ def check_each(
     pixels_only: bool = False,
     trust_anchors: Path | None = None,
     finder: Finder | None = None,
+    threads: bool = True,
 ) -> Iterator[tuple[Check, Scored]]:
     """Judge images with a loaded detector, in order and as a stream; beside each judgement what it
-    was made from. finder: as in `score_images`.
+    was made from. finder, threads: as in `score_images`.
     """
     for scored in score_images(
         detector,
@@ -450,6 +452,7 @@ def check_each(
         describe=True,
         trust_anchors=trust_anchors,
         finder=finder,
+        threads=threads,
     ):
         yield _judge(detector, scored, pixels_only), scored
 

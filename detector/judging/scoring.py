@@ -5,6 +5,7 @@ looks at the whole made small, too: `views`.) Threads decode while the network r
 images share a batch; memory depends on neither the number nor the size of images.
 """
 
+import functools
 import math
 import os
 from collections import deque
@@ -107,8 +108,10 @@ class Scored:
     """Logits that this image waits for, those of its re-encoded tiles included."""
 
 
+@functools.lru_cache(maxsize=1024)  # folders hold many pictures of one size
 def tile_positions(height: int, width: int, size: int, most: int | None = None) -> np.ndarray:
-    """(T, 2) top and left of tiles of `size` that cover an image evenly, overlapping as they must.
+    """(T, 2) top and left of tiles of `size` that cover an image evenly, overlapping as they must;
+    not to be written to.
 
     If that takes more than `most` (None: as `MAX_TILES` and `MAX_PIXELS` say), so many at most are
     spread evenly and leave gaps.
@@ -124,7 +127,9 @@ def tile_positions(height: int, width: int, size: int, most: int | None = None) 
             rows = min(rows, most)
     tops = np.linspace(0, max(height - size, 0), rows).round().astype(int)
     lefts = np.linspace(0, max(width - size, 0), columns).round().astype(int)
-    return np.stack(np.meshgrid(tops, lefts, indexing="ij"), -1).reshape(-1, 2)
+    found = np.stack(np.meshgrid(tops, lefts, indexing="ij"), -1).reshape(-1, 2)
+    found.flags.writeable = False
+    return found
 
 
 def tiles(pixels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +140,7 @@ def tiles(pixels: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     height, width = pixels.shape[:2]
     positions = tile_positions(height, width, size)
     pixels = _filled(pixels, size)
-    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions]), positions
+    return np.stack([pixels[y : y + size, x : x + size] for y, x in positions.tolist()]), positions
 
 
 def reencoded_tiles(pixels: np.ndarray, size: int, positions: np.ndarray) -> np.ndarray:
@@ -170,7 +175,7 @@ def _filled(pixels: np.ndarray, size: int) -> np.ndarray:
     short = [max(size - n, 0) for n in pixels.shape[:2]]
     if not any(short):
         return pixels
-    return np.pad(pixels, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")
+    return cv2.copyMakeBorder(pixels, 0, short[0], 0, short[1], cv2.BORDER_REFLECT)
 
 
 _GRID = 16
@@ -184,9 +189,10 @@ def count_colours(pixels: np.ndarray) -> float:
 
     Of every second row and column of (..., H, W, 3) uint8, in steps of 16 levels a channel.
     """
-    r, g, b = np.moveaxis(pixels[..., ::2, ::2, :].astype(np.int64) >> 4, -1, 0)
-    counts = np.bincount((r << 8 | g << 4 | b).ravel())
-    share = counts[counts > 0] / counts.sum()
+    seen = np.ascontiguousarray(pixels[..., ::2, ::2, :]).reshape(1, -1, 3)
+    histogram = cv2.calcHist([seen], [0, 1, 2], None, [16] * 3, [0, 256] * 3)
+    counts = histogram[histogram > 0].astype(np.float64)
+    share = counts / counts.sum()
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
@@ -195,7 +201,8 @@ def flat_share(pixels: np.ndarray) -> float:
     right: drawn areas are, what a camera sees has its noise.
     """
     every_other = pixels[..., ::2, :, :]
-    return float((every_other[..., 1:, :] == every_other[..., :-1, :]).all(-1).mean())
+    same = every_other[..., 1:, :] == every_other[..., :-1, :]
+    return float((same[..., 0] & same[..., 1] & same[..., 2]).mean())
 
 
 def score_images(
@@ -207,6 +214,7 @@ def score_images(
     describe: bool = False,
     trust_anchors: Path | None = None,
     finder: Finder | None = None,
+    threads: bool = True,
 ) -> Iterator[Scored]:
     """Score images, each as anything that `open_image` takes, in order and as a stream.
 
@@ -218,8 +226,9 @@ def score_images(
     its file says of its making; trust_anchors: as in `read_evidence`. finder: look at each face
     that it finds beside the whole picture. A detector of faces alone looks at these only, by the
     best finder that is installed where None is given; its score is the highest of them, None
-    without any. What cannot be read gives a `Scored` with its `error`; what no image can come as
-    raises as in `open_image`.
+    without any. threads: open images in threads of their own, which on a CPU costs more than it
+    brings to a process that is to keep to one core. What cannot be read gives a `Scored` with its
+    `error`; what no image can come as raises as in `open_image`.
     """
     detector.prepare(device)
     batch_size = batch_size or detector.batch()
@@ -273,7 +282,8 @@ def score_images(
                     scored.expected += len(scored.again)
                 scored.again = None
 
-    for scored, cut in _opened(images, detector, reencode, describe, trust_anchors, finder):
+    found = _opened(images, detector, reencode, describe, trust_anchors, finder, threads)
+    for scored, cut in found:
         waiting.append(scored)
         if cut is not None:
             stock.append((scored, cut))
@@ -363,10 +373,11 @@ def _opened(
     describe: bool,
     trust_anchors: Path | None = None,
     finder: Finder | None = None,
+    threads: bool = True,
 ) -> Iterator[tuple[Scored, np.ndarray | None]]:
     """Open and tile images in threads, a bounded number ahead, in order.
 
-    Beside a network on the CPU, pixels are tiled without threads.
+    Beside a network on the CPU, pixels are tiled without threads, and all else if so asked.
     """
 
     def work(image: ImageSource) -> tuple[Scored, np.ndarray | None]:
@@ -396,13 +407,13 @@ def _opened(
         return _tiled(scored, pixels, detector.size, reencode, describe)
 
     opened = isinstance(images, list) and all(isinstance(i, np.ndarray) for i in images)
-    if opened and detector.on_cpu:  # little to do, and threads would slow the network
+    if detector.on_cpu and (opened or not threads):  # which would slow the network
         yield from map(work, images)
         return
     source = iter(images)
     cores = os.cpu_count() or 1
-    threads, most = (DECODERS, AHEAD) if detector.on_cpu else (cores, AHEAD * cores)
-    with ThreadPoolExecutor(threads) as pool:
+    decoders, most = (DECODERS, AHEAD) if detector.on_cpu else (cores, AHEAD * cores)
+    with ThreadPoolExecutor(decoders) as pool:
         ahead: deque[Future] = deque(pool.submit(work, i) for i in islice(source, AHEAD))
         try:
             while ahead:

@@ -5,6 +5,7 @@ of logits, `patch_logits`) and register a builder here that returns it with its 
 """
 
 import difflib
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from ganscope.detector.networks.convolutional import CNN, NPR, Patch
 from ganscope.detector.networks.fused import Fused
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.networks.weights import load_from_hub, load_strictly, read_weights
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.registry import Registry
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -193,6 +194,13 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
         prefix, heads = "backbone.", ("head.", "curve.", "where", "beside.", "plain.")
         if not any(key.startswith(prefix) for key in state):
             state = net.of_backbone(state)
+        if net.plain is None and any(key.startswith("plain.") for key in state):
+            warnings.warn(
+                f"{said}: its second reading, by a backbone that no training touched, is left out: "
+                "what is trained begins with the first alone",
+                GanscopeWarning,
+                stacklevel=2,
+            )
         state = net.at_own_size(state)
         if net.plain is not None and not any(key.startswith("plain.") for key in state):
             state |= net.twin_of(state)

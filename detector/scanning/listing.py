@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
-from ganscope.errors import GanscopeError, ImageError, reason_of
+from ganscope.errors import GanscopeError, reason_of
 from ganscope.images import IMAGE_SUFFIXES
 from ganscope.inputs import LISTS, STANDARD_INPUT, Passed, find_images
 
@@ -98,7 +98,7 @@ def address_of(path: str) -> str:
 
 def _named(path: str, passed: Passed, listed: bool = False) -> Iterator[Item]:
     """What one name stands for. listed: by a list, which is no reason to end a scan."""
-    if path == STANDARD_INPUT:
+    if path == STANDARD_INPUT and not listed:
         raise GanscopeError("-: a scan reads no standard input; name a list of paths, or use check")
     if is_web(path):
         yield Item(0, path)
@@ -134,31 +134,39 @@ def _remote(path: str, passed: Passed, listed: bool) -> Iterator[Item]:
     if listed and not path.endswith("/"):
         yield from _file(path, passed, listed)
         return
-    store, inner = store_of(path)
     try:
-        if store.isfile(inner):
-            yield from _file(path, passed, listed)
-            return
-        if not store.exists(inner):
-            raise GanscopeError(f"{path}: no such file or folder")
-        for folder, folders, files in store.walk(inner, on_error="raise"):
-            if isinstance(folders, list):
-                folders.sort()
-            for file in sorted(files):
-                ending = PurePosixPath(file).suffix.lower()
-                whole = store.unstrip_protocol(f"{folder.rstrip('/')}/{file}")
-                if file.startswith(".") or not file:
-                    continue
-                if ending in IMAGE_SUFFIXES or not ending:
-                    yield Item(0, whole)
-                elif ending == ".tar":
-                    yield from _members(whole, passed)
-                else:
-                    passed.add(ending[:12], whole)
-    except GanscopeError:
-        raise
+        yield from _walked(path, passed, listed)
     except Exception as error:  # those of stores share no base
-        raise GanscopeError(f"{path}: cannot be listed ({reason_of(error)[:200]})") from None
+        said = f"cannot be listed ({reason_of(error)[:200]})"
+        if isinstance(error, GanscopeError):
+            said = str(error).removeprefix(f"{path}: ")
+        if not listed:
+            raise GanscopeError(f"{path}: {said}") from None
+        yield Item(0, path, error=said)
+
+
+def _walked(path: str, passed: Passed, listed: bool) -> Iterator[Item]:
+    """A file of a store, or all below a folder of it."""
+    store, inner = store_of(path)
+    if store.isfile(inner):
+        yield from _file(path, passed, listed)
+        return
+    if not store.exists(inner):
+        raise GanscopeError(f"{path}: no such file or folder")
+    for folder, folders, files in store.walk(inner, on_error="raise"):
+        if isinstance(folders, list):
+            folders.sort()
+        for file in sorted(files):
+            ending = PurePosixPath(file).suffix.lower()
+            whole = store.unstrip_protocol(f"{folder.rstrip('/')}/{file}")
+            if file.startswith(".") or not file:
+                continue
+            if ending in IMAGE_SUFFIXES or not ending:
+                yield Item(0, whole)
+            elif ending == ".tar":
+                yield from _members(whole, passed)
+            else:
+                passed.add(ending[:12], whole)
 
 
 def open_stream(path: str) -> BinaryIO:
@@ -236,5 +244,7 @@ def _members(path: str, passed: Passed) -> Iterator[Item]:
                     passed.add(ending[:12] or "without an ending", whole)
                     continue
                 yield Item(0, whole, path, info.offset_data, info.size)
-    except (ImageError, OSError, tarfile.TarError, EOFError) as error:
+    except GanscopeError as error:  # no package for that kind of address
+        yield Item(0, path, error=str(error).removeprefix(f"{path}: "))
+    except Exception as error:  # those of stores share no base
         yield Item(0, path, error=f"cannot be read as a tar file ({reason_of(error)[:120]})")

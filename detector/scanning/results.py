@@ -174,6 +174,8 @@ class Results:
         self.earlier = 0
         """Rows that were there before."""
         self.rows: list[Row] = []
+        self.lines: list[str] = []
+        """Of the journal, not written yet."""
         self.by_content: dict[str, Row] = {}
         self.waiting: dict[str, list[Row]] = {}
         """SHA-256 -> rows that wait for that of the first with this content."""
@@ -219,17 +221,20 @@ class Results:
 
     def add(self, rows: Iterable[Row]) -> None:
         """Take rows; they are in a part at the latest `SECONDS` later."""
-        for row in rows:
-            if row.get("duplicate"):
-                first = self._first(row["sha256"])
-                if first is None:
-                    self.waiting.setdefault(row["sha256"], []).append(row)
-                else:
-                    self._take(_filled(row, first))
-                continue
-            self._take(row)
-            for other in self.waiting.pop(row["sha256"], ()):
-                self._take(_filled(other, row))
+        try:
+            for row in rows:
+                if row.get("duplicate"):
+                    first = self._first(row["sha256"])
+                    if first is None:
+                        self.waiting.setdefault(row["sha256"], []).append(row)
+                    else:
+                        self._take(_filled(row, first))
+                    continue
+                self._take(row)
+                for other in self.waiting.pop(row["sha256"], ()):
+                    self._take(_filled(other, row))
+        finally:
+            self._write_journal()
         if len(self.rows) >= MOST_ROWS or time.monotonic() - self.flushed > SECONDS:
             self.flush()
 
@@ -276,15 +281,20 @@ class Results:
         row = {name: row[name] for name in COLUMNS}
         for name in ("path", "duplicate_of"):
             row[name] = None if row[name] is None else text_of(row[name])
+        self.lines.append(json.dumps(row) + "\n")
+        self._count(row)
+
+    def _write_journal(self) -> None:
+        """Put the rows that were taken into the journal, all at once."""
+        lines, self.lines = "".join(self.lines), []
         try:
-            self.journal.write(json.dumps(row) + "\n")
+            self.journal.write(lines)
             self.journal.flush()
             if time.monotonic() - self.synced > SYNC_EVERY:
                 os.fsync(self.journal.fileno())
                 self.synced = time.monotonic()
         except OSError as error:
             raise self._unwritable(error) from None
-        self._count(row)
 
     def _count(self, row: Row) -> None:
         self.rows.append(row)

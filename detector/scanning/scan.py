@@ -23,6 +23,7 @@ from ganscope.detector.scanning.listing import Item, address_of, count_items, fi
 from ganscope.detector.scanning.results import Results
 from ganscope.detector.scanning.worker import Row, Work, row_of
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.faces import best_finder
 from ganscope.inputs import Passed, refuse_missing
 from ganscope.named import find_folder, hash_files, read_config, weights_hash
 
@@ -42,6 +43,8 @@ class Progress:
 
     engine: str
     workers: int
+    faces_by: str | None = None
+    """The finder of faces; None: none are looked for."""
     rows: int = 0
     """In the results, those of earlier scans included."""
     earlier: int = 0
@@ -81,23 +84,28 @@ def scan_images(settings: ScanSettings) -> Iterator[Progress]:
     if settings.device == "auto" and (exported or settings.runtime == "onnx"):
         settings = replace(settings, device="cpu")  # whatever else this machine has
     lot = _lot(settings, config)
+    alone = config["input"].get("looks_at") == "faces"
+    finder = best_finder() if settings.faces or alone else None
     work = Work(
         detector=settings.detector,
         runtime=settings.runtime,
         device=settings.device,
         batch_size=settings.batch_size,
         reencode=settings.reencode,
-        faces=settings.faces,
+        finder=finder,
         pixels_only=settings.pixels_only,
         trust_anchors=settings.trust_anchors and settings.trust_anchors.resolve(),
         allow_private=settings.allow_private,
         retries=settings.retries,
     )
     with ExitStack() as stack:
-        results = stack.enter_context(Results(settings.out, _plan(settings, config, weights)))
+        results = stack.enter_context(
+            Results(settings.out, _plan(settings, config, weights, finder))
+        )
         engine = on.Engine(work, settings, lot * HAND, results.index if settings.dedup else None)
         stack.enter_context(engine)
         scan = _Scan(settings, results, engine, lot, config)
+        scan.progress.faces_by = finder
         yield from stack.enter_context(closing(scan.run()))
 
 
@@ -243,7 +251,9 @@ def _about(settings: ScanSettings) -> tuple[dict[str, Any], str, bool]:
     return read_config(folder, settings.detector, "detectors"), weights_hash(folder), False
 
 
-def _plan(settings: ScanSettings, config: dict[str, Any], weights: str) -> dict[str, Any]:
+def _plan(
+    settings: ScanSettings, config: dict[str, Any], weights: str, finder: str | None
+) -> dict[str, Any]:
     """What a scan must have in common with another to go on in its folder; named as options."""
     near = any(
         not is_remote(address_of(path)) and not os.path.isabs(path) for path in settings.paths
@@ -253,5 +263,6 @@ def _plan(settings: ScanSettings, config: dict[str, Any], weights: str) -> dict[
         "PATHS": list(settings.paths),
         **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in names},
         "weights of the detector": [weights, config],
+        "finder of faces (by the extra faces)": finder,
         **({"working folder": os.getcwd()} if near else {}),
     }

@@ -26,10 +26,12 @@ from ganscope.limits import Limits
 
 READERS = 16
 """Threads that read: files come over a network, too, which is slow to answer."""
-CHUNK = 8
+CHUNK = 16
 """Local files that one of them takes at a time."""
 AHEAD, AHEAD_SLOW = 32, 4
 """Files that may be read and waiting, and that for a detector that takes a second for each."""
+QUICK, LATELY = 0.0005, 5
+"""Seconds a file within which a disk is quick, in the best of so many chunks."""
 HEAD, NO_PICTURE = 1024, 2**26
 """Bytes by which a file's kind is told, and from how many on one that is no picture is not read."""
 BACKOFF, LONGEST = 0.5, 30.0
@@ -53,7 +55,8 @@ class Work:
     device: str = "auto"
     batch_size: int | None = None
     reencode: bool = True
-    faces: bool = True
+    finder: str | None = "auto"
+    """Of faces, by its name, so that all workers have the same; None: none are looked for."""
     pixels_only: bool = False
     trust_anchors: Path | None = None
     allow_private: bool = False
@@ -82,8 +85,10 @@ class Worker:
         self.work, self.claim = work, claim
         self.judge = load_judge(work.detector, work.runtime, work.device)
         self.judge.prepare(work.device)
-        self.finder = open_finder() if work.faces else None
+        self.finder = open_finder(work.finder) if work.finder else None
         self.limits = Limits(allow_private=work.allow_private)
+        self.lately: deque[float] = deque(maxlen=LATELY)
+        """Seconds that files took to be read, a mean for each of the last chunks."""
         self.ahead = AHEAD_SLOW if self.judge.views and self.judge.on_cpu else AHEAD
 
     def run(self, items: Iterable[Item], emit: Callable[[Row], None]) -> None:
@@ -113,6 +118,7 @@ class Worker:
             work.pixels_only,
             work.trust_anchors,
             self.finder,
+            threads=False,  # a worker has a core
         ):
             now = time.perf_counter()
             emit(self._row(line.popleft(), check, now - since))
@@ -122,9 +128,11 @@ class Worker:
         return row_of(check) | _about(read, seconds)
 
     def _read(self, items: Iterable[Item]) -> Iterator[_Read]:
-        """Read files in threads, a bounded number ahead, and keep the order."""
+        """Read files in threads, a bounded number ahead, and keep the order. Beside a network on
+        the CPU a disk that is quick is read without them: they cost more than they would wait.
+        """
         source = iter(items)
-        waiting: deque[tuple[int, Future[list[_Read]]]] = deque()
+        waiting: deque[tuple[list[Item], Future[list[_Read]] | None]] = deque()
         count, size = 0, 1
         with ThreadPoolExecutor(READERS) as pool:
             try:
@@ -132,18 +140,25 @@ class Worker:
                     while count < self.ahead and (chunk := list(islice(source, size))):
                         far = is_remote(chunk[-1].place or chunk[-1].path)
                         size = 1 if far or self.ahead < CHUNK else CHUNK
-                        waiting.append((len(chunk), pool.submit(self._fetched, chunk)))
+                        here = not far and self.judge.on_cpu and self._is_quick()
+                        waiting.append((chunk, None if here else pool.submit(self._fetched, chunk)))
                         count += len(chunk)
                     if not waiting:
                         return
-                    number, found = waiting.popleft()
-                    count -= number
-                    yield from found.result()
+                    chunk, found = waiting.popleft()
+                    count -= len(chunk)
+                    yield from found.result() if found else self._fetched(chunk)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def _is_quick(self) -> bool:
+        """Whether files came back at once of late: when the machine is busy, at least some did."""
+        return not self.lately or min(self.lately) < QUICK
+
     def _fetched(self, chunk: list[Item]) -> list[_Read]:
+        begun = time.perf_counter()
         found = [self._fetch(item) for item in chunk]
+        self.lately.append((time.perf_counter() - begun) / len(chunk))
         wanted = [read for read in found if read.sha256 is not None]
         if self.claim and wanted:
             pairs = [(str(read.sha256), read.item.number) for read in wanted]

@@ -7,11 +7,12 @@ scikit-image's; their points are a mean face that is laid on the box and on the 
 """
 
 import importlib.util
-import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from ganscope.errors import GanscopeError
 from ganscope.registry import unknown
 
+T = TypeVar("T")
 FINDERS = ("auto", "mesh", "cascades")
 LEAST = 12
 """Pixels: boxes of a shorter side are no faces."""
@@ -56,6 +58,11 @@ class Finder(Protocol):
         ...
 
 
+def best_finder() -> str:
+    """The name of the best finder that is installed."""
+    return "mesh" if _mesh_folder() else "cascades"
+
+
 def open_finder(name: str = "auto") -> Finder:
     """The finder of a name; "auto" is the best that is installed.
 
@@ -64,7 +71,7 @@ def open_finder(name: str = "auto") -> Finder:
     # OpenCV's threads do not survive a fork, and with them begun every forked worker would hang.
     cv2.setNumThreads(1)
     if name == "auto":
-        name = "mesh" if _mesh_folder() else "cascades"
+        name = best_finder()
     if name == "mesh":
         folder = _mesh_folder()
         if folder is None:
@@ -101,6 +108,26 @@ def _overlap(one: tuple[int, ...], other: tuple[int, ...]) -> float:
         return 0.0
     areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
     return wide * high / min(areas)
+
+
+class _Spare(Generic[T]):
+    """What serves one thread at a time, as OpenCV's networks do: one for each that comes at once,
+    and kept for the next.
+    """
+
+    def __init__(self, make: Callable[[], T]):
+        self._make, self._idle = make, deque([make()])
+
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        try:
+            found = self._idle.pop()
+        except IndexError:
+            found = self._make()
+        try:
+            yield found
+        finally:
+            self._idle.append(found)
 
 
 # --- mesh: MediaPipe's networks ---
@@ -150,37 +177,37 @@ class MeshFinder:
     name = "mesh"
 
     def __init__(self, folder: Path):
-        self._detector, self._mesh = (_network(folder / name) for name in (_DETECTOR, _MESH))
+        self._networks = _Spare(lambda: [_network(folder / name) for name in (_DETECTOR, _MESH)])
         rows, columns = np.mgrid[:_CELLS, :_CELLS]
         self._anchors = (np.stack([columns, rows], -1).reshape(-1, 2) + 0.5) / _CELLS
-        self._lock = threading.Lock()
 
     def find(self, pixels: np.ndarray) -> list[Face]:
-        with self._lock:  # OpenCV's networks serve one thread at a time
-            return self._find(pixels)
+        with self._networks.one() as (detector, mesh):
+            return self._find(pixels, detector, mesh)
 
-    def _find(self, pixels: np.ndarray) -> list[Face]:
+    def _find(self, pixels: np.ndarray, detector: cv2.dnn.Net, mesh: cv2.dnn.Net) -> list[Face]:
         height, width = pixels.shape[:2]
-        boxes, scores = [], []
+        boxes: list[np.ndarray] = []
+        scores: list[float] = []
         if min(height, width) < LEAST:
             return []
         shrink = min(1.0, _SIDE / max(height, width))
         size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
         small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA) if shrink < 1 else pixels
         for left, top, right, bottom in _windows(*size):
-            found, sure = self._detect(small[top:bottom, left:right])
+            found, sure = self._detect(small[top:bottom, left:right], detector)
             found[..., 0] += left
             found[..., 1] += top
             boxes.extend(found * np.divide((width, height), size))
             scores.extend(sure)
         faces = []
         for points, score in _merged(boxes, scores):
-            face = self._on_mesh(pixels, points, score)
+            face = self._on_mesh(pixels, points, score, mesh)
             if face is not None:
                 faces.append(face)
         return _arranged(faces, height, width)
 
-    def _detect(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _detect(self, pixels: np.ndarray, detector: cv2.dnn.Net) -> tuple[np.ndarray, np.ndarray]:
         """(n, 8, 2) pixels: two corners, then eyes, nose, mouth and ears; (n,) confidences."""
         height, width = pixels.shape[:2]
         side = max(height, width)
@@ -191,10 +218,8 @@ class MeshFinder:
         )
         seen = np.full((_SEEN, _SEEN, 3), 127, np.uint8)
         seen[: small.shape[0], : small.shape[1]] = small
-        self._detector.setInput(cv2.dnn.blobFromImage(seen, 1 / 127.5, mean=(127.5,) * 3))
-        raw, logits = self._detector.forward(
-            ["reshaped_regressor_face_4", "reshaped_classifier_face_4"]
-        )
+        detector.setInput(cv2.dnn.blobFromImage(seen, 1 / 127.5, mean=(127.5,) * 3))
+        raw, logits = detector.forward(["reshaped_regressor_face_4", "reshaped_classifier_face_4"])
         scores = 1 / (1 + np.exp(-np.clip(logits.reshape(-1), -80, 80)))
         kept = np.flatnonzero(scores > _SURE)
         points = raw.reshape(-1, 8, 2)[kept] / _SEEN
@@ -204,7 +229,9 @@ class MeshFinder:
         points[:, 0] -= half
         return points.astype(np.float64) * side, scores[kept]
 
-    def _on_mesh(self, pixels: np.ndarray, points: np.ndarray, score: float) -> Face | None:
+    def _on_mesh(
+        self, pixels: np.ndarray, points: np.ndarray, score: float, mesh: cv2.dnn.Net
+    ) -> Face | None:
         """A found face with its landmarks, and the box around its mesh; None: the mesh sees no face
         there.
         """
@@ -217,12 +244,12 @@ class MeshFinder:
         turn = cv2.getRotationMatrix2D(tuple(map(float, centre)), turned, _SEEN / size)
         turn[:, 2] += _SEEN / 2 - centre
         seen = cv2.warpAffine(pixels, turn, (_SEEN, _SEEN), flags=cv2.INTER_LINEAR)
-        self._mesh.setInput(cv2.dnn.blobFromImage(seen, 1 / 255))
-        mesh, flag = self._mesh.forward(["conv2d_20", "conv2d_30"])
+        mesh.setInput(cv2.dnn.blobFromImage(seen, 1 / 255))
+        found, flag = mesh.forward(["conv2d_20", "conv2d_30"])
         if 1 / (1 + np.exp(-float(flag.reshape(-1)[-1]))) < _FACE_ON_MESH:
             return None
         back = cv2.invertAffineTransform(turn)
-        placed = mesh.reshape(-1, 3)[:, :2] @ back[:, :2].T + back[:, 2]
+        placed = found.reshape(-1, 3)[:, :2] @ back[:, :2].T + back[:, 2]
         (left, top), (right, bottom) = np.floor(placed.min(0)), np.ceil(placed.max(0))
         box = (int(left), int(top), int(right), int(bottom))
         return Face(box, float(min(score, 1.0)), placed[list(_OF_MESH)].astype(np.float32))
@@ -278,8 +305,7 @@ class CascadeFinder:
     name = "cascades"
 
     def __init__(self) -> None:
-        self._detect = _haar() or _local_patterns()
-        self._lock = threading.Lock()
+        self._cascades = _Spare(lambda: _haar() or _local_patterns())
 
     def find(self, pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[:2]
@@ -289,8 +315,8 @@ class CascadeFinder:
             size = (max(1, round(width * scale)), max(1, round(height * scale)))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         faces = []
-        with self._lock:  # OpenCV's cascades serve one thread at a time
-            found = self._detect(grey) if min(grey.shape) >= 24 else []
+        with self._cascades.one() as detect:
+            found = detect(grey) if min(grey.shape) >= 24 else []
         for left, top, side in found:
             eyes = _eyes(grey, left, top, side) / scale
             landmarks, box = _laid_on(eyes)
