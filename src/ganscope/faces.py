@@ -161,7 +161,8 @@ class MeshFinder:
 
     def _find(self, pixels: np.ndarray) -> list[Face]:
         height, width = pixels.shape[:2]
-        boxes, scores = [], []
+        boxes: list[np.ndarray] = []
+        scores: list[float] = []
         if min(height, width) < LEAST:
             return []
         shrink = min(1.0, _SIDE / max(height, width))
