@@ -112,7 +112,9 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
     """What the logits of faces' views mean, in their order."""
     found = []
     for one in faces:
-        score, verdict, said = None, None, ()
+        score: float | None = None
+        verdict: str | None = None
+        said: tuple[str, ...] = ()
         sure = one.face.confidence
         if one.cut is None:
             said = (f"a side of less than {least_of(detector)} pixels: too small to judge",)
