@@ -75,8 +75,7 @@ class Checks:
     """What was tried: seconds, most memory on the device, and what went wrong."""
 
     def __init__(self, device: torch.device):
-        self.device = device
-        self.rows: list[dict[str, Any]] = []
+        self.device, self.rows = device, []  # type: ignore[var-annotated]
 
     def wait(self) -> None:
         if self.device.type == "cuda":
