@@ -555,8 +555,12 @@ def command(
     return code, (folder / "stderr").read_text(encoding)
 
 
+def save_tiny(folder: Path) -> None:
+    torch.manual_seed(0)
+    Detector.create("cnn", width=8, depth=3).save(folder)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
-@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -566,43 +570,48 @@ def command(
         "list detectors",
         "list sources",
         "audit c",
-        "check c/a --fail-on fake",
-        "check c/a --fail-on fake --json",
+        "check c/a --detector tiny --fail-on fake",
+        "check c/a --detector tiny --fail-on fake --json",
         "spectra c --n 4",
         "diversity c --features pixels",
         "diversity c --features pixels --json",
         "latent walk faces 1 2 --steps 2",
         "generate --n 2 --size 32 --out made",
-        "benchmark c --detector default --bootstrap 0 --protocol raw --json",
+        "benchmark c --detector tiny --bootstrap 0 --protocol raw --json",
     ],
 )
 def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(
     arguments: str, tmp_path: Path
 ) -> None:
     make_corpus(tmp_path / "c", {"real": 10, "a": 10}, side=64)
+    save_tiny(tmp_path / "tiny")
     code, said = command(arguments.split(), tmp_path, "/dev/full", "utf-8")
     assert "standard output cannot be written (No space left on device)" in said
     assert "Traceback" not in said
     assert code == 2
 
 
-@pytest.mark.usefixtures("graphs")
 def test_a_reader_that_has_had_enough_finds_no_fakes(tmp_path: Path) -> None:
     """The status of a closed pipe is not 1, which means that a fake was found."""
     reader, writer = os.pipe()
     os.close(reader)
     make_corpus(tmp_path / "c", {"real": 1}, side=64)
-    for arguments in ("list sources", "check c/real --fail-on fake"):
+    save_tiny(tmp_path / "tiny")
+    for arguments in ("list sources", "check c/real --detector tiny --fail-on fake"):
         code, said = command(arguments.split(), tmp_path, writer, "utf-8")
         assert "Traceback" not in said
         assert code == 141
     os.close(writer)
 
 
-@pytest.mark.usefixtures("graphs")
 def test_what_a_code_page_lacks_is_escaped(tmp_path: Path) -> None:
     make_corpus(tmp_path / "c", {"real": 10, "图": 10}, side=64)
-    for arguments in ("check c/图 --fail-on unsure", "audit c", "diversity c --features pixels"):
+    save_tiny(tmp_path / "tiny")
+    for arguments in (
+        "check c/图 --detector tiny --fail-on unsure",
+        "audit c",
+        "diversity c --features pixels",
+    ):
         code, said = command(arguments.split(), tmp_path, str(tmp_path / "out"), "cp1252")
         assert "Traceback" not in said
         assert code in (0, 1), said
