@@ -92,7 +92,9 @@ def test_the_shipped_detector_without_torch_is_the_one_with_torch(cache: Path) -
 
 def test_check_needs_no_torch(cache: Path, photo: Path, tmp_path: Path) -> None:
     """Nor does a heatmap; and the verdict is the same."""
-    cached_graph("default").exact_logits(views(1))  # both graphs are made
+    judge = cached_graph("default")
+    judge.exact_logits(views(1))  # all graphs are made
+    judge.face_logits(views(1))
     code = f"""
 import json, sys
 from ganscope.cli import main
