@@ -140,6 +140,14 @@ class Detector(FolderModel, Judge):
     def learned(self, prints: Prints) -> None:
         self._learned = prints
 
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """As `FolderModel.load`, with what tells swapped faces, where the folder has that."""
+        found = super().load(name)
+        if found.folder and isinstance(found.net, BlockFeatures):
+            found._face_head = FaceHead.load(found.folder)
+        return found
+
     def save(self, folder: str | Path) -> None:
         """As `FolderModel.save`, and what it learned from, where that is known."""
         if self.learned is not None:
@@ -184,8 +192,6 @@ class Detector(FolderModel, Judge):
 
     @property
     def face_head(self) -> FaceHead | None:
-        if self._face_head is None and self.folder and isinstance(self.net, BlockFeatures):
-            self._face_head = FaceHead.load(self.folder)
         return self._face_head
 
     @torch.inference_mode()

@@ -1,19 +1,29 @@
 """What tells swapped faces: the same with torch and without, and refused where it is damaged."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ganscope.detector.exported.loading import QuickJudge, cached_graph, graph_of, save_graph
+from ganscope.detector.exported import loading
+from ganscope.detector.exported.loading import (
+    QuickJudge,
+    cached_graph,
+    graph_of,
+    load_judge,
+    save_graph,
+)
 from ganscope.detector.exported.running import OnnxJudge
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.face_head import PARTS, FaceHead, zones
 from ganscope.errors import GanscopeError
-from ganscope.named import CONFIG, FACES
+from ganscope.named import CONFIG, FACES, WEIGHTS
 
 SIZE, BLOCK, MARGIN = 64, 1, 1.4
 
@@ -61,6 +71,49 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     FaceHead(np.full(7, np.nan, np.float32), 0.0, 1, 1.4, 0.8, {}).save(tmp_path)
     with pytest.raises(GanscopeError, match="not finite"):
         FaceHead.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weight": np.ones(PARTS * 32, np.float32)}, "features of 32 numbers a part, not 64"),
+        ({"block": 9}, "block 9 of"),
+        ({"block": -1}, "block -1 of"),
+        ({"margin": float("nan")}, "a square of nan faces"),
+        ({"margin": 0.2}, "a square of 0.2 faces"),
+    ],
+    ids=str,
+)
+def test_a_head_of_another_detector_is_refused_at_once(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    """It is told when the detector is loaded, not when the first face comes along."""
+    torch.manual_seed(0)
+    Detector.create("vit:test_vit", size=64).save(tmp_path)
+    head = replace(make_head(), weight=np.ones(PARTS * 64, np.float32), block=0)
+    head.save(tmp_path)
+    assert load_judge(str(tmp_path)).face_logits(squares()).shape == (3,)
+    replace(head, **changed).save(tmp_path)
+    with pytest.raises(GanscopeError, match=rf"faces\.safetensors is of another .*\({said}"):
+        load_judge(str(tmp_path))
+    (tmp_path / WEIGHTS).write_bytes(b"")  # which is told instead
+    with pytest.raises(GanscopeError, match=r"model\.safetensors is damaged"):
+        load_judge(str(tmp_path))
+
+
+def test_a_damaged_head_is_told_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was: judged with torch, for the head is damaged; then that it is damaged."""
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "_is_quicker", lambda *_: True)
+    (run / FACES).write_bytes(b"no head")
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(GanscopeError, match=r"faces\.safetensors is damaged"),
+    ):
+        load_judge(str(run))
+    make_head().save(run)
 
 
 def test_zones_part_a_square() -> None:
