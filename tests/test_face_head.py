@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from ganscope.config import CheckSettings, ScanSettings
 from ganscope.detector.exported import loading
 from ganscope.detector.exported.loading import (
     QuickJudge,
@@ -20,10 +22,14 @@ from ganscope.detector.exported.loading import (
     save_graph,
 )
 from ganscope.detector.exported.running import OnnxJudge
+from ganscope.detector.judging.checking import check_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.face_head import PARTS, FaceHead, zones
+from ganscope.detector.scanning import scan as scanning
+from ganscope.detector.scanning.results import Results
 from ganscope.errors import GanscopeError
-from ganscope.named import CONFIG, FACES, WEIGHTS
+from ganscope.faces import best_finder
+from ganscope.named import CONFIG, FACES, WEIGHTS, read_config, weights_hash
 
 SIZE, BLOCK, MARGIN = 64, 1, 1.4
 
@@ -114,6 +120,40 @@ def test_a_damaged_head_is_told_once(
     ):
         load_judge(str(run))
     make_head().save(run)
+
+
+def test_what_another_head_said_is_not_gone_on_from(tmp_path: Path, astronaut: np.ndarray) -> None:
+    torch.manual_seed(0)
+    run, out = tmp_path / "run", tmp_path / "scan"
+    Detector.create("vit:test_vit", size=64).save(run)
+    heads = [FaceHead(np.ones(PARTS * 64, np.float32), bias, 0, 1.4, 0.8, {}) for bias in (0, 1)]
+    heads[0].save(run)
+    names = [str(tmp_path / f"{n}.png") for n in range(2)]
+    for name in names:
+        cv2.imwrite(name, astronaut[:200, :200])
+    wish = CheckSettings(
+        paths=tuple(names), detector=str(run), csv=tmp_path / "v.csv", device="cpu", reencode=False
+    )
+    scanned = ScanSettings(paths=(str(tmp_path),), out=out, detector=str(run), engine="local")
+    about = (read_config(run, "run", "detectors"), weights_hash(run), best_finder())
+    with Results(out, scanning._plan(scanned, *about, scanning._swaps(scanned))):
+        pass
+
+    def stopped(settings: CheckSettings) -> list[str]:
+        with warnings.catch_warnings(record=True) as said:
+            stream: Any = check_images(settings)
+            next(stream)
+            stream.close()
+        return [str(one.message) for one in said]
+
+    assert not any("begun anew" in said for said in stopped(wish))
+    assert not any("begun anew" in said for said in stopped(wish))
+    heads[1].save(run)
+    assert any("begun anew" in said for said in stopped(wish))
+    with pytest.raises(GanscopeError, match="with other weights of the detector;"):
+        list(scanning.scan_images(scanned))
+    spared = replace(scanned, faces=False)
+    assert scanning._swaps(spared) is None
 
 
 def test_zones_part_a_square() -> None:
