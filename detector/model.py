@@ -149,11 +149,15 @@ class Detector(FolderModel, Judge):
         return found
 
     def save(self, folder: str | Path) -> None:
-        """As `FolderModel.save`, and what it learned from, where that is known."""
+        """As `FolderModel.save`, and what it learned from, where that is known, and what tells
+        swapped faces, where it has that.
+        """
         if self.learned is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.learned.save(Path(folder) / LEARNED)
         super().save(folder)
+        if self.face_head is not None:
+            self.face_head.save(Path(folder))
 
     def normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std

@@ -68,6 +68,17 @@ def test_a_head_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found.digest == head.digest != make_head(0.02).digest
 
 
+def test_a_copy_of_a_detector_has_its_head(tmp_path: Path) -> None:
+    """`push_to_hub` saves one; from the hub its head is fetched."""
+    head = replace(make_head(), weight=np.ones(PARTS * 64, np.float32), block=0)
+    Detector.create("vit:test_vit", size=64).save(tmp_path / "run")
+    head.save(tmp_path / "run")
+    load_detector(str(tmp_path / "run")).save_pretrained(tmp_path / "copy")
+    again = load_detector(str(tmp_path / "copy")).face_head
+    assert again is not None
+    assert (again.digest, again.about) == (head.digest, head.about)
+
+
 def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     make_head().save(tmp_path)
     data = (tmp_path / FACES).read_bytes()
