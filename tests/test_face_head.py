@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file, save_file
 
 from ganscope.config import CheckSettings, ScanSettings
 from ganscope.detector.exported import loading
@@ -113,6 +114,12 @@ def test_a_head_of_another_detector_is_refused_at_once(
     replace(head, **changed).save(tmp_path)
     with pytest.raises(GanscopeError, match=rf"faces\.safetensors is of another .*\({said}"):
         load_judge(str(tmp_path))
+    state = load_file(tmp_path / WEIGHTS)
+    del state["net.backbone.cls_token"]
+    save_file(state, tmp_path / WEIGHTS)
+    head.save(tmp_path)
+    with pytest.raises(GanscopeError, match="no transformer of that kind"):
+        FaceHead.load(tmp_path)
     (tmp_path / WEIGHTS).write_bytes(b"")  # which is told instead
     with pytest.raises(GanscopeError, match=r"model\.safetensors is damaged"):
         load_judge(str(tmp_path))

@@ -92,7 +92,7 @@ class FaceHead:
             with safe_open(weights, "numpy") as file:
                 keys = set(file.keys())
                 read = "net.plain." if "net.plain.cls_token" in keys else "net.backbone."
-                if f"{read}pos_embed" not in keys:
+                if not {f"{read}cls_token", f"{read}pos_embed"} <= keys:
                     return "this has no transformer of that kind"
                 _, tokens, width = file.get_slice(f"{read}pos_embed").get_shape()
         except (SafetensorError, OSError, ValueError):
