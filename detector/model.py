@@ -140,12 +140,24 @@ class Detector(FolderModel, Judge):
     def learned(self, prints: Prints) -> None:
         self._learned = prints
 
+    @classmethod
+    def load(cls, name: str | Path) -> Self:
+        """As `FolderModel.load`, with what tells swapped faces, where the folder has that."""
+        found = super().load(name)
+        if found.folder and isinstance(found.net, BlockFeatures):
+            found._face_head = FaceHead.load(found.folder)
+        return found
+
     def save(self, folder: str | Path) -> None:
-        """As `FolderModel.save`, and what it learned from, where that is known."""
+        """As `FolderModel.save`, and what it learned from, where that is known, and what tells
+        swapped faces, where it has that.
+        """
         if self.learned is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self.learned.save(Path(folder) / LEARNED)
         super().save(folder)
+        if self.face_head is not None:
+            self.face_head.save(Path(folder))
 
     def normalised(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
@@ -184,8 +196,6 @@ class Detector(FolderModel, Judge):
 
     @property
     def face_head(self) -> FaceHead | None:
-        if self._face_head is None and self.folder and isinstance(self.net, BlockFeatures):
-            self._face_head = FaceHead.load(self.folder)
         return self._face_head
 
     @torch.inference_mode()

@@ -64,4 +64,7 @@ def side_by_side(work: Callable[[], object], processes: int = 2) -> list[int | N
         process.start()
     for process in started:
         process.join(200)
+        if process.is_alive():  # else the whole run of tests would wait for it at its end
+            process.kill()
+            process.join()
     return [process.exitcode for process in started]

@@ -1,19 +1,36 @@
 """What tells swapped faces: the same with torch and without, and refused where it is damaged."""
 
 import json
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.numpy import load_file, save_file
 
-from ganscope.detector.exported.loading import QuickJudge, cached_graph, graph_of, save_graph
+from ganscope.config import CheckSettings, ScanSettings
+from ganscope.detector.exported import loading
+from ganscope.detector.exported.loading import (
+    QuickJudge,
+    cached_graph,
+    graph_of,
+    load_judge,
+    save_graph,
+)
 from ganscope.detector.exported.running import OnnxJudge
+from ganscope.detector.judging.checking import check_images
 from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.face_head import PARTS, FaceHead, zones
+from ganscope.detector.scanning import scan as scanning
+from ganscope.detector.scanning.results import Results
 from ganscope.errors import GanscopeError
-from ganscope.named import CONFIG, FACES
+from ganscope.faces import best_finder
+from ganscope.named import CONFIG, FACES, WEIGHTS, read_config, weights_hash
 
 SIZE, BLOCK, MARGIN = 64, 1, 1.4
 
@@ -52,6 +69,17 @@ def test_a_head_comes_back_as_it_was(tmp_path: Path) -> None:
     assert found.digest == head.digest != make_head(0.02).digest
 
 
+def test_a_copy_of_a_detector_has_its_head(tmp_path: Path) -> None:
+    """`push_to_hub` saves one; from the hub its head is fetched."""
+    head = replace(make_head(), weight=np.ones(PARTS * 64, np.float32), block=0)
+    Detector.create("vit:test_vit", size=64).save(tmp_path / "run")
+    head.save(tmp_path / "run")
+    load_detector(str(tmp_path / "run")).save_pretrained(tmp_path / "copy")
+    again = load_detector(str(tmp_path / "copy")).face_head
+    assert again is not None
+    assert (again.digest, again.about) == (head.digest, head.about)
+
+
 def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     make_head().save(tmp_path)
     data = (tmp_path / FACES).read_bytes()
@@ -61,6 +89,89 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     FaceHead(np.full(7, np.nan, np.float32), 0.0, 1, 1.4, 0.8, {}).save(tmp_path)
     with pytest.raises(GanscopeError, match="not finite"):
         FaceHead.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weight": np.ones(PARTS * 32, np.float32)}, "features of 32 numbers a part, not 64"),
+        ({"block": 9}, "block 9 of"),
+        ({"block": -1}, "block -1 of"),
+        ({"margin": float("nan")}, "a square of nan faces"),
+        ({"margin": 0.2}, "a square of 0.2 faces"),
+    ],
+    ids=str,
+)
+def test_a_head_of_another_detector_is_refused_at_once(
+    tmp_path: Path, changed: dict[str, Any], said: str
+) -> None:
+    """It is told when the detector is loaded, not when the first face comes along."""
+    torch.manual_seed(0)
+    Detector.create("vit:test_vit", size=64).save(tmp_path)
+    head = replace(make_head(), weight=np.ones(PARTS * 64, np.float32), block=0)
+    head.save(tmp_path)
+    assert load_judge(str(tmp_path)).face_logits(squares()).shape == (3,)
+    replace(head, **changed).save(tmp_path)
+    with pytest.raises(GanscopeError, match=rf"faces\.safetensors is of another .*\({said}"):
+        load_judge(str(tmp_path))
+    state = load_file(tmp_path / WEIGHTS)
+    del state["net.backbone.cls_token"]
+    save_file(state, tmp_path / WEIGHTS)
+    head.save(tmp_path)
+    with pytest.raises(GanscopeError, match="no transformer of that kind"):
+        FaceHead.load(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(b"")  # which is told instead
+    with pytest.raises(GanscopeError, match=r"model\.safetensors is damaged"):
+        load_judge(str(tmp_path))
+
+
+def test_a_damaged_head_is_told_once(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was: judged with torch, for the head is damaged; then that it is damaged."""
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path))
+    monkeypatch.setattr(loading, "_is_quicker", lambda *_: True)
+    (run / FACES).write_bytes(b"no head")
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(GanscopeError, match=r"faces\.safetensors is damaged"),
+    ):
+        load_judge(str(run))
+    make_head().save(run)
+
+
+def test_what_another_head_said_is_not_gone_on_from(tmp_path: Path, astronaut: np.ndarray) -> None:
+    torch.manual_seed(0)
+    run, out = tmp_path / "run", tmp_path / "scan"
+    Detector.create("vit:test_vit", size=64).save(run)
+    heads = [FaceHead(np.ones(PARTS * 64, np.float32), bias, 0, 1.4, 0.8, {}) for bias in (0, 1)]
+    heads[0].save(run)
+    names = [str(tmp_path / f"{n}.png") for n in range(2)]
+    for name in names:
+        cv2.imwrite(name, astronaut[:200, :200])
+    wish = CheckSettings(
+        paths=tuple(names), detector=str(run), csv=tmp_path / "v.csv", device="cpu", reencode=False
+    )
+    scanned = ScanSettings(paths=(str(tmp_path),), out=out, detector=str(run), engine="local")
+    about = (read_config(run, "run", "detectors"), weights_hash(run), best_finder())
+    with Results(out, scanning._plan(scanned, *about, scanning._swaps(scanned))):
+        pass
+
+    def stopped(settings: CheckSettings) -> list[str]:
+        with warnings.catch_warnings(record=True) as said:
+            stream: Any = check_images(settings)
+            next(stream)
+            stream.close()
+        return [str(one.message) for one in said]
+
+    assert not any("begun anew" in said for said in stopped(wish))
+    assert not any("begun anew" in said for said in stopped(wish))
+    heads[1].save(run)
+    assert any("begun anew" in said for said in stopped(wish))
+    with pytest.raises(GanscopeError, match="with other weights of the detector;"):
+        list(scanning.scan_images(scanned))
+    spared = replace(scanned, faces=False)
+    assert scanning._swaps(spared) is None
 
 
 def test_zones_part_a_square() -> None:

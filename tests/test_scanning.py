@@ -288,6 +288,34 @@ def test_a_slow_disk_is_read_by_threads(
     assert 0 < here < 50 if pause else here == 100
 
 
+def test_what_is_far_is_read_by_threads_among_local_files(
+    tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a list that has both in turn the far ones were waited for one after the other."""
+    import fsspec
+
+    by: dict[str, int] = {}
+    whole = Worker._bytes
+
+    def noted(self: Worker, item: Item) -> tuple[bytes, bool]:
+        by[item.path] = threading.get_ident()
+        return whole(self, item)
+
+    monkeypatch.setattr(Worker, "_bytes", noted)
+    monkeypatch.setattr(worker, "QUICK", 60.0)
+    inbox, store = make(tmp_path / "inbox", 17), fsspec.filesystem("memory")
+    items = []
+    for number, near in enumerate(find_items([str(inbox)])):
+        store.pipe(f"/turns/{number}.jpg", picture(number))
+        items += [near, Item(0, f"memory://turns/{number}.jpg")]
+    items = [item._replace(number=number) for number, item in enumerate(items[:-1])]
+    rows_in_process(items, detector, finder=None)
+    here = {path for path, thread in by.items() if thread == threading.get_ident()}
+    assert len(by) == 33
+    assert items[0].path in here
+    assert not [path for path in here if path.startswith("memory://")]
+
+
 def test_another_finder_of_faces_finds_other_rows(
     tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

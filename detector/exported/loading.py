@@ -73,6 +73,7 @@ def load_judge(
     if runtime == "onnx":
         return cached_graph(name)
     if runtime == "auto" and not gradients and _is_quicker(name, device):
+        FaceHead.load(find_folder(name, "detectors"))  # where that is damaged, torch is no help
         try:
             return cached_graph(name)
         except GanscopeError as error:  # weights of another kind, say, or no room for a graph
@@ -127,7 +128,7 @@ class QuickJudge(OnnxJudge):
 
     def face_logits(self, pixels: np.ndarray) -> np.ndarray:
         if self.faces is None:  # most images show no face
-            self.faces = _from_cache(self.origin, OnnxJudge, int8=True, face=self.head)
+            self.faces = self._of_same(int8=True, face=self.head)
         return self.faces.logits(pixels)
 
     def exact_logits(self, pixels: np.ndarray) -> np.ndarray:
@@ -139,13 +140,17 @@ class QuickJudge(OnnxJudge):
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
-            exact = _from_cache(self.origin, OnnxJudge, int8=False)
-            if exact.made_of != self.made_of:
-                raise GanscopeError(
-                    f"{self.origin}: was trained anew since it was loaded; start this again"
-                )
-            self.exact = exact
+            self.exact = self._of_same(int8=False)
         return self.exact
+
+    def _of_same(self, int8: bool, face: FaceHead | None = None) -> OnnxJudge:
+        """Another graph of the very weights that this was made of."""
+        found = _from_cache(self.origin, OnnxJudge, int8, face)
+        if found.made_of != self.made_of:
+            raise GanscopeError(
+                f"{self.origin}: was trained anew since it was loaded; start this again"
+            )
+        return found
 
 
 def cached_graph(name: str) -> OnnxJudge:
@@ -156,9 +161,10 @@ def cached_graph(name: str) -> OnnxJudge:
     import_onnxruntime()
     config = read_config(find_folder(name, "detectors"), name, "detectors")
     if config.get("architecture") == "clip":
+        head = FaceHead.load(find_folder(name, "detectors"))
         judge = _from_cache(name, QuickJudge, int8=True)
         assert isinstance(judge, QuickJudge)
-        judge.head = FaceHead.load(find_folder(name, "detectors"))
+        judge.head = head
         return judge
     return _from_cache(name, OnnxJudge, int8=False)
 
@@ -175,14 +181,14 @@ def _from_cache(
         raise GanscopeError(f"{name}: {WEIGHTS} is missing; fetch or train it again") from None
     place = str(folder.resolve())
     made_of = [VERSION, place, weights.st_size, weights.st_mtime_ns, config]
+    digest = own = _digest(made_of)
     if face is not None:
-        made_of.append(face.digest)
+        digest = _digest([*made_of, face.digest])
         place += f"#{FACES}"
-    digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
     judge = _checked(path, name, kind)
     if judge:
-        judge.made_of = digest
+        judge.made_of = own
         return judge
     with holding_file(path, WAIT):
         judge = _checked(path, name, kind)  # another command may have made it meanwhile
@@ -198,8 +204,12 @@ def _from_cache(
             judge = _checked(path, name, kind)
     if judge is None:
         raise GanscopeError(f"{path}: is damaged as soon as it is written; is the disk full?")
-    judge.made_of = digest
+    judge.made_of = own
     return judge
+
+
+def _digest(made_of: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def graph_of(

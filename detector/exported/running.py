@@ -76,7 +76,7 @@ class OnnxJudge(ExportedJudge):
     """An ONNX file, run by onnxruntime (an extra)."""
 
     made_of: str = ""
-    """Of a graph in the cache: the digest of what it was made of."""
+    """Of a graph in the cache: the digest of the detector that it was made of."""
 
     def __init__(self, path: str | Path, said: str = ""):
         said = said or str(path)

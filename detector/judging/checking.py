@@ -350,7 +350,8 @@ def _plan(settings: CheckSettings, detector: Judge) -> dict[str, Any]:
     return {
         **{name: value for name, value in plain(settings).items() if name not in free},
         "detector": [detector.name, getattr(detector, "weights", ""), detector.config],
-        "finder": best_finder() if settings.faces else None,
+        "finder": best_finder() if settings.faces or detector.faces_alone else None,
+        "swaps": detector.face_head.digest if settings.faces and detector.face_head else None,
         "folder": os.getcwd(),
         "fields": FIELDS,
     }

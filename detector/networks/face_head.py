@@ -8,6 +8,7 @@ was blended in does not fit what surrounds it, and these three meet in one linea
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors.numpy import save_file
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing
-from ganscope.named import FACES
+from ganscope.named import FACES, WEIGHTS
 
 PARTS = 7
 INNER, EDGE, NARROW = 0.7, 1.15, 0.85
@@ -49,7 +50,10 @@ class FaceHead:
 
     @classmethod
     def load(cls, folder: Path) -> "FaceHead | None":
-        """The one in a detector's folder, None if there is none; `GanscopeError` if damaged."""
+        """The one in a folder, None if there is none.
+
+        Raises `GanscopeError` if it is damaged, or does not fit the detector whose folder it is.
+        """
         path = folder / FACES
         if not path.is_file():
             return None
@@ -65,13 +69,42 @@ class FaceHead:
                 float(told["threshold"]),
                 dict(told["about"]),
             )
+            if head.weight.ndim != 1 or len(head.weight) % PARTS:
+                raise ValueError(f"a classifier of shape {head.weight.shape}")
             if not np.isfinite([*head.weight, bias]).all() or not 0 < head.threshold < 1:
                 raise ValueError("numbers that are not finite")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise GanscopeError(
                 f"{path} is damaged ({reason_of(error)}); fetch it again, or delete it"
             ) from None
+        misfit = head._misfit(folder / WEIGHTS)
+        if misfit:
+            raise GanscopeError(
+                f"{path} is of another detector ({misfit}); make one for this, or delete it"
+            )
         return head
+
+    def _misfit(self, weights: Path) -> str:
+        """Why it cannot be asked about what the network of a weights file sees; "" if it can, or if
+        there is no such file, or one that others will say is damaged.
+        """
+        try:
+            with safe_open(weights, "numpy") as file:
+                keys = set(file.keys())
+                read = "net.plain." if "net.plain.cls_token" in keys else "net.backbone."
+                if not {f"{read}cls_token", f"{read}pos_embed"} <= keys:
+                    return "this has no transformer of that kind"
+                _, tokens, width = file.get_slice(f"{read}pos_embed").get_shape()
+        except (SafetensorError, OSError, ValueError):
+            return ""
+        blocks = {int(one.split(".")[3]) for one in keys if one.startswith(f"{read}blocks.")}
+        if self.block not in blocks:
+            return f"block {self.block} of {len(blocks)}"
+        if len(self.weight) != PARTS * width:
+            return f"features of {len(self.weight) // PARTS} numbers a part, not {width}"
+        if not 0 < self.margin < np.inf or not zones(math.isqrt(tokens), self.margin).any(1).all():
+            return f"a square of {self.margin:g} faces"
+        return ""
 
     def save(self, folder: Path) -> None:
         """Write it into a detector's folder, atomically."""
@@ -89,7 +122,7 @@ def zones(grid: int, margin: float) -> np.ndarray:
     away = np.hypot(x / NARROW, y)
     found = np.stack([away < INNER, (away >= INNER) & (away < EDGE), away >= EDGE])
     rows = found.reshape(3, -1).astype(np.float32)
-    return rows / rows.sum(1, keepdims=True)
+    return rows / np.maximum(rows.sum(1, keepdims=True), 1)
 
 
 def unbiased(weights: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from ganscope.detector.scanning.worker import Row, Work, row_of
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.faces import best_finder
 from ganscope.inputs import Passed, refuse_missing
-from ganscope.named import find_folder, hash_files, read_config, weights_hash
+from ganscope.named import FACES, find_folder, hash_files, read_config, weights_hash
 
 LOT, LOT_SLOW, LOT_GPU = 32, 4, 256
 """Files that go to a worker at a time; of a detector that takes a second for each, few."""
@@ -100,7 +100,10 @@ def scan_images(settings: ScanSettings) -> Iterator[Progress]:
     )
     with ExitStack() as stack:
         results = stack.enter_context(
-            Results(settings.out, _plan(settings, config, weights, finder))
+            Results(
+                settings.out,
+                _plan(settings, config, weights, finder, None if exported else _swaps(settings)),
+            )
         )
         engine = on.Engine(work, settings, lot * HAND, results.index if settings.dedup else None)
         stack.enter_context(engine)
@@ -251,8 +254,20 @@ def _about(settings: ScanSettings) -> tuple[dict[str, Any], str, bool]:
     return read_config(folder, settings.detector, "detectors"), weights_hash(folder), False
 
 
+def _swaps(settings: ScanSettings) -> str | None:
+    """The digest of what tells swapped faces, a file beside the detector's weights; None: there is
+    none, or nobody asks it.
+    """
+    path = find_folder(settings.detector, "detectors") / FACES
+    return hash_files(path) if settings.faces and path.is_file() else None
+
+
 def _plan(
-    settings: ScanSettings, config: dict[str, Any], weights: str, finder: str | None
+    settings: ScanSettings,
+    config: dict[str, Any],
+    weights: str,
+    finder: str | None,
+    swaps: str | None,
 ) -> dict[str, Any]:
     """What a scan must have in common with another to go on in its folder; named as options."""
     near = any(
@@ -262,7 +277,7 @@ def _plan(
     return {
         "PATHS": list(settings.paths),
         **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in names},
-        "weights of the detector": [weights, config],
+        "weights of the detector": [weights, config, *([swaps] if swaps else [])],
         "finder of faces (by the extra faces)": finder,
         **({"working folder": os.getcwd()} if near else {}),
     }

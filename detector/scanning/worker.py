@@ -138,7 +138,7 @@ class Worker:
             try:
                 while True:
                     while count < self.ahead and (chunk := list(islice(source, size))):
-                        far = is_remote(chunk[-1].place or chunk[-1].path)
+                        far = any(is_remote(item.place or item.path) for item in chunk)
                         size = 1 if far or self.ahead < CHUNK else CHUNK
                         here = not far and self.judge.on_cpu and self._is_quick()
                         waiting.append((chunk, None if here else pool.submit(self._fetched, chunk)))
