@@ -238,6 +238,9 @@ def show_checks(checks: list["Check"], counts: Counter[str] | None = None) -> No
     if judged:
         fake, real = (judged[0].thresholds[name] for name in ("fake", "real"))
         err.print(f"fake: a score of {fake:.3f} or more; real: below {real:.3f}")
+        asked = [face.swap_threshold for one in judged for face in one.faces or ()]
+        for least in sorted({least for least in asked if least is not None}):
+            err.print(f"a face is swapped, and fake, from a swap score of {least:.3f} on")
         if counts["unsure"]:
             err.print("unsure: no verdict; look for an earlier, larger or less processed copy")
     if total > len(rows):
@@ -264,8 +267,8 @@ def _percent(probability: float | None) -> str:
 def _faces_table(faces: Any) -> Table:
     """A picture's faces, one below the other."""
     table = Table(box=None, pad_edge=False)
-    for name in ("face", "verdict", "score", "swapped"):
-        table.add_column(name, justify="right" if name in ("score", "swapped") else "left")
+    for name in ("face", "verdict", "score", "swap score"):
+        table.add_column(name, justify="right" if name.endswith("score") else "left")
     table.add_column("remarks", overflow="fold")
     for one in faces:
         table.add_row(

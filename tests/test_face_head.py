@@ -224,3 +224,13 @@ def test_the_graph_says_the_same(
     np.testing.assert_allclose(cached_graph(str(run)).face_logits(squares()), other, atol=0.4)
     assert np.abs(other - expected).max() > 0.5
     make_head().save(run)
+
+
+def test_numbers_that_are_not_those_that_were_saved_are_damage(tmp_path: Path) -> None:
+    make_head().save(tmp_path)
+    path = tmp_path / FACES
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 0x40  # within the weights: still finite, and of the right length
+    path.write_bytes(bytes(data))
+    with pytest.raises(GanscopeError, match="not those that were saved"):
+        FaceHead.load(tmp_path)

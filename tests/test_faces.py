@@ -324,7 +324,8 @@ def test_rows_and_overlay_have_the_faces(
     assert Check.from_dict(record) == found
     (face,) = record["faces"]
     assert set(face) == {
-        *("box", "confidence", "score", "verdict", "swap_score", "swapped", "warnings")
+        *("box", "confidence", "score", "verdict", "warnings"),
+        *("swap_score", "swap_threshold", "swapped"),
     }
     (row,) = csv.DictReader((tmp_path / "out.csv").open(encoding="utf-8"))
     assert (row["decided_by"], json.loads(row["faces"])) == ("face", record["faces"])

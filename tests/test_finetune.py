@@ -183,10 +183,13 @@ def test_what_does_not_go_with_it_is_said(corpus: Path, tmp_path: Path) -> None:
         ({"detector": "timm:test_vit"}, "timm:test_vit is no transformer"),
         ({"detector": "clpi"}, "did you mean 'clip'"),
         ({"last_blocks": 9}, "--last-blocks 9: vit:test_vit has"),
-        ({"patience": 2}, "--patience: finetune has no use for it"),
-        ({"pairs": 0.5}, "--pairs: finetune has no use for it"),
-        ({"recipe": "full"}, "--rank: full has no use for it"),
-        ({"recipe": "frozen-linear", "learning_rate": None}, "--rank: frozen-linear has no use"),
+        ({"patience": 2}, "--patience: --recipe finetune has no use for it"),
+        ({"pairs": 0.5}, "--pairs: --recipe finetune has no use for it"),
+        ({"recipe": "full"}, "--rank: --recipe full has no use for it"),
+        (
+            {"recipe": "frozen-linear", "learning_rate": None},
+            "--rank: --recipe frozen-linear has no use",
+        ),
     ):
         with pytest.raises(GanscopeError, match=said):
             train_detector(settings(corpus, tmp_path / "run", **changes))

@@ -139,8 +139,8 @@ def test_a_killed_run_does_not_compute_features_again(
 def test_what_does_not_go_with_it_is_said(corpus: Path, tmp_path: Path) -> None:
     for change, message in (
         ({"detector": "cnn"}, "no linear classifier"),
-        ({"learning_rate": 1e-3}, "--learning-rate: frozen-linear has no use for it"),
-        ({"patience": 2}, "--patience: frozen-linear has no use for it"),
+        ({"learning_rate": 1e-3}, "--learning-rate: --recipe frozen-linear has no use for it"),
+        ({"patience": 2}, "--patience: --recipe frozen-linear has no use for it"),
     ):
         with pytest.raises(GanscopeError, match=message):
             train_detector(settings(corpus, tmp_path / "run", **change))

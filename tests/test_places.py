@@ -426,7 +426,7 @@ def test_few_faces_and_settings_of_others_are_told(
     with pytest.raises(GanscopeError, match="3 faces of 32 pixels or more found in 3 photographs"):
         train_detector(faces_settings(few, tmp_path / "r"))
     for change in ({"masks": True}, {"rank": 4}, {"fuse": "cnn"}, {"test_generator": ("x",)}):
-        with pytest.raises(GanscopeError, match="faces has no use for it"):
+        with pytest.raises(GanscopeError, match="--recipe faces has no use for it"):
             train_detector(faces_settings(portraits, tmp_path / "r", **change))
     with pytest.raises(GanscopeError, match="looks at a whole picture in several views"):
         train_detector(faces_settings(portraits, tmp_path / "r", detector="vit:test_vit"))

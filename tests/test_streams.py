@@ -360,7 +360,7 @@ def test_hugging_face_streams(tmp_path: Path) -> None:
         ({"recipe": "finetune"}, "--recipe finetune needs a corpus"),
         ({"soup": 2}, "--soup: --data has no use for it"),
         ({"fuse": "patch"}, "--fuse: --data has no use for it"),
-        ({"rank": 4}, "--rank: full has no use for it"),
+        ({"rank": 4}, "--rank: --recipe full has no use for it"),
         ({"corpora": ("x",)}, "streams or corpora, not both"),
         ({"data": (), "label_column": "x"}, "--label-column is of --data alone"),
     ],

@@ -34,6 +34,7 @@ RECORD = {
             "score": 0.0481,
             "verdict": "real",
             "swap_score": 0.0127,
+            "swap_threshold": 0.7,
             "swapped": False,
             "warnings": [],
         }

@@ -62,8 +62,10 @@ class FaceCheck:
     """fake, real or unsure; None: not judged."""
     swap_score: float | None = None
     """In [0, 1], higher = more likely put into the picture; None: the detector cannot tell."""
+    swap_threshold: float | None = None
+    """Of `swap_score`, from which on a face counts as swapped."""
     swapped: bool = False
-    """Whether that is above its threshold, so that the verdict is *fake*."""
+    """Whether it does, so that the verdict is *fake*."""
     warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -121,10 +123,11 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
         elif np.isfinite(one.logit()):
             score = float(detector.score(one.logit()))
             verdict = detector.verdict(score)
-        swap_score, swapped = None, False
+        swap_score, least, swapped = None, None, False
         if one.swap_logit is not None and detector.face_head is not None:
             swap_score = sigmoid(one.swap_logit)
-            swapped = swap_score >= detector.face_head.threshold
+            least = detector.face_head.threshold
+            swapped = swap_score >= least
             verdict = "fake" if swapped else verdict
         found.append(
             FaceCheck(
@@ -133,6 +136,7 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
                 score=score,
                 verdict=verdict,
                 swap_score=swap_score,
+                swap_threshold=least,
                 swapped=swapped,
                 warnings=said,
             )

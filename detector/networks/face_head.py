@@ -45,7 +45,8 @@ class FaceHead:
     @property
     def digest(self) -> str:
         """12 hexadecimal digits of the SHA-256 of all that its logits depend on."""
-        rest = np.array([self.bias, self.block, self.margin, self.threshold], np.float64)
+        bias = np.float32(self.bias)  # as it is kept
+        rest = np.array([bias, self.block, self.margin, self.threshold], np.float64)
         return hashlib.sha256(self.weight.tobytes() + rest.tobytes()).hexdigest()[:12]
 
     @classmethod
@@ -73,6 +74,8 @@ class FaceHead:
                 raise ValueError(f"a classifier of shape {head.weight.shape}")
             if not np.isfinite([*head.weight, bias]).all() or not 0 < head.threshold < 1:
                 raise ValueError("numbers that are not finite")
+            if told["digest"] != head.digest:
+                raise ValueError("its numbers are not those that were saved")
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise GanscopeError(
                 f"{path} is damaged ({reason_of(error)}); fetch it again, or delete it"
@@ -108,7 +111,8 @@ class FaceHead:
 
     def save(self, folder: Path) -> None:
         """Write it into a detector's folder, atomically."""
-        told = {name: getattr(self, name) for name in ("block", "margin", "threshold", "about")}
+        kept = ("block", "margin", "threshold", "about", "digest")
+        told = {name: getattr(self, name) for name in kept}
         tensors = {"weight": self.weight, "bias": np.array([self.bias], np.float32)}
         with replacing(folder / FACES) as part:
             save_file(tensors, part, metadata={"faces": json.dumps(told)})

@@ -76,7 +76,9 @@ def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None
         default = usual.get(field.name, field.default)
         if field.name in names and getattr(settings, field.name) != default:
             flag = field.name.replace("_", "-")
-            raise GanscopeError(f"--{flag}: {settings.recipe} has no use for it; leave it out")
+            raise GanscopeError(
+                f"--{flag}: --recipe {settings.recipe} has no use for it; leave it out"
+            )
 
 
 def look_first(settings: TrainDetectorSettings, progress: "Progress | None" = None) -> None:
