@@ -201,6 +201,8 @@ def check(
                 highlight=False,
                 markup=False,
             )
+        elif heatmap:
+            err.print("no heatmap was drawn: there is nothing that the pixels tell")
     if fail_on and (counts[fail_on] or (fail_on == "unsure" and counts["fake"])):
         raise typer.Exit(1)
     if counts["error"]:

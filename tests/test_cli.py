@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import typer.main
 from commands import run
+from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
@@ -258,6 +259,17 @@ def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) 
     assert [line.split(",")[0] for line in lines[1:]] == ["inbox/bad.png", "inbox/good.jpg"]
     assert len(list((tmp_path / "maps").glob("*.png"))) == 1
     assert "bad.png" in done.stdout
+
+
+def test_where_no_heatmap_can_be_drawn_that_is_said(tmp_path: Path) -> None:
+    from ganscope.detector.model import Detector
+
+    Detector.create("cnn", width=8, depth=3).save(tmp_path / "small")
+    Image.new("RGB", (12, 12), (90, 90, 90)).save(tmp_path / "grey.png")
+    done = run(*("check", "grey.png", "--heatmap", "maps", "--detector", "small"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "no heatmap was drawn" in done.stderr
+    assert not (tmp_path / "maps").exists()
 
 
 def test_fail_on_fake(tmp_path: Path, photo: Path) -> None:

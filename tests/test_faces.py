@@ -366,6 +366,7 @@ def test_a_swapped_face_makes_a_real_picture_unsure(portrait: np.ndarray) -> Non
     assert found.faces is not None
     assert (found.verdict, found.decided_by) == ("unsure", "face")
     assert (found.faces[0].swapped, found.faces[0].verdict) == (True, "fake")
+    assert found.faces[0].swap_threshold == judge.face_head.threshold
     assert any("a face looks swapped (score 1.000" in said for said in found.warnings)
     assert Check.from_dict(json.loads(json.dumps(found.as_dict()))) == found
 
@@ -438,6 +439,9 @@ def test_a_face_that_gives_no_number_is_no_verdict() -> None:
 
     (face,) = judge_faces(Reddish(views=True), [views])
     assert (face.score, face.verdict) == (None, None)
+    views.swap_logit = float("nan")
+    (face,) = judge_faces(Purple(views=True), [views])
+    assert (face.swap_score, face.swapped, face.verdict) == (None, False, None)
 
 
 @pytest.fixture

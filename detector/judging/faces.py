@@ -124,9 +124,9 @@ def judge_faces(detector: Judge, faces: Sequence[FaceViews]) -> tuple[FaceCheck,
             score = float(detector.score(one.logit()))
             verdict = detector.verdict(score)
         swap_score, least, swapped = None, None, False
-        if one.swap_logit is not None and detector.face_head is not None:
-            swap_score = sigmoid(one.swap_logit)
-            least = detector.face_head.threshold
+        head, logit = detector.face_head, one.swap_logit
+        if head is not None and logit is not None and np.isfinite(logit):
+            swap_score, least = sigmoid(logit), head.threshold
             swapped = swap_score >= least
             verdict = "fake" if swapped else verdict
         found.append(
