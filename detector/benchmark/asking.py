@@ -373,7 +373,8 @@ class _Rounds:
         found = self.finder.find(pixels)
         if not found or min(found[0].width, found[0].height) < SMALLEST:
             return pixels[:0, :0]
-        top, left, bottom, right = around(found[0], *pixels.shape[:2], AROUND)
+        height, width = pixels.shape[:2]
+        top, left, bottom, right = around(found[0], height, width, AROUND)
         return np.ascontiguousarray(pixels[top:bottom, left:right])
 
     def rows(self) -> pd.DataFrame:

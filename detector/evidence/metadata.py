@@ -237,7 +237,8 @@ IPTC = {
 
 
 def _iptc(image: Image.Image, found: Metadata) -> None:
-    for key, value in (IptcImagePlugin.getiptcinfo(image) or {}).items():
+    opened: Any = image  # what Pillow calls an ImageFile
+    for key, value in (IptcImagePlugin.getiptcinfo(opened) or {}).items():
         if key in IPTC:
             parts = value if isinstance(value, list) else [value]
             text = "; ".join(_decoded(part) for part in parts)

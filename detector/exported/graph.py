@@ -116,12 +116,12 @@ def transformer_graph(
         return add("LayerNormalization", x, scale, shift, axis=-1, epsilon=epsilon)
 
     def linear(x: str, key: str) -> str:
-        way = [weights.get(f"net.{key}.weight.{part}") for part in "AB"]
-        apart = way[0] is not None and way[1] is not None
+        down, up = (weights.get(f"net.{key}.weight.{part}") for part in "AB")
+        apart = down is not None and up is not None
         whole = key.replace("backbone.", "plain.") if apart else key
         found = add("MatMul", x, graph.constant(of(f"{whole}.weight").T, whole))
-        if apart:
-            found = add("Add", found, add("MatMul", add("MatMul", x, way[0].T), way[1].T))
+        if down is not None and up is not None:
+            found = add("Add", found, add("MatMul", add("MatMul", x, down.T), up.T))
         return add("Add", found, of(f"{key}.bias"))
 
     def attention(x: str, key: str) -> str:

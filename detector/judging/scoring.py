@@ -316,16 +316,16 @@ def _done(scored: Scored) -> bool:
 
 def _pooled(detector: Judge, scored: Scored) -> Scored:
     if scored.error is None and detector.faces_alone:
-        found = [face.logit() for face in scored.faces or () if face.cut is not None]
-        if not np.isfinite(found).all():
+        logits = [face.logit() for face in scored.faces or () if face.cut is not None]
+        if not np.isfinite(logits).all():
             scored.error = "the detector gave no finite number for this image"
-        elif found:
-            scored.logit = max(found)
+        elif logits:
+            scored.logit = max(logits)
             scored.score = float(detector.score(scored.logit))
     elif scored.error is None:
         if scored.seen is not None:
-            own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
-            if detector.in_doubt(own, len(scored.tile_logits)):
+            mean = float(scored.tile_logits.astype(np.float64) @ scored.weights)
+            if detector.in_doubt(mean, len(scored.tile_logits)):
                 _exactly(detector, scored)
             scored.seen = None
         found = scored.tile_logits.astype(np.float64)
@@ -345,7 +345,8 @@ def _pooled(detector: Judge, scored: Scored) -> Scored:
                 face.tile_logits = detector.exact_logits(face.cut)
         closely = [face for face in scored.faces or () if face.closely is not None]
         if closely:
-            swapped = detector.face_logits(np.stack([face.closely for face in closely]))
+            squares = [face.closely for face in closely if face.closely is not None]
+            swapped = detector.face_logits(np.stack(squares))
             for face, logit in zip(closely, swapped, strict=True):
                 face.swap_logit, face.closely = float(logit), None
         if not np.isfinite(found).all():
@@ -503,7 +504,8 @@ def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
     if detector.views or detector.faces_alone:
         times = detector.around_faces if detector.faces_alone else AROUND
         return _square(face, pixels, times, size)[None]
-    top, left, bottom, right = around(face, *pixels.shape[:2], AROUND_TILES, size)
+    height, width = pixels.shape[:2]
+    top, left, bottom, right = around(face, height, width, AROUND_TILES, size)
     square = _filled(pixels[top:bottom, left:right], size)
     places = tile_positions(*square.shape[:2], size, FACE_TILES)
     return np.stack([square[y : y + size, x : x + size] for y, x in places])
@@ -511,7 +513,8 @@ def _of_face(face: Face, pixels: np.ndarray, detector: Judge) -> np.ndarray:
 
 def _square(face: Face, pixels: np.ndarray, times: float, size: int) -> np.ndarray:
     """The square around a face, (size, size, 3) uint8; times: as in `around`."""
-    top, left, bottom, right = around(face, *pixels.shape[:2], times)
+    height, width = pixels.shape[:2]
+    top, left, bottom, right = around(face, height, width, times)
     return whole_of(pixels[top:bottom, left:right], size)
 
 

@@ -65,7 +65,8 @@ class TimmNet(nn.Module):
         assert isinstance(self.where, nn.ModuleDict)
         last, found = self.backbone.forward_intermediates(x, indices=self.read)
         total: Any = 0
-        for layer, features in zip(self.where["maps"], found, strict=True):  # type: ignore[arg-type]
+        layers: Any = self.where["maps"]
+        for layer, features in zip(layers, found, strict=True):
             total = total + F.interpolate(
                 layer(features), found[0].shape[2:], mode="bilinear", align_corners=False
             )

@@ -169,7 +169,8 @@ def _run(
             for one in crew:
                 watched |= {one.pipe: one, one.questions: one, one.process.sentinel: one}
             gone: list[_Process] = []
-            for ready in wait(list(watched), 0.2):
+            changed: list[Any] = wait(list(watched), 0.2)
+            for ready in changed:
                 one = watched[ready]
                 try:
                     if ready is one.questions:

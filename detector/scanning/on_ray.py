@@ -63,11 +63,12 @@ class Engine:
             before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
             address = self.settings.address or os.environ.get("RAY_ADDRESS")
             try:
+                options: dict[str, Any] = {} if address else {"include_dashboard": False}
                 ray.init(
                     address=address or "local",
                     log_to_driver=False,
                     logging_level=logging.ERROR,
-                    **({} if address else {"include_dashboard": False}),
+                    **options,
                 )
             except Exception as error:  # of Ray, of its connections
                 raise GanscopeError(
@@ -90,7 +91,8 @@ class Engine:
             here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
                 ray.get_runtime_context().get_node_id(), soft=False
             )
-            desk = ray.remote(num_cpus=0, scheduling_strategy=here, max_concurrency=1)(Desk)
+            remote: Any = ray.remote  # whose types know of functions alone
+            desk = remote(num_cpus=0, scheduling_strategy=here, max_concurrency=1)(Desk)
             self.desk = desk.remote(str(self.claims.path.resolve()))
         return self
 
@@ -140,9 +142,10 @@ class Engine:
             ray_remote_args_fn=_restarted,
         )
         try:
-            for batch in found.iter_batches(
+            batches: Any = found.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
-            ):
+            )
+            for batch in batches:
                 rows = [json.loads(row) for row in batch.column("row").to_pylist()]
                 yield [row | {"item": Item(*row["item"])} for row in rows]
         except Exception as error:  # Ray's share no base

@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,7 +70,7 @@ class Progress:
         return dict(vars(self))
 
 
-def scan_images(settings: ScanSettings) -> Iterator[Progress]:
+def scan_images(settings: ScanSettings) -> Generator[Progress, None, None]:
     """Judge files and write their rows into `settings.out`; yields how far it is, the last time
     with `done`. What has a row there is not read again.
 
@@ -128,7 +128,7 @@ class _Scan:
         self.noted = self.begun = time.monotonic()
         self.lately: deque[tuple[float, int]] = deque()
 
-    def run(self) -> Iterator[Progress]:
+    def run(self) -> Generator[Progress, None, None]:
         threading.Thread(target=self._count, daemon=True).start()
         lots: Iterator[list[Item]] = self._lots()
         try:

@@ -301,7 +301,8 @@ def keep_faces(
 
 def _cut_out(pixels: np.ndarray, face: Face, most: int) -> tuple[np.ndarray, Face]:
     """A square around a face, of at most so many pixels a side, and where the face is in it."""
-    top, left, bottom, right = around(face, *pixels.shape[:2], ROOM)
+    height, width = pixels.shape[:2]
+    top, left, bottom, right = around(face, height, width, ROOM)
     part = np.ascontiguousarray(pixels[top:bottom, left:right])
     scale = min(most / (bottom - top), 1.0)
     if scale < 1:
@@ -383,7 +384,8 @@ def make_pair(
     left, top, right, bottom = kept.face.box
     dx, dy = (int(step) for step in moved)
     face = Face((left + dx, top + dy, right + dx, bottom + dy), 1.0)
-    y, x, below, beside = around(face, *real.shape[:2], times)
+    height, width = real.shape[:2]
+    y, x, below, beside = around(face, height, width, times)
     parts = [one[y:below, x:beside] for one in (real, fake)]
     changed = np.random.default_rng(int(rng.integers(2**63)))
     seed = int(rng.integers(2**63))
@@ -442,7 +444,8 @@ def val_views(val: list[KeptFace], size: int, seed: int) -> Iterator[tuple[np.nd
     for number, kept in enumerate(val):
         real = _read(kept.path)
         fake, mask = self_blend(real, kept.face, np.random.default_rng((seed, 2**31, number)))
-        y, x, below, beside = around(kept.face, *real.shape[:2], MARGIN)
+        height, width = real.shape[:2]
+        y, x, below, beside = around(kept.face, height, width, MARGIN)
         pair = np.stack(
             [whole_of(np.ascontiguousarray(p[y:below, x:beside]), size) for p in (real, fake)]
         )
@@ -455,7 +458,9 @@ def look(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Logits (N,) and maps of logits (h, w) of views (size, size, 3) uint8."""
     net, device = WithPlaces(detector), detector.mean.device
-    logits, maps, waiting = [], [], []
+    logits: list[np.ndarray] = []
+    maps: list[np.ndarray] = []
+    waiting: list[np.ndarray] = []
 
     def judge() -> None:
         with speed.autocast(device):
@@ -713,8 +718,9 @@ def _finish(
     net: Any = detector.net
     if isinstance(net, TimmNet) and net.where is not None:
         shift = best_shift(maps[1::2], masks)
+        where: Any = net.where
         with torch.no_grad():
-            net.where["head"].bias += shift
+            where["head"].bias += shift
         maps = [one + shift for one in maps]
     rows = np.repeat([one.row for one in val], 2)
     made = np.tile([0, 1], len(val))

@@ -127,7 +127,8 @@ def places_loss(local: Tensor, masks: Tensor, own: bool) -> Tensor:
 
     own: the map is of a layer of its own; else see the module.
     """
-    target = F.adaptive_avg_pool2d(masks[:, None].float(), local.shape[1:])[:, 0]
+    height, width = local.shape[1:]
+    target = F.adaptive_avg_pool2d(masks[:, None].float(), (height, width))[:, 0]
     if not own:
         share = target.mean((1, 2), keepdim=True)
         base = torch.logit(share.clamp(0.02, 0.98))
