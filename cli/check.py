@@ -294,7 +294,7 @@ def _frames_table(frames: Any) -> Table:
             f"{one.time:.2f}",
             Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", "")),
             "-" if one.score is None else f"{one.score:.3f}",
-            _percent(None if "unsure" in (one.verdict, one.pixels_verdict) else one.probability),
+            _percent(None if one.verdict == "unsure" else one.probability),
             Text("; ".join(one.warnings)),
         )
     return table

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from commands import run
 
 from ganscope import videos
 from ganscope.config import CheckSettings
@@ -128,6 +129,14 @@ def test_one_frame_is_a_video_too(tmp_path: Path, sure: str) -> None:
     assert isinstance(check, VideoCheck)
     assert len(check.frames) == 1
     assert check.interval is None
+
+
+def test_the_frames_of_one_video_are_shown(tmp_path: Path, sure: str) -> None:
+    clip(tmp_path / "a.mp4")
+    done = run("check", "a.mp4", "--detector", sure, "--frames", "5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "seconds" in done.stdout
+    assert len([line for line in done.stdout.splitlines() if " fake " in f" {line} "]) >= 5
 
 
 def test_what_is_no_video_or_broken_is_a_line(tmp_path: Path) -> None:
