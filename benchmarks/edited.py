@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageOps
 
 from ganscope.datasets.blending import toned_like
 from ganscope.datasets.corpus import open_corpus
@@ -93,7 +92,7 @@ class Edits:
         while True:
             side, native = int(rng.uniform(*self.sides)), rng.random() < 0.25
             try:
-                pixels = _opened(self._one_of(self.photos), 0 if native else side)
+                pixels = open_image(self._one_of(self.photos)).pixels
             except ImageError:
                 continue
             height, width = pixels.shape[:2]
@@ -160,7 +159,7 @@ class Edits:
         rng = self.rng
         while True:
             try:
-                given = _opened(self._one_of(table), int(rng.choice((0, 700, 1200))))
+                given = open_image(self._one_of(table)).pixels
             except ImageError:
                 continue
             if min(given.shape[:2]) >= 64:
@@ -208,15 +207,3 @@ def _scaled(pixels: np.ndarray, by: float) -> np.ndarray:
     kernel = cv2.INTER_AREA if by < 1 else cv2.INTER_CUBIC
     size = [max(round(n * by), 16) for n in pixels.shape[1::-1]]
     return cv2.resize(pixels, size, interpolation=kernel)
-
-
-def _opened(path: str, side: int) -> np.ndarray:
-    """Pixels, perhaps halved once or more while decoding, to no less than a side; 0: as it is."""
-    if not side:
-        return open_image(path).pixels
-    try:
-        with Image.open(path) as image:
-            image.draft("RGB", (side, side))
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(path, str(error)) from None

@@ -24,6 +24,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +57,7 @@ def small_detector(folder: Path) -> str:
     return str(folder)
 
 
-def bare(detector: str, paths: list[str], reencode: bool, faces: bool, answers: object) -> None:
+def bare(detector: str, paths: list[str], reencode: bool, faces: bool, answers: Any) -> None:
     """Bytes from the disk, decoding, networks' forward passes; no more."""
     from ganscope.detector.exported.loading import load_judge
     from ganscope.detector.judging.scoring import reencoded_tiles, tiles
@@ -90,7 +91,7 @@ def bare(detector: str, paths: list[str], reencode: bool, faces: bool, answers: 
     if held:
         judge.logits(np.concatenate(held))
     busy = time.process_time() - busy
-    answers.put((len(paths) / (time.perf_counter() - begun), busy))  # type: ignore[attr-defined]
+    answers.put((len(paths) / (time.perf_counter() - begun), busy))
 
 
 def bare_speed(
