@@ -1,11 +1,18 @@
 """A second reading for a fine-tuned detector: what CLIP saw before it was fine-tuned.
 
+    python benchmarks/second_reading.py unseen --list sites.tsv --pictures SITES \\
+        --pretrained clip.safetensors --adapters final.safetensors=0.6 ... --out unseen.csv
     python benchmarks/second_reading.py features --list collect.tsv --pictures EXPORTED \\
-        --scores oof.csv --pretrained clip.safetensors --out FEATURES
-    python benchmarks/second_reading.py fit --features FEATURES --scores oof.csv --out OUT
+        --list sites.tsv --pictures SITES --scores oof.csv unseen.csv \\
+        --pretrained clip.safetensors --out FEATURES
+    python benchmarks/second_reading.py fit --features FEATURES --scores oof.csv unseen.csv \\
+        --out OUT
     python benchmarks/second_reading.py matrix --features FEATURES --scores oof.csv \\
         --list collect.tsv --pictures EXPORTED --pretrained clip.safetensors --adapters FOLDS \\
         --out MATRIX
+
+`unseen` judges the first look at pictures of sources that none of the adapters saw, and deals their
+sources to folds: what --scores are for those that some did see.
 
 `features` reads the middle of each picture and the whole of it (the first look of `ganscope check`)
 and two parts drawn at random through the untouched backbone, after a JPEG of a quality drawn anew
@@ -23,6 +30,8 @@ and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
 """
 
 import argparse
+import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +40,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
+from ship_clip import average_of, shares_of
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from train_clip import listed
+from train_clip import DROPPED, listed
 
 from ganscope.config import replacing
 from ganscope.datasets.degradations import jpeg, parse_degradations, resize
@@ -47,15 +57,15 @@ from ganscope.errors import ImageError
 from ganscope.images import open_image
 
 CHUNK = 64
-LOOK = 2
-"""Views of the first look."""
+LOOK, FOLDS = 2, 4
+"""Views of the first look, and folds that `unseen` deals sources to."""
 ENLARGED, QUALITIES, WORSE = (0.9, 1.4), (60, 97), (50, 97)
 """How far parts are enlarged, and JPEG qualities of the first look and of these."""
 PARTS, HIDDEN = 3, 64
 """Classifiers that are averaged, and the width of each."""
 EPOCHS, BATCH, PEAK = 12, 64, 1e-3
 MARGIN = 1e-3
-SHARES = (0.0, 0.2, 0.33, 0.5)
+SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6)
 ALARMS, ENOUGH = 0.01, 40
 """Share of false alarms, and pictures of a generator from which it is told by itself."""
 DEGRADED = ("clean", "jpeg:50", "resize:0.5", "webp:60", "screenshot:0.75")
@@ -64,10 +74,51 @@ PART, WEB = 640, 1024
 VARIANTS = ("untouched, linear", "untouched, curved", "fine-tuned", "both, as shipped")
 
 
+def pictures(args: argparse.Namespace) -> pd.DataFrame:
+    """The pictures of all lists, each in its folder, without what `dropped.tsv` names."""
+    if len(args.list) != len(args.pictures):
+        raise SystemExit("name one --pictures for each --list")
+    tables = [listed(*one) for one in zip(args.list, args.pictures, strict=True)]
+    table = pd.concat(tables, ignore_index=True).drop_duplicates("name")
+    return table[~table["name"].isin(pd.read_csv(DROPPED, sep="\t", dtype=str)["picture"])]
+
+
+def scored(args: argparse.Namespace) -> pd.DataFrame:
+    """The rows of all --scores; `table`: the name of the one that each is from."""
+    tables = [pd.read_csv(one).assign(table=one.stem) for one in args.scores]
+    return pd.concat(tables, ignore_index=True)
+
+
+def unseen(args: argparse.Namespace) -> None:
+    table = pictures(args).reset_index(drop=True)
+    detector = prepared(average_of(args.pretrained, shares_of(args.adapters), {}), args)
+    assert isinstance(detector.net, BlockFeatures)
+    rows = []
+    for row in table.itertuples():
+        try:
+            pixels = open_image(row.path).pixels
+        except ImageError as error:
+            print(f"left out: {error}")
+            continue
+        rng = np.random.default_rng([args.seed, int(row.Index)])
+        looks = first_look(pixels, detector.size, rng)
+        with torch.inference_mode():
+            logits = detector.net.classify(read(detector, looks)).cpu().numpy()
+        fold = int(hashlib.sha256(str(row.source).encode()).hexdigest(), 16) % FOLDS
+        rows.append((row.name, row.label, row.source, fold, logits[0], 0.0, logits[1]))
+        if len(rows) % CHUNK == 0:
+            print(f"{len(rows):,} of {len(table):,} pictures", flush=True)
+    columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
+    found = pd.DataFrame(rows, columns=columns)
+    told("adapters", found, ((found["native"] + found["whole"]) / 2).to_numpy())
+    with replacing(args.out) as part:
+        found.to_csv(part, index=False, float_format="%.4f")
+
+
 def chosen(args: argparse.Namespace) -> pd.DataFrame:
     """The pictures whose features are wanted, those of small groups first."""
-    table = listed(args.list, args.pictures).drop_duplicates("name")
-    table = table[table["name"].isin(pd.read_csv(args.scores)["picture"])]
+    table = pictures(args)
+    table = table[table["name"].isin(scored(args)["picture"])]
     table = table.sample(frac=1, random_state=args.seed)
     rank = table.groupby(["label", "source", "generator"]).cumcount()
     few = table[rank < args.per_group].assign(rank=rank).sort_values("rank", kind="stable")
@@ -95,16 +146,26 @@ def features(args: argparse.Namespace) -> None:
             makers.append(row.generator)
             found.append(read(detector, some_views(pixels, detector.size, rng)).cpu().numpy())
         with replacing(path) as part, part.open("wb") as file:
-            np.savez(file, names=np.array(names), features=np.array(found, np.float16))
+            np.savez(
+                file,
+                names=np.array(names),
+                generators=np.array(makers),
+                features=np.array(found, np.float16),
+            )
         print(f"{min(begin + CHUNK, len(table)):,} of {len(table):,} pictures", flush=True)
+
+
+def first_look(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """(LOOK, size, size, 3): each through a JPEG."""
+    first = cut_views(pixels, size, {"whole": 256}).cut[:LOOK]
+    return np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in first])
 
 
 def some_views(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
     """(LOOK + 2, size, size, 3): the first look, and two parts of any place, one of nearly native
     resolution, one of any side up to the picture's; each through a JPEG.
     """
-    first = cut_views(pixels, size, {"whole": 256}).cut[:LOOK]
-    found = [jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in first]
+    found = list(first_look(pixels, size, rng))
     short = max(min(pixels.shape[:2]), size + 1)
     for low, high in ((size / ENLARGED[1], size / ENLARGED[0]), (size, short)):
         side = min(int(np.exp(rng.uniform(np.log(low), np.log(high)))), *pixels.shape[:2])
@@ -142,7 +203,7 @@ def kept_features(folder: Path, scores: pd.DataFrame) -> tuple[pd.DataFrame, Ten
 
 
 def fit(args: argparse.Namespace) -> None:
-    scores = pd.read_csv(args.scores)
+    scores = scored(args)
     about, x = kept_features(args.features, scores)
     tuned = ((about["native"] + about["whole"]) / 2).to_numpy()
     fold = about["fold"].to_numpy()
@@ -161,7 +222,12 @@ def fit(args: argparse.Namespace) -> None:
             tuned + share / (1 - share) * ratio * second,
         )
     told("second alone", about, second)
-    tell_folds(about, tuned + args.share / (1 - args.share) * ratio * second)
+    both = tuned + args.share / (1 - args.share) * ratio * second
+    for table, rows in about.groupby("table"):
+        part = about.loc[rows.index].reset_index(drop=True)
+        told(f"{table}, {len(part):,} pictures: fine-tuned", part, tuned[rows.index])
+        told(f"{table}: share {args.share:g}", part, both[rows.index])
+    tell_folds(about, both)
     print(f"a logit of the fine-tuned spreads {ratio:.2f} times as far as one of the second")
     args.out.mkdir(parents=True, exist_ok=True)
     net = classifier(x, about, args.seed)
@@ -169,7 +235,7 @@ def fit(args: argparse.Namespace) -> None:
         part.write_bytes(save({key: value.contiguous() for key, value in net.state_dict().items()}))
     with replacing(args.out / "scores.csv") as part:
         whole = scores.merge(about[["picture"]].assign(second=second.round(4)), on="picture")
-        whole.to_csv(part, index=False)
+        whole.drop(columns="table").to_csv(part, index=False)
 
 
 def tell_folds(about: pd.DataFrame, logit: np.ndarray) -> None:
@@ -198,8 +264,8 @@ def tell_folds(about: pd.DataFrame, logit: np.ndarray) -> None:
 
 def matrix(args: argparse.Namespace) -> None:
     """Degraded pictures of sources that neither the adapters nor the classifiers of a fold saw."""
-    scores = pd.read_csv(args.scores).drop_duplicates("picture").set_index("picture")
-    table = listed(args.list, args.pictures).drop_duplicates("name")
+    scores = scored(args).drop_duplicates("picture").set_index("picture")
+    table = pictures(args)
     table = table[table["name"].isin(scores.index)].sample(frac=1, random_state=args.seed)
     rank = table.groupby(["label", "source", "generator"]).cumcount()
     table = table.assign(rank=rank, fold=scores.loc[table["name"], "fold"].to_numpy())
@@ -310,7 +376,7 @@ def told(name: str, about: pd.DataFrame, logit: np.ndarray) -> None:
     print(
         f"{name}: AUROC {roc_auc_score(y, logit):.4f}; found at 2 and 1 % false alarms "
         f"{found[0]:.3f}, {found[1]:.3f}; within {len(within)} sources of both "
-        f"{np.mean(within):.4f}",
+        f"{np.mean(within) if within else math.nan:.4f}",
         flush=True,
     )
 
@@ -372,10 +438,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("unseen")
+    from_lists(one)
+    one.add_argument("--pretrained", required=True)
+    one.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
+    one.add_argument("--out", type=Path, required=True)
+    computed(one)
+    one.set_defaults(run=unseen)
     one = commands.add_parser("features")
-    one.add_argument("--list", type=Path, required=True)
-    one.add_argument("--pictures", type=Path, required=True)
-    one.add_argument("--scores", type=Path, required=True)
+    from_lists(one)
+    one.add_argument("--scores", type=Path, nargs="+", required=True)
     one.add_argument("--pretrained", required=True)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--per-group", type=int, default=12)
@@ -384,21 +456,29 @@ def main() -> None:
     one.set_defaults(run=features)
     one = commands.add_parser("fit")
     one.add_argument("--features", type=Path, required=True)
-    one.add_argument("--scores", type=Path, required=True)
+    one.add_argument("--scores", type=Path, nargs="+", required=True)
     one.add_argument("--out", type=Path, required=True)
-    one.add_argument("--share", type=float, default=0.3)
+    one.add_argument("--share", type=float, default=0.4)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=fit)
     one = commands.add_parser("matrix")
-    for name in ("--features", "--scores", "--list", "--pictures", "--adapters", "--out"):
+    from_lists(one)
+    one.add_argument("--scores", type=Path, nargs="+", required=True)
+    for name in ("--features", "--adapters", "--out"):
         one.add_argument(name, type=Path, required=True)
     one.add_argument("--pretrained", required=True)
     one.add_argument("--number", type=int, default=75)
-    one.add_argument("--share", type=float, default=0.3)
+    one.add_argument("--share", type=float, default=0.4)
     computed(one)
     one.set_defaults(run=matrix)
     args = parser.parse_args()
     args.run(args)
+
+
+def from_lists(parser: argparse.ArgumentParser) -> None:
+    """Lists of pictures and, in the same order, the folders that hold them."""
+    parser.add_argument("--list", type=Path, action="append", required=True)
+    parser.add_argument("--pictures", type=Path, action="append", required=True)
 
 
 def computed(parser: argparse.ArgumentParser) -> None:

@@ -47,9 +47,7 @@ HIDDEN = 192
 
 def main() -> None:
     options = _options()
-    shares = {Path(name): float(share) for name, _, share in map(_parted, options.adapters)}
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
+    shares = shares_of(options.adapters)
     scores = pd.read_csv(options.scores)
     scores["logit"] = (scores["native"] + scores["whole"]) / 2
     arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
@@ -169,9 +167,13 @@ def bound_by_source(called: np.ndarray, sources: pd.Series) -> float:
     return float(np.quantile(found, 0.95))
 
 
-def _parted(text: str) -> tuple[str, str, str]:
-    name, sep, share = text.partition("=")
-    return name, sep, share or "1"
+def shares_of(texts: list[str]) -> dict[Path, float]:
+    """Files and their shares, which make 1: "FILE=0.6", or "FILE" alone."""
+    parts = [text.partition("=") for text in texts]
+    shares = {Path(name): float(share or 1) for name, _, share in parts}
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
+    return shares
 
 
 def _options() -> argparse.Namespace:
@@ -183,7 +185,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--scores", required=True)
     parser.add_argument("--second", type=Path)
     parser.add_argument("--places", type=Path, help="Layer that says where, of locate.py.")
-    parser.add_argument("--share", type=float, default=0.33)
+    parser.add_argument("--share", type=float, default=0.4)
     parser.add_argument("--card", type=Path, help="Markdown of the model card.")
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

@@ -1,6 +1,8 @@
 """The script that fine-tunes in folds and seeds: what it never splits, averages and does twice."""
 
 import importlib.util
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -128,3 +130,38 @@ def test_a_list_finds_its_pictures_and_names_those_left_out(
     assert "dropped b2: " in said
     assert "2 pictures (1 generated)" in said
     assert set(read_pack(tmp_path / "p").picture) == {0, 1}
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
+def test_originals_come_by_their_checksum_and_what_is_gone_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("originals", SCRIPT.with_name("originals.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    originals = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(originals)
+    there = tmp_path / "somebody" / "site"
+    there.mkdir(parents=True)
+    (there / "a.png").write_bytes(b"a picture")
+    for words in (["init", "-q"], ["add", "a.png"], ["commit", "-q", "-m", "a picture"]):
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        subprocess.run(["git", "-C", str(there), *who, *words], check=True)
+    blob = originals.blob_of(b"a picture")
+    rows = [("somebody/site", "a.png", blob), ("somebody/site", "b.png", "0" * 40)]
+    rows.append(("nobody/site", "c.png", "1" * 40))
+    listed = pd.DataFrame(rows, columns=["repository", "path", "blob"])
+    listed.to_csv(tmp_path / "list.tsv", sep="\t", index=False)
+    words = [tmp_path / "list.tsv", "--out", tmp_path / "out"]
+    words += ["--from", f"{tmp_path}/{{repository}}"]
+    monkeypatch.setattr(sys, "argv", ["originals.py", *map(str, words)])
+    originals.main()
+    assert [one.name for one in (tmp_path / "out").iterdir()] == [blob]
+    assert (tmp_path / "out" / blob).read_bytes() == b"a picture"
+    said = capsys.readouterr()
+    assert "gone: somebody/site: b.png\n" in said.err
+    assert "gone: nobody/site: c.png\n" in said.err
+    assert "1 of 3 pictures" in said.out
+    shutil.rmtree(there)  # what is there is not asked for again
+    originals.main()
+    assert "1 of 3 pictures" in capsys.readouterr().out
