@@ -250,7 +250,8 @@ def graph_of(
             known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
-        kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
+        where = config["arguments"].get("where")
+        kind: str | None = "parts" if where is None or where == [] else "places"
     else:
         from ganscope.detector.exported.tracing import traced_onnx
         from ganscope.detector.model import load_detector
