@@ -1,5 +1,6 @@
 """What the campaigns in `benchmarks/campaigns/` found, and what they rest on."""
 
+import contextlib
 import csv
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import sqlite3
 import time
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +37,7 @@ from ganscope.files import csv_line, csv_text, free_name, plain_cell, replacing
 from ganscope.folders import CHECKPOINT, CONFIG, FolderModel, load_checkpoint
 from ganscope.generator.model import Generator, load_generator
 from ganscope.generator.sampling import generate_corpus
+from ganscope.web.project import Project
 
 RETURN = "a\r=cmd|' C'!A0,b"
 """Behind an unquoted carriage return spreadsheets begin a row."""
@@ -352,6 +355,45 @@ def test_what_a_configuration_tells_of_takes_no_memory_until_its_weights_are_the
         ),
     ):
         assert all(weight.is_meta for weight in found.parameters())
+
+
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+def test_scores_of_what_can_be_no_path_are_a_line_or_no_harm(tmp_path: Path, end: str) -> None:
+    file = tmp_path / f"scores.{end}"
+
+    def scorer(paths: list[str | None], scores: list[float | str]) -> Any:
+        table = pd.DataFrame({"path": paths, "score": scores})
+        table.to_csv(file, index=False) if end == "csv" else table.to_parquet(file)
+        return open_scorer(f"scores:{file}")
+
+    for name in ("a\x00b", "a" * 5000):
+        found = scorer([name, "b.png"], [0.5, 0.25])
+        assert list(found.whole) == [str(tmp_path / "b.png")]
+    with pytest.raises(GanscopeError, match="row 2 has no path"):
+        scorer(["a.png", None], [0.5, 0.25])
+    with pytest.raises(GanscopeError, match=r"the score of 'a\\n' is '\\n', no number"):
+        scorer(["a\n"], ["\n"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE pictures SET record = '{\"a\": '", "is damaged .JSONDecodeError"),
+        ("UPDATE pictures SET record = '{\"warnings\": [1]}'", "is damaged .*warnings of"),
+        ("UPDATE pictures SET verdict = CAST(x'fffe' AS TEXT)", "cannot be used .*UTF-8"),
+        ("DROP VIEW reviewed; CREATE VIEW reviewed AS SELECT * FROM pictures", "is damaged .*"),
+    ],
+)
+def test_a_damaged_project_is_a_line(tmp_path: Path, change: str, said: str) -> None:
+    with Project(tmp_path / "p.db") as project:
+        record = {"path": "x.jpg", "score": 0.1, "verdict": "real", "detector": "d", "error": None}
+        project.add(record | {"thresholds": {"fake": 0.6, "real": 0.4}}, "")
+        assert project.write_csv(io.StringIO()) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "p.db")) as base:
+        base.executescript(change)
+    with Project(tmp_path / "p.db") as project, pytest.raises(GanscopeError, match=said) as found:
+        project.write_csv(io.StringIO())
+    assert "\n" not in str(found.value)
 
 
 def test_json_of_great_depth_is_a_line(tmp_path: Path) -> None:
