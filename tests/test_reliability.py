@@ -357,6 +357,12 @@ def test_what_a_configuration_tells_of_takes_no_memory_until_its_weights_are_the
         assert all(weight.is_meta for weight in found.parameters())
 
 
+def test_a_name_of_line_ends_that_is_listed_twice_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text('file_name,label\n"a\nb.png",0\n"a\nb.png",1\n')
+    with pytest.raises(GanscopeError, match=r"'a\\nb.png' is listed twice$"):
+        open_corpus(tmp_path)
+
+
 @pytest.mark.parametrize("end", ["csv", "parquet"])
 def test_scores_of_what_can_be_no_path_are_a_line_or_no_harm(tmp_path: Path, end: str) -> None:
     file = tmp_path / f"scores.{end}"
