@@ -197,7 +197,9 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
         raise GanscopeError(f"{root}: unknown split {sorted(strange)[0]!r}; use train, val or test")
     doubles = table["file_name"][table["file_name"].duplicated()]
     if len(doubles):
-        raise GanscopeError(f"{root}: {doubles.iloc[0]} is listed twice")
+        name = str(doubles.iloc[0])
+        told = name if name.isprintable() else repr(name)
+        raise GanscopeError(f"{root}: {told} is listed twice")
     for column in ("mask", "video", "identity"):
         if column in table:
             table[column] = table[column].fillna("").astype(str)

@@ -423,7 +423,7 @@ def _folders(root: Path) -> list[Path]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise GanscopeError(f"{path}: not a readable JSON file ({reason})") from None
 

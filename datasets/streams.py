@@ -194,7 +194,7 @@ class Stream:
                             continue
                         fields[extension] = text
                         if extension == "json" or extension.endswith(".json"):
-                            with suppress(ValueError):
+                            with suppress(ValueError, RecursionError):
                                 said = json.loads(text)
                                 fields |= said if isinstance(said, dict) else {}
                     read, _ = members[pictures[0]]

@@ -4,17 +4,24 @@ A `Detector` computes with torch, an exported one (`exported/`) without. What tu
 verdict is said by the configuration that both carry, and is here, once.
 """
 
+import sys
 from abc import ABC, abstractmethod
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from ganscope.detector.networks.face_head import FaceHead
+from ganscope.named import check_network, faulty, read_config, shown
 
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
 them (`Judge.smallest`)."""
 
+LARGEST = 4096
+"""Pixels: no network sees larger tiles or views."""
+VIEWS = ("whole", "settled")
+"""What a configuration tells of views."""
 BATCH = 32
 """Tiles or views at a time where nothing speaks for more."""
 
@@ -158,43 +165,114 @@ def sigmoid(logit: Any) -> Any:
     return float(value) if value.ndim == 0 else value
 
 
-def check_config(config: dict[str, Any]) -> None:
-    """Raise `ValueError` for numbers that no detector can have."""
-    numbers = [
-        *(("thresholds", name) for name in ("fake", "real")),
-        *(("calibration", name) for name in ("scale", "shift")),
-        ("input", "size"),
-    ]
-    if "smallest" in config["input"]:
-        numbers.append(("input", "smallest"))
-    for part, name in numbers:
-        value = config[part][name]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{part}: {name} is {value!r}, no number")
-        if not np.isfinite(value):
-            raise ValueError(f"{part}: {name} is {value!r}, not finite")
-    size, scale = config["input"]["size"], config["calibration"]["scale"]
-    real, fake = (config["thresholds"][name] for name in ("real", "fake"))
-    if size < 1:
-        raise ValueError(f"input: size is {size}")
+def read_detector_config(folder: Path, name: str | Path) -> dict[str, Any]:
+    """The `config.json` of a detector's folder; name: what the user called it.
+
+    Raises `GanscopeError` as `read_config` does, and for what `check_config` refuses.
+    """
+    config = read_config(folder, name, "detectors")
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise faulty(name, error) from None
+    return config
+
+
+def check_config(config: Any) -> None:
+    """Raise `ValueError` for a configuration that no detector can have."""
+    if not isinstance(config, dict):
+        raise ValueError(f"it is {shown(config)}, no object")
+    check_network(config)
+    for part in ("input", "thresholds", "calibration"):
+        if not isinstance(config.get(part), dict):
+            raise ValueError(f"{part} is {shown(config.get(part))}, no object")
+    _check_input(config)
+    if config["architecture"] == "fused":
+        _check_parts(config)
+    scale, _ = (_number(config, "calibration", name) for name in ("scale", "shift"))
+    real, fake = (_number(config, "thresholds", name) for name in ("real", "fake"))
     if scale < 0:  # fakes would be called real
         raise ValueError(f"calibration: scale is {scale}, negative")
     if real > fake:
         raise ValueError(f"thresholds: real is {real}, above fake")
-    looks_at, margin = (config["input"].get(name) for name in ("looks_at", "margin"))
+    _check_looks(config["input"])
+    _check_records(config)
+
+
+def _check_parts(config: dict[str, Any]) -> None:
+    """The networks of which a fused one is made."""
+    parts, size = config["arguments"].get("parts"), config["input"]["size"]
+    if not isinstance(parts, list) or not parts:
+        raise ValueError(f"arguments: parts is {shown(parts)}, no list of networks")
+    for number, part in enumerate(parts, start=1):
+        try:
+            if not isinstance(part, dict) or not isinstance(part.get("input"), dict):
+                raise ValueError(f"it is {shown(part)}")
+            check_network(part)
+            _check_input(part)
+            if part["input"]["size"] > size:
+                raise ValueError(f"input: size is {part['input']['size']}, above that of all")
+        except ValueError as error:
+            raise ValueError(f"arguments: part {number} of parts: {error}") from None
+
+
+def _check_input(config: dict[str, Any]) -> None:
+    """What the images are like that a network sees."""
+    about, size = config["input"], _number(config, "input", "size")
+    if not 1 <= size <= LARGEST or size != int(size):
+        raise ValueError(f"input: size is {shown(size)}, not from 1 to {LARGEST} pixels")
+    if config["arguments"].get("size") not in (None, size):
+        raise ValueError(f"input: size is {size}, but the network's is another")
+    for name in ("mean", "std"):
+        value = about.get(name)
+        whole = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
+        if not whole or (name == "std" and not all(one > 0 for one in value)):
+            raise ValueError(f"input: {name} is {shown(value)}, not three numbers that can be")
+
+
+def _check_looks(about: dict[str, Any]) -> None:
+    """How a detector looks at an image: at tiles, at views or at faces."""
+    if "smallest" in about:
+        _number({"input": about}, "input", "smallest")
+    looks_at, margin = (about.get(name) for name in ("looks_at", "margin"))
     if looks_at not in (None, "faces"):
-        raise ValueError(f"input: looks_at is {looks_at!r}; this version knows faces")
-    if looks_at and (not isinstance(margin, int | float) or not 1 <= margin <= 10):
-        raise ValueError(f"input: margin is {margin!r}, not from 1 to 10")
-    views = config["input"].get("views")
+        raise ValueError(f"input: looks_at is {shown(looks_at)}; this version knows faces")
+    if looks_at and not (_is_number(margin) and 1 <= margin <= 10):
+        raise ValueError(f"input: margin is {shown(margin)}, not from 1 to 10")
+    views = about.get("views")
     if views is None:
         return
-    try:
-        whole, settled = views["whole"], views["settled"]
-        if isinstance(whole, bool) or not isinstance(whole, int):
-            raise TypeError
-        settled = settled + 0.0
-    except (KeyError, TypeError):
-        raise ValueError(f"input: views is {views!r}") from None
-    if whole < size or not np.isfinite(settled):
-        raise ValueError(f"input: views is {views!r}")
+    if not isinstance(views, dict) or not all(map(_is_number, map(views.get, VIEWS))):
+        raise ValueError(f"input: views is {shown(views)}")
+    whole = views["whole"]
+    if whole != int(whole) or not about["size"] <= whole <= LARGEST:
+        raise ValueError(f"input: views is {shown(views)}")
+
+
+def _check_records(config: dict[str, Any]) -> None:
+    """What was measured, and is shown with verdicts."""
+    if config.get("false_alarms"):
+        if not isinstance(config["false_alarms"], dict):
+            raise ValueError(f"false_alarms is {shown(config['false_alarms'])}, no object")
+        for name in ("photographs", "called_fake", "at_most"):
+            _number(config, "false_alarms", name)
+        if not isinstance(config["false_alarms"].get("split"), str):
+            raise ValueError(f"false_alarms: split is {shown(config['false_alarms'].get('split'))}")
+    kept = config.get("validation")
+    if isinstance(kept, dict):
+        for name, counts in kept.items():
+            if not isinstance(counts, list) or not all(map(_is_number, counts)):
+                raise ValueError(f"validation: {name} is {shown(counts)}, no counts")
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether it is a finite number; JSON's may be larger than any of numpy's."""
+    most = sys.float_info.max
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= most
+
+
+def _number(config: dict[str, Any], part: str, name: str) -> float:
+    value = config[part].get(name)
+    if not _is_number(value):
+        raise ValueError(f"{part}: {name} is {shown(value)}, no number")
+    return value

@@ -20,6 +20,7 @@ from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.devices import batch_for, pick_device, to_device
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
+from ganscope.named import faulty
 from ganscope.prints import LEARNED, Prints
 
 RULE = "native tiles, small images padded by reflection"
@@ -64,15 +65,15 @@ class Detector(FolderModel, Judge):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """The network without weights: a large one's need not be drawn only to be replaced."""
+        """The network without weights: they need not be drawn only to be replaced, and take no
+        memory, however large a configuration says that they are.
+        """
         check_config(config)
         training = config.get("training")
         config["training"] = training if isinstance(training, dict) else {}
         corpora = config["training"].get("corpora", [])
         if not (isinstance(corpora, list) and all(isinstance(name, str) for name in corpora)):
             config["training"]["corpora"] = []  # a record only: no verdict depends on it
-        if not config["input"].get("views"):
-            return cls(config)
         with init_empty_weights(include_buffers=False):
             return cls(config)
 
@@ -142,8 +143,13 @@ class Detector(FolderModel, Judge):
 
     @classmethod
     def load(cls, name: str | Path) -> Self:
-        """As `FolderModel.load`, with what tells swapped faces, where the folder has that."""
+        """As `FolderModel.load`, with what tells swapped faces, where the folder has that.
+
+        Raises `GanscopeError` for a network that takes no images of its configuration's size, too.
+        """
         found = super().load(name)
+        if misfit := _misfit(found.net, found.size):
+            raise faulty(name, f"input: size is {found.size}, of which it takes none: {misfit}")
         if found.folder and isinstance(found.net, BlockFeatures):
             found._face_head = FaceHead.load(found.folder)
         return found

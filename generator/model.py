@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 
 from ganscope.errors import GanscopeError
@@ -13,6 +14,7 @@ from ganscope.folders import FolderModel
 from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.kinds.translation import inputs, translate
 from ganscope.generator.pixels import to_pixels
+from ganscope.named import check_network, shown
 from ganscope.registry import unknown
 
 CPU_BATCH, GPU_BATCH = 16, 256
@@ -83,7 +85,22 @@ class Generator(FolderModel, AnyGenerator):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        return cls(config)
+        """The network without weights; raises `ValueError` for what no generator can have."""
+        check_network(config)
+        arguments, architecture = config["arguments"], architectures[config["architecture"]]
+        for name in ("size", "width", *([] if architecture.from_photos else ["latent_dim"])):
+            value = arguments.get(name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"arguments: {name} is {shown(value)}, no number from 1 on")
+        if arguments["size"] not in architecture.sizes:
+            raise ValueError(f"arguments: size is {arguments['size']}, none that it makes")
+        classes = arguments.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(one, str) for one in classes):
+            raise ValueError(f"arguments: classes is {shown(classes)}, no list of names")
+        if config.get("input") not in (None, *inputs):
+            raise ValueError(f"input is {shown(config['input'])}; known: {', '.join(inputs)}")
+        with init_empty_weights(include_buffers=False):
+            return cls(config)
 
     @property
     def label(self) -> str:  # type: ignore[override]

@@ -306,6 +306,17 @@ def test_the_graph_asks_both_backbones_where(tmp_path: Path) -> None:
         np.testing.assert_allclose(logits, whole, atol=1e-4)
 
 
+def test_a_map_of_no_blocks_is_no_map_of_places(tmp_path: Path) -> None:
+    reads = {"reads": [[1, "cls"]], "map_block": 1, "where": []}
+    name = trained(tmp_path / "run", "clip", **reads)
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    onnx.save(graph_of(name, tmp_path / "run", config, tmp_path / "part"), tmp_path / "d.onnx")
+    assert not Detector.load(name).has_places
+    found = open_exported(tmp_path / "d.onnx")
+    assert found.has_map
+    assert not found.has_places
+
+
 ARCHITECTURES = {
     "cnn": {"width": 8, "depth": 3},
     "lite": {"size": 64},

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ganscope.config import CheckSettings, ScanSettings
@@ -25,6 +26,7 @@ from ganscope.detector.exported.loading import (
 from ganscope.detector.exported.running import OnnxJudge
 from ganscope.detector.judging.checking import check_images
 from ganscope.detector.model import Detector, load_detector
+from ganscope.detector.networks import face_head
 from ganscope.detector.networks.face_head import PARTS, FaceHead, zones
 from ganscope.detector.scanning import scan as scanning
 from ganscope.detector.scanning.results import Results
@@ -89,6 +91,22 @@ def test_a_damaged_head_is_named(tmp_path: Path) -> None:
     FaceHead(np.full(7, np.nan, np.float32), 0.0, 1, 1.4, 0.8, {}).save(tmp_path)
     with pytest.raises(GanscopeError, match="not finite"):
         FaceHead.load(tmp_path)
+
+
+def test_a_head_of_other_zones_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_head().save(tmp_path)
+    with safe_open(tmp_path / FACES, "numpy") as file:
+        told = json.loads(file.metadata()["faces"])
+    del told["zones"]
+    save_file(load_file(tmp_path / FACES), tmp_path / FACES, metadata={"faces": json.dumps(told)})
+    assert FaceHead.load(tmp_path) is not None  # those of before do not tell
+    for fresh in (False, True):
+        if fresh:
+            make_head().save(tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(face_head, "INNER", 0.6)
+            with pytest.raises(GanscopeError, match=r"learned with other zones .*0.7, 1.15, 0.85"):
+                FaceHead.load(tmp_path)
 
 
 @pytest.mark.parametrize(

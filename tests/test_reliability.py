@@ -1,5 +1,6 @@
 """What the campaigns in `benchmarks/campaigns/` found, and what they rest on."""
 
+import contextlib
 import csv
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import shutil
 import signal
+import sqlite3
 import time
 from importlib import import_module
 from pathlib import Path
@@ -21,15 +23,21 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from ganscope import cli, containers
-from ganscope.config import CheckSettings, GenerateSettings
+from ganscope.config import CheckSettings, ExportSettings, GenerateSettings, ScanSettings
 from ganscope.datasets.corpus import open_corpus
 from ganscope.detector.benchmark import benchmark
 from ganscope.detector.benchmark.contestants import open_scorer
+from ganscope.detector.exported.loading import load_judge
+from ganscope.detector.judging.exporting import export_detector
+from ganscope.detector.model import Detector, load_detector
 from ganscope.detector.networks.weights import read_weights
+from ganscope.detector.scanning.scan import scan_images
 from ganscope.errors import GanscopeError
 from ganscope.files import csv_line, csv_text, free_name, plain_cell, replacing
-from ganscope.folders import CHECKPOINT, load_checkpoint
+from ganscope.folders import CHECKPOINT, CONFIG, FolderModel, load_checkpoint
+from ganscope.generator.model import Generator, load_generator
 from ganscope.generator.sampling import generate_corpus
+from ganscope.web.project import Project
 
 RETURN = "a\r=cmd|' C'!A0,b"
 """Behind an unquoted carriage return spreadsheets begin a row."""
@@ -220,6 +228,184 @@ def test_pickles_handed_as_weights_never_run(tmp_path: Path) -> None:
     assert not trap.exists()
     torch.load(packed, weights_only=False)
     assert trap.exists()  # it would have
+
+
+CNN_3: dict[str, Any] = {"width": 8, "depth": 3}
+PART: dict[str, Any] = {"architecture": "cnn", "arguments": CNN_3, "input": {"size": 32}}
+COUNTS = {"photographs": 9, "called_fake": 1, "at_most": 0.3, "split": "test"}
+MEANS = {"mean": [0.5] * 3, "std": [0.5] * 3}
+
+
+def faulty_copy(model: FolderModel, folder: Path, changes: dict[str, Any]) -> str:
+    """Saved with another configuration: `part.part.name` -> value."""
+    model.save(folder)
+    config = json.loads((folder / CONFIG).read_text())
+    for place, value in changes.items():
+        *parts, name = (int(part) if part.isdigit() else part for part in place.split("."))
+        holder = config
+        for part in parts:
+            holder = holder[part]
+        holder[name] = value
+    (folder / CONFIG).write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": 3}, "architecture is 3, no name"),
+        ({"architecture": ["cnn"]}, r"architecture is \['cnn'\], no name"),
+        ({"architecture": "cn"}, "unknown detector architecture 'cn'"),
+        ({"arguments": None}, "arguments is None, no object"),
+        ({"arguments": {"depth": 0}}, "detector cnn: depth is 0, not from 1 to"),
+        ({"arguments.depth": 20}, "detector cnn: depth is 20, not from 1 to"),
+        ({"arguments.depth": 10**9}, "arguments: depth is 1000000000, beyond"),
+        ({"arguments.width": [0, 1e308]}, r"arguments: width is \[0, 1e\+308\], beyond"),
+        ({"arguments.width": float("nan")}, "arguments: width is nan, beyond"),
+        ({"input": []}, r"input is \[\], no object"),
+        ({"input.size": 10**9}, "input: size is 1000000000, not from 1 to 4096"),
+        ({"input.size": 10**400}, r"input: size is 1000+\.\.\., no number"),
+        ({"input.size": 64.5}, "input: size is 64.5, not from"),
+        ({"input.size": 1}, "input: size is 1, of which it takes none"),
+        ({"input.mean": [0, 0]}, r"input: mean is \[0, 0\], not three"),
+        ({"input.std": [0, 1, 1]}, r"input: std is \[0, 1, 1\], not three"),
+        ({"input.views": {"whole": 10**6, "settled": 0}}, "input: views is"),
+        ({"input.looks_at": "faces", "input.margin": True}, "input: margin is True"),
+        ({"false_alarms": COUNTS | {"at_most": []}}, r"false_alarms: at_most is \[\]"),
+        ({"false_alarms": COUNTS | {"split": None}}, "false_alarms: split is None"),
+        ({"false_alarms": [1]}, r"false_alarms is \[1\], no object"),
+        ({"validation": {"real": [1, "x"]}}, r"validation: real is \[1, 'x'\]"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_faulty_configuration_of_a_detector_is_a_line_that_names_it(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    detector = Detector.create("cnn", **CNN_3)
+    detector.config |= {"false_alarms": COUNTS, "validation": {"real": [1], "fake": [0]}}
+    name = faulty_copy(detector, tmp_path / "d", {})
+    load_judge(name)
+    name = faulty_copy(detector, tmp_path / "d", changes)
+    with pytest.raises(GanscopeError, match=rf"{name}: config.json is faulty \({said}") as found:
+        load_judge(name)
+    assert "\n" not in str(found.value)
+    if "detector" in said or "takes none" in said:  # what only its network can tell
+        return
+    picture = tmp_path / "a.png"
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(picture)
+    with pytest.raises(GanscopeError, match=said):
+        next(scan_images(ScanSettings(paths=(str(picture),), detector=name, out=tmp_path / "s")))
+    with pytest.raises(GanscopeError, match=said):
+        export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arguments.parts": []}, r"arguments: parts is \[\], no list"),
+        ({"arguments.parts.1": "x"}, "arguments: part 2 of parts: it is 'x'"),
+        ({"arguments.parts.0.architecture": 1}, "part 1 of parts: architecture is 1, no name"),
+        ({"arguments.parts.0.input.size": 0}, "part 1 of parts: input: size is 0"),
+        ({"arguments.parts.0.input.mean": "x"}, "part 1 of parts: input: mean is 'x'"),
+        ({"input.size": 16}, "part 1 of parts: input: size is 32, above that of all"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_the_parts_of_fused_networks_are_checked_too(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    parts = [PART | {"input": {"size": size, **MEANS}} for size in (32, 16)]
+    detector = Detector.create("fused", parts=parts)
+    load_detector(faulty_copy(detector, tmp_path, {}))
+    with pytest.raises(GanscopeError, match=rf"config.json is faulty \(.*{said}"):
+        load_detector(faulty_copy(detector, tmp_path, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architecture": {}}, r"architecture is \{\}, no name"),
+        ({"architecture": "vit"}, "unknown generator architecture 'vit'"),
+        ({"arguments.size": 0.5}, "arguments: size is 0.5, no number from 1 on"),
+        ({"arguments.size": 1e308}, r"arguments: size is 1e\+308, beyond"),
+        ({"arguments.size": 4096}, "arguments: size is 4096, none that it makes"),
+        ({"arguments.latent_dim": True}, "arguments: latent_dim is True"),
+        ({"arguments.classes": "ab"}, "arguments: classes is 'ab', no list"),
+        ({"input": ["edges"]}, r"input is \['edges'\]; known: edges"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_faulty_configuration_of_a_generator_is_a_line_that_names_it(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    arguments = {"size": 16, "latent_dim": 4, "width": 4, "classes": ["a", "b"]}
+    generator = Generator({"architecture": "cgan", "arguments": arguments})
+    load_generator(faulty_copy(generator, tmp_path, {}))
+    name = faulty_copy(generator, tmp_path, changes)
+    with pytest.raises(GanscopeError, match=rf"{name}: config.json is faulty \({said}"):
+        load_generator(name)
+
+
+def test_what_a_configuration_tells_of_takes_no_memory_until_its_weights_are_there() -> None:
+    config = Detector.create("cnn", **CNN_3).config
+    for found in (
+        Detector.from_config(config),
+        Generator.from_config(
+            {"architecture": "gan", "arguments": {"size": 8, "latent_dim": 4, "width": 4}}
+        ),
+    ):
+        assert all(weight.is_meta for weight in found.parameters())
+
+
+def test_a_name_of_line_ends_that_is_listed_twice_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "metadata.csv").write_text('file_name,label\n"a\nb.png",0\n"a\nb.png",1\n')
+    with pytest.raises(GanscopeError, match=r"'a\\nb.png' is listed twice$"):
+        open_corpus(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["csv", "parquet"])
+def test_scores_of_what_can_be_no_path_are_a_line_or_no_harm(tmp_path: Path, end: str) -> None:
+    file = tmp_path / f"scores.{end}"
+
+    def scorer(paths: list[str | None], scores: list[float | str]) -> Any:
+        table = pd.DataFrame({"path": paths, "score": scores})
+        table.to_csv(file, index=False) if end == "csv" else table.to_parquet(file)
+        return open_scorer(f"scores:{file}")
+
+    for name in ("a\x00b", "a" * 5000):
+        found = scorer([name, "b.png"], [0.5, 0.25])
+        assert list(found.whole) == [str(tmp_path / "b.png")]
+    with pytest.raises(GanscopeError, match="row 2 has no path"):
+        scorer(["a.png", None], [0.5, 0.25])
+    with pytest.raises(GanscopeError, match=r"the score of 'a\\n' is '\\n', no number"):
+        scorer(["a\n"], ["\n"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE pictures SET record = '{\"a\": '", "is damaged .JSONDecodeError"),
+        ("UPDATE pictures SET record = '{\"warnings\": [1]}'", "is damaged .*warnings of"),
+        ("UPDATE pictures SET verdict = CAST(x'fffe' AS TEXT)", "cannot be used .*UTF-8"),
+        ("DROP VIEW reviewed; CREATE VIEW reviewed AS SELECT * FROM pictures", "is damaged .*"),
+    ],
+)
+def test_a_damaged_project_is_a_line(tmp_path: Path, change: str, said: str) -> None:
+    with Project(tmp_path / "p.db") as project:
+        record = {"path": "x.jpg", "score": 0.1, "verdict": "real", "detector": "d", "error": None}
+        project.add(record | {"thresholds": {"fake": 0.6, "real": 0.4}}, "")
+        assert project.write_csv(io.StringIO()) == 1
+    with contextlib.closing(sqlite3.connect(tmp_path / "p.db")) as base:
+        base.executescript(change)
+    with Project(tmp_path / "p.db") as project, pytest.raises(GanscopeError, match=said) as found:
+        project.write_csv(io.StringIO())
+    assert "\n" not in str(found.value)
+
+
+def test_json_of_great_depth_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / CONFIG).write_text('{"a": ' + "[" * 200_000)
+    with pytest.raises(GanscopeError, match=r"config.json: not a readable JSON file"):
+        load_detector(str(tmp_path))
 
 
 def test_inspect_says_which_extra_is_missing(

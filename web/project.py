@@ -15,7 +15,7 @@ from typing import Any
 
 from ganscope.config import replacing, write_text
 from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
-from ganscope.files import csv_line
+from ganscope.files import csv_line, damaged
 from ganscope.inputs import is_address
 from ganscope.locks import holding
 
@@ -57,6 +57,9 @@ CREATE VIEW reviewed AS
   FROM pictures p LEFT JOIN reviews r
     ON r.id = (SELECT max(id) FROM reviews WHERE picture = p.id);
 """
+COLUMNS = ("id", "path", "score", "verdict", "detector", "truth", "note", "reviewed", "record")
+"""What there is of every picture."""
+ANOTHER = "name another file"
 SHOWN = {
     "all": "1",
     "open": "truth = ''",
@@ -130,11 +133,12 @@ class Project:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # text that is none
             busy = "locked" in str(error)
-            advice = "wait for the other command that writes" if busy else "name another file"
+            advice = "wait for the other command that writes" if busy else ANOTHER
+            said = " ".join(str(error).split())[:200]
             raise GanscopeError(
-                f"{self.path or 'project'}: cannot be used ({error}); {advice}"
+                f"{self.path or 'project'}: cannot be used ({said}); {advice}"
             ) from None
         except OSError as error:
             raise GanscopeError(f"{self.path}: cannot be written ({error.strerror})") from None
@@ -163,7 +167,7 @@ class Project:
     def entry(self, path: str) -> dict[str, Any] | None:
         """What there is of a file, as `picture`; or None."""
         rows = self._rows("SELECT * FROM reviewed WHERE path = ?", _whole(path))
-        return _as_dict(rows[0]) if rows else None
+        return self._as_dict(rows[0]) if rows else None
 
     def add(self, record: dict[str, Any], thumbnail: str = "") -> int:
         """Enter a judged picture (`Check.as_dict()`, whose path is the file's), or what it is
@@ -212,14 +216,16 @@ class Project:
     def picture(self, number: int) -> dict[str, Any] | None:
         """A picture with its record and last review, or None."""
         rows = self._rows("SELECT * FROM reviewed WHERE id = ?", number)
-        return _as_dict(rows[0]) if rows else None
+        return self._as_dict(rows[0]) if rows else None
 
     def pictures(
         self, show: str = "all", order: str = "suspect", start: int = 0, many: int = 60
     ) -> list[dict[str, Any]]:
         """Some of the pictures; show: of `SHOWN`, order: of `ORDERS`."""
         question = f"SELECT * FROM reviewed WHERE {SHOWN[show]} ORDER BY {ORDERS[order]}"
-        return [_as_dict(row) for row in self._rows(f"{question} LIMIT ? OFFSET ?", many, start)]
+        return [
+            self._as_dict(row) for row in self._rows(f"{question} LIMIT ? OFFSET ?", many, start)
+        ]
 
     def beside(self, number: int, show: str, order: str) -> tuple[int | None, int | None]:
         """The pictures before and after one, in the order of the desk."""
@@ -336,8 +342,17 @@ class Project:
         """Every picture, a few at a time: a project may hold very many."""
         last = 0
         while rows := self._rows("SELECT * FROM reviewed WHERE id > ? ORDER BY id LIMIT 500", last):
-            yield from map(_as_dict, rows)
+            yield from map(self._as_dict, rows)
             last = rows[-1]["id"]
+
+    def _as_dict(self, row: sqlite3.Row) -> dict[str, Any]:
+        with damaged(self.path or "project", ANOTHER):
+            found = {name: row[name] for name in COLUMNS}
+            found["record"] = record = json.loads(row["record"])
+            warned = record.get("warnings") or []
+            if not isinstance(warned, list) or not all(isinstance(one, str) for one in warned):
+                raise ValueError(f"warnings of {row['path']}")
+            return dict(row) | found
 
 
 def export_csv(project: Project, path: Path, wrong: bool = False) -> int:
@@ -356,10 +371,6 @@ def export_csv(project: Project, path: Path, wrong: bool = False) -> int:
 
 def _mistaken(picture: dict[str, Any]) -> bool:
     return bool(picture["truth"]) and picture["truth"] != picture["verdict"]
-
-
-def _as_dict(row: sqlite3.Row) -> dict[str, Any]:
-    return dict(row) | {"record": json.loads(row["record"])}
 
 
 def _whole(path: str) -> str:

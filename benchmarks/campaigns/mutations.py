@@ -17,6 +17,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import sqlite3
 import sys
@@ -28,6 +29,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -91,6 +93,11 @@ def look_at_inputs(path: Path) -> None:
                 open_image(one, max_pixels=pictures.LIMIT)
         if number > 500:
             break
+
+
+def within(content: bytes) -> bytes:
+    """A list without lines that are nothing but the root's name: it would name this whole disk."""
+    return re.sub(rb"(?<![^\r\n\0])\s*/[./\s]*(?=[\r\n\0]|\Z)", b"x", content)
 
 
 def look_at_video(video: Path | Video) -> None:
@@ -165,25 +172,61 @@ def videos() -> dict[str, bytes]:
 def tiny_networks(place: Path) -> dict[str, tuple[Path, Look]]:
     """Name -> a folder, and what reads it."""
     torch.manual_seed(0)
-    Detector.create("cnn", width=8, depth=3).eval().save(place / "detector")
-    Detector.create("timm:test_vit", size=32).eval().save(place / "vit")
-    arguments = {"size": 8, "latent_dim": 8, "width": 4}
-    generator = Generator({"architecture": "dcgan", "arguments": arguments, "training": {}})
-    generator.eval().save(place / "generator")
-    looks: dict[str, Look] = {
-        "detector": lambda folder: _score(load_detector(str(folder))),
-        "vit": lambda folder: (load_judge(str(folder)), None)[1],
-        "generator": lambda folder: (load_generator(str(folder)), None)[1],
+    blocks: dict[str, Any] = {
+        "size": 32,
+        "hidden": 4,
+        "beside": 4,
+        "where": [0, 2],
+        "where_plain": [1],
     }
-    return {name: (place / name, look) for name, look in looks.items()}
+    about = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
+    parts = [
+        {"architecture": "patch", "arguments": {"width": 8}, "input": about | {"size": 16}},
+        {"architecture": "timm:test_vit", "arguments": {"size": 32}, "input": about},
+    ]
+    detectors = {
+        "detector": Detector.create("cnn", width=8, depth=3),
+        "vit": Detector.create("timm:test_vit", size=32),
+        "blocks": Detector.create("vit:test_vit", **blocks),
+        "fused": Detector.create("fused", parts=parts),
+    }
+    found: dict[str, tuple[Path, Look]] = {}
+    for name, detector in detectors.items():
+        counts = {"photographs": 90, "called_fake": 3, "at_most": 0.1, "split": "test"}
+        detector.config |= {"false_alarms": counts, "validation": {"real": [1] * 20, "fake": [1]}}
+        detector.eval().save(place / name)
+        found[name] = place / name, _judge
+    kinds: dict[str, dict[str, Any]] = {
+        "dcgan": {},
+        "stylegan": {},
+        "cgan": {"classes": ["a", "b"]},
+    }
+    for kind, more in kinds.items():
+        arguments = {"size": 16, "latent_dim": 8, "width": 4} | more
+        network = {"architecture": kind, "arguments": arguments, "training": {}}
+        Generator(network).eval().save(place / kind)
+        found[kind] = place / kind, _make
+    return found
 
 
-def _score(detector: Detector) -> None:
+def _judge(folder: Path) -> None:
     """What a configuration says must hold when it is used, too."""
     from ganscope.detector.judging.checking import check_image
+    from ganscope.web.worker import about
 
+    detector = load_judge(str(folder))
     pixels = np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8)
     check_image(pixels, detector, device="cpu", reencode=False)
+    about(detector, str(folder))
+    if detector.has_map:
+        detector.local_logits(np.zeros((1, detector.size, detector.size, 3), np.uint8))
+
+
+def _make(folder: Path) -> None:
+    generator = load_generator(str(folder))
+    for index in (0, 1):
+        generator.make(0, [index])
+        generator.columns(index)
 
 
 def other_values(content: bytes, rng: np.random.Generator) -> bytes:
@@ -226,7 +269,9 @@ def other_cells(table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         cell = STRANGE_CELLS[int(rng.integers(len(STRANGE_CELLS)))]
         match int(rng.integers(10)):
             case 0:
-                table = table.rename(columns={table.columns[column]: cell})
+                names = list(table.columns)
+                names[column] = cell
+                table.columns = pd.Index(names, dtype=object)  # Arrow's text takes no surrogate
             case 1 if table.shape[1] > 1:
                 table = table.drop(columns=table.columns[column])
             case 2:
@@ -429,6 +474,8 @@ def campaign(
             content = changed_cells(content, file.endswith(".parquet"), rng) or b"\0"
         else:
             content = mutated(content, others, rng) or b"\0"
+        if file.endswith(".txt"):
+            content = within(content)
         number += 1
         begun = time.monotonic()
         said = workers[name].look(content)

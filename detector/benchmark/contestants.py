@@ -252,16 +252,20 @@ class TableScorer(Scorer):
                 raise GanscopeError(
                     f"{option}: has no column {column!r}; write a row an image: path,score"
                 )
+        if table["path"].isna().any():
+            raise GanscopeError(
+                f"{option}: row {int(table['path'].isna().argmax()) + 1} has no path"
+            )
         table["path"] = table["path"].astype(str)
         doubles = table["path"][table["path"].duplicated()]
         if len(doubles):
-            raise GanscopeError(f"{option}: {doubles.iloc[0]} is listed twice")
+            raise GanscopeError(f"{option}: {_told(doubles.iloc[0])} is listed twice")
         numbers = pd.to_numeric(table["score"], errors="coerce").astype(float)
         wrong = table[~np.isfinite(numbers)]
         if len(wrong):
             row = wrong.iloc[0]
             raise GanscopeError(
-                f"{option}: the score of {row['path']} is {row['score']}, no number"
+                f"{option}: the score of {_told(row['path'])} is {_told(row['score'])}, no number"
             )
         self.logits = bool((numbers < 0).any() and (numbers > 1).any())
         low, high = float(numbers.min()), float(numbers.max())
@@ -278,8 +282,8 @@ class TableScorer(Scorer):
         self.weights = hash_files(path)
         self.named = dict(zip(table["path"], numbers, strict=True))
         self.owners: dict[str, str] = {}
-        here = [Path(p) if Path(p).exists() else path.parent / p for p in table["path"]]
-        self.whole = {str(p.resolve()): value for p, value in zip(here, numbers, strict=True)}
+        here = (_resolved(name, path.parent) for name in table["path"])
+        self.whole = {name: value for name, value in zip(here, numbers, strict=True) if name}
 
     def values(self, views: Sequence[View]) -> list[float | str]:
         return [self._value(view) for view in views]
@@ -302,6 +306,20 @@ class TableScorer(Scorer):
     def score(self, value: np.ndarray) -> np.ndarray:
         value = np.asarray(value, float)
         return np.exp(-np.logaddexp(0.0, -value)) if self.logits else value
+
+
+def _told(value: Any) -> str:
+    """A cell, for a line about it."""
+    text = str(value)[:80]
+    return text if text.isprintable() else repr(text)
+
+
+def _resolved(name: str, folder: Path) -> str | None:
+    """The whole path of a file, from here or from a folder; None for what no path can be."""
+    try:
+        return str((Path(name) if Path(name).exists() else folder / name).resolve())
+    except (OSError, ValueError):  # too long, or with a null byte
+        return None
 
 
 def open_onnx(file: str, device: str = "auto") -> Detector:

@@ -26,7 +26,7 @@ from ganscope.detector.exported.running import (
     import_onnxruntime,
     open_exported,
 )
-from ganscope.detector.judge import Judge, check_config
+from ganscope.detector.judge import Judge, read_detector_config
 from ganscope.detector.networks.face_head import FaceHead
 from ganscope.errors import GanscopeError, GanscopeWarning, reason_of
 from ganscope.files import cache_folder, replacing, write_json
@@ -38,7 +38,6 @@ from ganscope.named import (
     WEIGHTS,
     find_folder,
     hash_files,
-    read_config,
     weights_hash,
 )
 
@@ -99,9 +98,7 @@ def _is_quicker(name: str, device: str) -> bool:
         return False
     if any(importlib.util.find_spec(one) is None for one in ("onnxruntime", "onnx")):
         return False
-    return read_config(find_folder(name, "detectors"), name, "detectors").get("architecture") == (
-        "clip"
-    )
+    return read_detector_config(find_folder(name, "detectors"), name)["architecture"] == "clip"
 
 
 def _may_have_gpu() -> bool:
@@ -159,8 +156,8 @@ def cached_graph(name: str) -> OnnxJudge:
     It is checked by its hash before it is used; a damaged one is made again.
     """
     import_onnxruntime()
-    config = read_config(find_folder(name, "detectors"), name, "detectors")
-    if config.get("architecture") == "clip":
+    config = read_detector_config(find_folder(name, "detectors"), name)
+    if config["architecture"] == "clip":
         head = FaceHead.load(find_folder(name, "detectors"))
         judge = _from_cache(name, QuickJudge, int8=True)
         assert isinstance(judge, QuickJudge)
@@ -174,7 +171,7 @@ def _from_cache(
 ) -> OnnxJudge:
     """face: the graph of this, which goes with the detector."""
     folder = find_folder(name, "detectors")
-    config = read_config(folder, name, "detectors")
+    config = read_detector_config(folder, name)
     try:
         weights = (folder / WEIGHTS).stat()
     except OSError:
@@ -247,14 +244,14 @@ def graph_of(
                 f"{name}: {WEIGHTS} is damaged ({error}); fetch or train it again"
             ) from None
         try:
-            check_config(config)
             bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
             weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
             model = graph.transformer_graph(config, weights, portable, face)
             known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
-        kind: str | None = "parts" if config["arguments"].get("where") is None else "places"
+        where = config["arguments"].get("where")
+        kind: str | None = "parts" if where is None or where == [] else "places"
     else:
         from ganscope.detector.exported.tracing import traced_onnx
         from ganscope.detector.model import load_detector

@@ -18,14 +18,14 @@ from ganscope.config import ExportSettings
 from ganscope.config.export import ENDINGS
 from ganscope.detector.exported.loading import about, graph_of, kind_of_map, save_graph
 from ganscope.detector.exported.running import FOLDER_FILES, import_openvino, open_exported
-from ganscope.detector.judge import Judge
+from ganscope.detector.judge import Judge, read_detector_config
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
 from ganscope.inputs import find_images
 from ganscope.locks import holding_file
-from ganscope.named import find_folder, read_config
+from ganscope.named import find_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,7 @@ def made_pictures(size: int, count: int = 8) -> Iterator[np.ndarray]:
 def _write(detector: Any, settings: ExportSettings, part: Path) -> None:
     name = settings.detector
     folder = find_folder(name, "detectors")
-    config = read_config(folder, name, "detectors")
+    config = read_detector_config(folder, name)
     what = about(config, name, kind_of_map(detector))
     if settings.to == "torchscript":
         from ganscope.detector.exported.tracing import save_script  # needs torch

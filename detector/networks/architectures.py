@@ -156,7 +156,7 @@ def build(name: str, **arguments: Any) -> tuple[nn.Module, Defaults]:
         if name == "fused" and arguments:
             return fused(**arguments)
         return detectors[name](**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise GanscopeError(f"detector {name}: {error}") from None
 
 

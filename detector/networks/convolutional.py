@@ -11,12 +11,17 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+DEEPEST = 12
+"""Halvings that leave something of an image."""
+
 
 class CNN(nn.Module):
     """A DCGAN discriminator of `depth` strided 4x4 convolutions, then a logit a position."""
 
     def __init__(self, width: int = 32, depth: int = 4):
         super().__init__()
+        if not 1 <= depth <= DEEPEST:
+            raise ValueError(f"depth is {depth}, not from 1 to {DEEPEST}")
         widths = [width * 2**i for i in range(depth)]
         layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         for before, after in pairwise(widths):

@@ -24,6 +24,10 @@ from ganscope.named import FACES, WEIGHTS
 PARTS = 7
 INNER, EDGE, NARROW = 0.7, 1.15, 0.85
 """Where the zones end, in half boxes from a face's middle; faces are higher than wide."""
+EARLIER = [0.7, 1.15, 0.85]
+"""These three of heads whose files do not tell them."""
+TOO_MUCH = (OverflowError, RecursionError)
+"""What numbers without end and JSON of great depth raise."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,16 @@ class FaceHead:
                 raise ValueError("numbers that are not finite")
             if told["digest"] != head.digest:
                 raise ValueError("its numbers are not those that were saved")
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (SafetensorError, OSError, LookupError, ValueError, TypeError, *TOO_MUCH) as error:
             raise GanscopeError(
                 f"{path} is damaged ({reason_of(error)}); fetch it again, or delete it"
             ) from None
+        learned_with = told.get("zones", EARLIER)
+        if learned_with != [INNER, EDGE, NARROW]:
+            raise GanscopeError(
+                f"{path} was learned with other zones of a face ({str(learned_with)[:60]}) than "
+                "those that are looked at here; make one anew, or delete it"
+            )
         misfit = head._misfit(folder / WEIGHTS)
         if misfit:
             raise GanscopeError(
@@ -112,7 +122,7 @@ class FaceHead:
     def save(self, folder: Path) -> None:
         """Write it into a detector's folder, atomically."""
         kept = ("block", "margin", "threshold", "about", "digest")
-        told = {name: getattr(self, name) for name in kept}
+        told = {name: getattr(self, name) for name in kept} | {"zones": [INNER, EDGE, NARROW]}
         tensors = {"weight": self.weight, "bias": np.array([self.bias], np.float32)}
         with replacing(folder / FACES) as part:
             save_file(tensors, part, metadata={"faces": json.dumps(told)})

@@ -17,6 +17,7 @@ from typing import Any
 
 from ganscope.config import ScanSettings
 from ganscope.detector.evidence.trust import find_anchors
+from ganscope.detector.judge import read_detector_config
 from ganscope.detector.judging.checking import Check
 from ganscope.detector.scanning import local, on_ray
 from ganscope.detector.scanning.listing import Item, address_of, count_items, find_items, is_remote
@@ -25,7 +26,7 @@ from ganscope.detector.scanning.worker import Row, Work, row_of
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.faces import best_finder
 from ganscope.inputs import Passed, refuse_missing
-from ganscope.named import FACES, find_folder, hash_files, read_config, weights_hash
+from ganscope.named import FACES, find_folder, hash_files, weights_hash
 
 LOT, LOT_SLOW, LOT_GPU = 32, 4, 256
 """Files that go to a worker at a time; of a detector that takes a second for each, few."""
@@ -251,7 +252,7 @@ def _about(settings: ScanSettings) -> tuple[dict[str, Any], str, bool]:
         files = sorted(place.glob("*")) if place.is_dir() else [place]
         return exported.config, hash_files(*files), True
     folder = find_folder(settings.detector, "detectors")
-    return read_config(folder, settings.detector, "detectors"), weights_hash(folder), False
+    return read_detector_config(folder, settings.detector), weights_hash(folder), False
 
 
 def _swaps(settings: ScanSettings) -> str | None:

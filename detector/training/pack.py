@@ -233,7 +233,7 @@ def _header(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             header = json.loads((file.metadata() or {})["pack"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise GanscopeError(
             f"{path}: no part of a pack, or damaged ({reason_of(error)}); delete it to make it anew"
         ) from None

@@ -129,7 +129,7 @@ def read_json(path: str | Path, remedy: str = "") -> dict[str, Any]:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GanscopeError(f"{path}: no such file{end}") from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise GanscopeError(f"{path}: not a readable JSON file ({error}){end}") from None
     if not isinstance(data, dict):
         raise GanscopeError(f"{path}: expected a JSON object{end}")

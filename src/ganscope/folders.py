@@ -30,6 +30,7 @@ from ganscope.named import (
     SCALE,
     STEPS,
     WEIGHTS,
+    faulty,
     find_folder,
     hash_files,
     read_config,
@@ -154,14 +155,15 @@ class FolderModel(torch.nn.Module, ModelHubMixin):
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise GanscopeError(f"{name}: {WEIGHTS} holds NaN or infinity in {key!r}")
         try:
-            model = cls.from_config(config)
+            try:
+                model = cls.from_config(config)
+            except GanscopeError as error:  # which does not know whose configuration it was
+                raise faulty(name, error) from None
             state = from_bytes(state, f"{name}: {WEIGHTS}")
             state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             model.load_state_dict(with_steps(state, config, f"{name}: {WEIGHTS}"), assign=True)
         except ValueError as error:
-            raise GanscopeError(
-                f"{name}: {CONFIG} is faulty ({error}); fetch or train it again"
-            ) from None
+            raise faulty(name, error) from None
         except (KeyError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise GanscopeError(

@@ -4,7 +4,7 @@ Apart from `folders`, which makes networks of them, since that needs torch and t
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ STEPS = "steps"
 """In a configuration: beginnings of names -> those of the network that these began as, of which
 only the way from there is kept."""
 FORMAT_VERSION = 1
+MOST = 2**14
+"""No number that a network is built from is larger."""
 SCALE = ".scale"
 """What follows a matrix' name in the name of its scales, where it is kept as bytes."""
 
@@ -99,6 +101,40 @@ def read_config(folder: Path, name: str | Path, kind: str) -> dict[str, Any]:
             f"{FORMAT_VERSION}; install the version it was made with"
         )
     return config
+
+
+def faulty(name: str | Path, reason: object) -> GanscopeError:
+    """The line about a configuration that cannot be; name: what the user called the network."""
+    return GanscopeError(f"{name}: {CONFIG} is faulty ({reason}); fetch or train it again")
+
+
+def check_network(config: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where no network is told of: `architecture`, a name, and `arguments`, from
+    which its builder makes it.
+    """
+    architecture, arguments = config.get("architecture"), config.get("arguments")
+    if not isinstance(architecture, str):
+        raise ValueError(f"architecture is {shown(architecture)}, no name")
+    if not isinstance(arguments, dict):
+        raise ValueError(f"arguments is {shown(arguments)}, no object")
+    for name, value in arguments.items():
+        if not all(abs(number) <= MOST for number in _numbers(value)):  # NaN is not, either
+            raise ValueError(f"arguments: {name} is {shown(value)}, beyond any network's")
+
+
+def shown(value: Any) -> str:
+    """A value of a configuration, for a line about it."""
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """All numbers within a value that JSON can hold."""
+    if isinstance(value, int | float):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _numbers(one)
 
 
 def scale_of(state: Mapping[str, Any], key: str, said: str) -> Any:
