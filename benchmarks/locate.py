@@ -37,7 +37,7 @@ ASIDE = 6
 DROPOUT, DECAY, RATE = 0.8, 0.3, 1e-3
 LEAST = 0.05
 """Added to the spread of a channel."""
-MOST = 14_000
+MOST = 45_000
 """Patches of each class that are learned from."""
 BATCH = 512
 """Patches a step."""
@@ -188,7 +188,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--detector", default="default")
     parser.add_argument("--blocks", type=int, nargs="+", default=[3, 5, 7], help="from 0")
     parser.add_argument("--plain", type=int, nargs="*", default=[1, 3, 5], help="of the twin")
-    parser.add_argument("--n", type=int, default=144, help="pictures")
+    parser.add_argument("--n", type=int, default=960, help="pictures")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
