@@ -6,8 +6,8 @@
 The list is a table `source label generator repository path blob`, tab-separated. A picture becomes
 OUT/BLOB, its bytes as they were published: a blob's name in git is their checksum, so the same list
 gives the same pictures, and what comes otherwise is refused. What is there is not fetched again.
-Only the blobs of the list are transferred. Pictures that are gone are counted, and named. Licences
-differ or are not stated: look before you pass any on.
+Only the blobs of the list are transferred. Pictures that are gone are named, and the exit status is
+1 then. Licences differ or are not stated: look before you pass any on.
 
 --from: where a repository is cloned from, a folder or an address with {repository} in it.
 """
@@ -15,6 +15,7 @@ differ or are not stated: look before you pass any on.
 import argparse
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,17 +39,21 @@ def main() -> None:
     table = pd.read_csv(args.list, sep="\t", dtype=str, keep_default_na=False)
     if missing := {"repository", "path", "blob"} - set(table):
         sys.exit(f"originals: {args.list}: no column {sorted(missing)[0]!r}")
+    if shutil.which("git") is None:
+        sys.exit("originals: no git here; install it")
     args.out.mkdir(parents=True, exist_ok=True)
     wanted = table[[not (args.out / blob).exists() for blob in table["blob"]]]
     gone: list[str] = []
     groups = wanted.groupby("repository")
     for number, (repository, rows) in enumerate(groups, 1):
-        lost = fetched(args.address.format(repository=repository), rows, args.out)
+        lost = fetched(args.address.replace("{repository}", str(repository)), rows, args.out)
         gone += [f"{repository}: {path}" for path in lost]
         print(f"{number} of {len(groups)} repositories: {repository}", flush=True)
     for one in gone:
         print(f"gone: {one}", file=sys.stderr)
     print(f"{len(table) - len(gone):,} of {len(table):,} pictures in {args.out}")
+    if gone:
+        sys.exit(1)
 
 
 def fetched(address: str, rows: pd.DataFrame, out: Path) -> list[str]:

@@ -104,8 +104,8 @@ def unseen(args: argparse.Namespace) -> None:
         looks = first_look(pixels, detector.size, rng)
         with torch.inference_mode():
             logits = detector.net.classify(read(detector, looks)).cpu().numpy()
-        fold = int(hashlib.sha256(str(row.source).encode()).hexdigest(), 16) % FOLDS
-        rows.append((row.name, row.label, row.source, fold, logits[0], 0.0, logits[1]))
+        known = (row.name, row.label, row.source, fold_of(str(row.source)))
+        rows.append((*known, logits[0], 0.0, logits[1]))  # 0: no such view, as in oof.csv
         if len(rows) % CHUNK == 0:
             print(f"{len(rows):,} of {len(table):,} pictures", flush=True)
     columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
@@ -113,6 +113,10 @@ def unseen(args: argparse.Namespace) -> None:
     told("adapters", found, ((found["native"] + found["whole"]) / 2).to_numpy())
     with replacing(args.out) as part:
         found.to_csv(part, index=False, float_format="%.4f")
+
+
+def fold_of(source: str) -> int:
+    return int(hashlib.sha256(source.encode()).hexdigest(), 16) % FOLDS
 
 
 def chosen(args: argparse.Namespace) -> pd.DataFrame:
@@ -450,7 +454,7 @@ def main() -> None:
     one.add_argument("--scores", type=Path, nargs="+", required=True)
     one.add_argument("--pretrained", required=True)
     one.add_argument("--out", type=Path, required=True)
-    one.add_argument("--per-group", type=int, default=12)
+    one.add_argument("--per-group", type=int, default=25)
     one.add_argument("--all-real", action="store_true")
     computed(one)
     one.set_defaults(run=features)

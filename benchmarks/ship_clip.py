@@ -71,7 +71,7 @@ def main() -> None:
         "recipe": "finetune",
         "adapters": {path.name: share for path, share in shares.items()},
         "images": {
-            "train": {
+            "calibration": {
                 "real": int((scores["label"] == 0).sum()),
                 "fake": int((scores["label"] == 1).sum()),
             }

@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 
 from ganscope.detector.networks.face_head import FaceHead
-from ganscope.named import check_network, faulty, read_config, shown
+from ganscope.named import check_network, faulty, is_whole, read_config, shown
 
 SMALLEST = 32
 """Pixels: images with a shorter side get no verdict, whatever the detector; one may want more of
@@ -20,8 +20,6 @@ them (`Judge.smallest`)."""
 
 LARGEST = 4096
 """Pixels: no network sees larger tiles or views."""
-VIEWS = ("whole", "settled")
-"""What a configuration tells of views."""
 BATCH = 32
 """Tiles or views at a time where nothing speaks for more."""
 
@@ -218,11 +216,9 @@ def _check_parts(config: dict[str, Any]) -> None:
 
 def _check_input(config: dict[str, Any]) -> None:
     """What the images are like that a network sees."""
-    about, size = config["input"], _number(config, "input", "size")
-    if not 1 <= size <= LARGEST or size != int(size):
-        raise ValueError(f"input: size is {shown(size)}, not from 1 to {LARGEST} pixels")
-    if config["arguments"].get("size") not in (None, size):
-        raise ValueError(f"input: size is {size}, but the network's is another")
+    about, size = config["input"], config["input"].get("size")
+    if not is_whole(size) or not 1 <= size <= LARGEST:
+        raise ValueError(f"input: size is {shown(size)}, no whole number from 1 to {LARGEST}")
     for name in ("mean", "std"):
         value = about.get(name)
         whole = isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value))
@@ -242,27 +238,26 @@ def _check_looks(about: dict[str, Any]) -> None:
     views = about.get("views")
     if views is None:
         return
-    if not isinstance(views, dict) or not all(map(_is_number, map(views.get, VIEWS))):
+    if not isinstance(views, dict) or not _is_number(views.get("settled")):
         raise ValueError(f"input: views is {shown(views)}")
-    whole = views["whole"]
-    if whole != int(whole) or not about["size"] <= whole <= LARGEST:
+    whole = views.get("whole")
+    if not is_whole(whole) or not about["size"] <= whole <= LARGEST:
         raise ValueError(f"input: views is {shown(views)}")
 
 
 def _check_records(config: dict[str, Any]) -> None:
-    """What was measured, and is shown with verdicts."""
-    if config.get("false_alarms"):
-        if not isinstance(config["false_alarms"], dict):
-            raise ValueError(f"false_alarms is {shown(config['false_alarms'])}, no object")
+    """What was measured, where it is shown with verdicts; the rest is nobody's concern."""
+    alarms = config.get("false_alarms")
+    if isinstance(alarms, dict) and alarms.get("photographs"):
         for name in ("photographs", "called_fake", "at_most"):
             _number(config, "false_alarms", name)
-        if not isinstance(config["false_alarms"].get("split"), str):
-            raise ValueError(f"false_alarms: split is {shown(config['false_alarms'].get('split'))}")
+    elif alarms is not None and not isinstance(alarms, dict):
+        raise ValueError(f"false_alarms is {shown(alarms)}, no object")
     kept = config.get("validation")
-    if isinstance(kept, dict):
-        for name, counts in kept.items():
-            if not isinstance(counts, list) or not all(map(_is_number, counts)):
-                raise ValueError(f"validation: {name} is {shown(counts)}, no counts")
+    for name in ("real", "fake") if isinstance(kept, dict) else ():
+        counts = kept.get(name, [])
+        if not isinstance(counts, list) or not all(map(_is_number, counts)):
+            raise ValueError(f"validation: {name} is {shown(counts)}, no counts")
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,9 @@ def test_originals_come_by_their_checksum_and_what_is_gone_is_named(
     words = [tmp_path / "list.tsv", "--out", tmp_path / "out"]
     words += ["--from", f"{tmp_path}/{{repository}}"]
     monkeypatch.setattr(sys, "argv", ["originals.py", *map(str, words)])
-    originals.main()
+    with pytest.raises(SystemExit) as end:
+        originals.main()
+    assert end.value.code == 1
     assert [one.name for one in (tmp_path / "out").iterdir()] == [blob]
     assert (tmp_path / "out" / blob).read_bytes() == b"a picture"
     said = capsys.readouterr()
@@ -163,5 +165,35 @@ def test_originals_come_by_their_checksum_and_what_is_gone_is_named(
     assert "gone: nobody/site: c.png\n" in said.err
     assert "1 of 3 pictures" in said.out
     shutil.rmtree(there)  # what is there is not asked for again
-    originals.main()
+    with pytest.raises(SystemExit):
+        originals.main()
     assert "1 of 3 pictures" in capsys.readouterr().out
+
+
+def test_pictures_of_several_lists_are_read_once_and_without_what_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    second_reading = importlib.import_module("second_reading")
+    dropped = pd.read_csv(SCRIPT.with_name("dropped.tsv"), sep="\t")["picture"][0]
+    columns = ["source", "label", "generator", "path", "blob"]
+    first = [("a", 1, "g", "x.png", "1" * 40), ("b", 0, "real", "y.png", dropped)]
+    second = [("c", 0, "real", "z.jpg", "2" * 40), ("a", 1, "g", "x.png", "1" * 40)]
+    for name, rows in (("one", first), ("two", second)):
+        table = pd.DataFrame(rows, columns=columns)
+        table.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+    lists = [tmp_path / "one.tsv", tmp_path / "two.tsv"]
+    folders = [tmp_path / "p", tmp_path / "q"]
+    found = second_reading.pictures(SimpleNamespace(list=lists, pictures=folders))
+    assert found["path"].tolist() == [str(tmp_path / "p" / ("1" * 40)), f"{folders[1]}/{'2' * 40}"]
+    with pytest.raises(SystemExit, match="one --pictures for each --list"):
+        second_reading.pictures(SimpleNamespace(list=lists, pictures=folders[:1]))
+
+
+def test_a_source_that_no_adapters_saw_stays_in_one_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    fold_of = importlib.import_module("second_reading").fold_of
+    folds = [fold_of(f"source {number}") for number in range(400)]
+    assert folds == [fold_of(f"source {number}") for number in range(400)]
+    assert min(folds.count(fold) for fold in range(4)) > 60
+    assert set(folds) == {0, 1, 2, 3}

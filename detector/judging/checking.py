@@ -595,11 +595,11 @@ def _meaning(detector: Judge, probability: float, verdict: str) -> str:
     if verdict == "unsure":
         return f"no verdict, so this is no more than a hint: {said}"
     known = detector.config.get("false_alarms")
-    if verdict == "fake" and known and known["photographs"]:
+    if verdict == "fake" and known and known.get("photographs"):
         count = f"{known['called_fake']:,} of {known['photographs']:,} photographs"
-        if known["split"] == "test":
+        if known.get("split") == "test":
             said += f"; it called {count} of a test fake (at most {known['at_most']:.1%} of such)"
-        elif known["split"] == LEFT_OUT:
+        elif known.get("split") == LEFT_OUT:
             said += (
                 f"; trainings like it called {known['called_fake']:,} of {known['photographs']:,} "
                 "real pictures fake whose sources they had not seen "

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import read_json
@@ -25,6 +25,8 @@ only the way from there is kept."""
 FORMAT_VERSION = 1
 MOST = 2**14
 """No number that a network is built from is larger."""
+WHOLE = ("size", "width", "depth", "hidden", "beside")
+"""Arguments that are whole numbers from 0 on, or None."""
 SCALE = ".scale"
 """What follows a matrix' name in the name of its scales, where it is kept as bytes."""
 
@@ -120,6 +122,13 @@ def check_network(config: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if not all(abs(number) <= MOST for number in _numbers(value)):  # NaN is not, either
             raise ValueError(f"arguments: {name} is {shown(value)}, beyond any network's")
+        if name in WHOLE and value is not None and not (is_whole(value) and value >= 0):
+            raise ValueError(f"arguments: {name} is {shown(value)}, no whole number from 0 on")
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether JSON tells of a whole number: 8, and neither 8.0 nor true."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def shown(value: Any) -> str:
