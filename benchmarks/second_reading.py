@@ -32,6 +32,7 @@ and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
 import argparse
 import hashlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,7 @@ def unseen(args: argparse.Namespace) -> None:
     detector = prepared(average_of(args.pretrained, shares_of(args.adapters), {}), args)
     assert isinstance(detector.net, BlockFeatures)
     rows = []
-    for row in table.itertuples():
-        try:
-            pixels = open_image(row.path).pixels
-        except ImageError as error:
-            print(f"left out: {error}")
-            continue
+    for row, pixels in opened(table):
         rng = np.random.default_rng([args.seed, int(row.Index)])
         looks = first_look(pixels, detector.size, rng)
         with torch.inference_mode():
@@ -113,6 +109,15 @@ def unseen(args: argparse.Namespace) -> None:
     told("adapters", found, ((found["native"] + found["whole"]) / 2).to_numpy())
     with replacing(args.out) as part:
         found.to_csv(part, index=False, float_format="%.4f")
+
+
+def opened(rows: pd.DataFrame) -> Iterator[tuple[Any, np.ndarray]]:
+    """Rows and their pixels, without those that cannot be read, which are named."""
+    for row in rows.itertuples():
+        try:
+            yield row, open_image(row.path).pixels
+        except ImageError as error:
+            print(f"left out: {error}")
 
 
 def fold_of(source: str) -> int:
@@ -139,12 +144,7 @@ def features(args: argparse.Namespace) -> None:
         if path.exists():
             continue
         names, makers, found = [], [], []
-        for row in table.iloc[begin : begin + CHUNK].itertuples():
-            try:
-                pixels = open_image(row.path).pixels
-            except ImageError as error:
-                print(f"left out: {error}")
-                continue
+        for row, pixels in opened(table.iloc[begin : begin + CHUNK]):
             rng = np.random.default_rng([args.seed, int(row.Index)])
             names.append(row.name)
             makers.append(row.generator)
