@@ -183,6 +183,10 @@ class Campaign:
         self.tally.runs += 2
         first = begin(self.one.words, self.place, self.log)
         first.join(self.rng.uniform(0, 0.5 * self.seconds))
+        if first.exitcode is not None:  # it was quicker than the undisturbed one: not at once
+            self.tally.runs -= 1
+            self.judged(f"{what}, done before the second", first)
+            return
         log, self.log = self.log, self.place / "second.txt"
         second = begin(self.one.words, self.place, self.log)
         second.join(300)
