@@ -317,8 +317,9 @@ def _open_run(run: Path, settings: TrainGeneratorSettings, state: PartialState) 
     state.wait_for_everyone()  # all have looked before one writes
     if state.is_main_process:
         try:
-            (run / SAMPLES).mkdir(parents=True, exist_ok=True)
-            write_json(run / SETTINGS, plain(settings))
+            run.mkdir(parents=True, exist_ok=True)
+            write_json(run / SETTINGS, plain(settings))  # first: by it the folder is known again
+            (run / SAMPLES).mkdir(exist_ok=True)
         except OSError as error:
             raise GanscopeError(f"{run}: cannot be written ({error.strerror})") from None
 

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import re
+import resource
 import signal
 import stat
 import subprocess
@@ -58,7 +59,7 @@ from ganscope.folders import save_checkpoint
 from ganscope.generator.latent import make_walk
 from ganscope.generator.sampling import generate_corpus
 from ganscope.generator.training import train_generator
-from ganscope.locks import holding, holding_file
+from ganscope.locks import holding, holding_file, is_empty
 from ganscope.together.arms_race import arms_race
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -528,12 +529,19 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
 
 
 def command(
-    arguments: list[str], folder: Path, stdout: str | int, encoding: str
+    arguments: list[str],
+    folder: Path,
+    stdout: str | int,
+    encoding: str = "utf-8",
+    most: int | None = None,
 ) -> tuple[int, str]:
-    """Exit code and standard error of a command, forked, which is quick; stdout: a file."""
+    """Exit code and standard error of a command, forked, which is quick; stdout: a file; most:
+    bytes that a file may have.
+    """
+    reader, writer = os.pipe()  # a file would be under that limit, too
 
     def work() -> None:
-        for descriptor, name in ((1, stdout), (2, str(folder / "stderr"))):
+        for descriptor, name in ((1, stdout), (2, writer)):
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
             os.dup2(name if isinstance(name, int) else os.open(name, flags), descriptor)
         for key in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
@@ -541,6 +549,8 @@ def command(
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding, line_buffering=True)
         sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding, line_buffering=True)
         os.chdir(folder)
+        if most is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY))
         sys.argv = ["ganscope", *arguments]
         try:
             main()
@@ -551,8 +561,10 @@ def command(
             os._exit(99)
 
     (code,) = side_by_side(work, 1)
-    assert code is not None
-    return code, (folder / "stderr").read_text(encoding)
+    os.close(writer)
+    with open(reader, encoding=encoding) as said:
+        assert code is not None
+        return code, said.read()
 
 
 def save_tiny(folder: Path) -> None:
@@ -589,6 +601,49 @@ def test_a_full_disk_behind_standard_output_is_one_line_and_status_2(
     assert "standard output cannot be written (No space left on device)" in said
     assert "Traceback" not in said
     assert code == 2
+
+
+SMALL = {
+    "train-generator": "--real photographs --size 8 --steps 1 --batch-size 2 --width 4",
+    "train-detector": "c --size 32 --epochs 1 --batch-size 8 --workers 0",
+}
+"""Trainings that are soon done."""
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_where_files_may_hold_nothing_a_training_says_so_and_can_be_begun_anew(
+    name: str, tmp_path: Path
+) -> None:
+    make_corpus(tmp_path / "c", {"real": 40, "a": 40})
+    words = [name, *SMALL[name].split(), "--device", "cpu", "--precision", "fp32", "--out", "run"]
+    code, said = command(words, tmp_path, os.devnull, most=0)
+    assert said.startswith("ganscope: run/settings.json: cannot be written (File too large)")
+    assert said.count("\n") == 1
+    assert code == 2
+    code, said = command(words, tmp_path, os.devnull)
+    assert code == 0, said
+    assert (tmp_path / "run" / "config.json").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_what_a_begun_run_leaves_is_taken_up_and_nothing_else(
+    name: str, corpus: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "samples").mkdir(parents=True)
+    for left in (".settings.1a2b3c4d.part.json", ".checkpoint.pt.part", "samples/.0.1a.part.png"):
+        (out / left).touch()
+    for other in ("a.txt", ".hidden", "part.json", ".metadata.part-1-of-1.csv", "samples/a.png"):
+        (out / other).touch()
+        with pytest.raises(GanscopeError, match=f"out exists and is not a run of {name}"):
+            WRITERS[name](corpus, out)
+        (out / other).unlink()
+    (out / "link").symlink_to(tmp_path / "c")
+    assert not is_empty(out)
+    (out / "link").unlink()
+    assert is_empty(out)
+    WRITERS[name](corpus, out)
+    assert (out / "config.json").is_file()
 
 
 def test_a_reader_that_has_had_enough_finds_no_fakes(tmp_path: Path) -> None:

@@ -129,10 +129,13 @@ def chosen_cases(names: Sequence[str]) -> list[Case]:
 
 
 def begin(
-    words: Sequence[str], folder: Path, log: Path, before: Callable[[], object] | None = None
+    words: Sequence[str],
+    folder: Path,
+    log: Path | int,
+    before: Callable[[], object] | None = None,
 ) -> BaseProcess:
     """Run `ganscope WORDS` in a folder, as the leader of a session of its own; what it prints goes
-    to `log`. before: what its process does first.
+    to `log`, a file or a descriptor. before: what its process does first.
     """
 
     def run() -> None:

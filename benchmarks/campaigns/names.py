@@ -253,7 +253,8 @@ def main() -> None:
         names = list(NAMES)
         while True:
             names += [mixed(rng) for _ in range(chosen.times)]
-            unique = [one for one in dict.fromkeys(names) if one.strip() and one.strip(".")]
+            # A dot in front hides a file, and hidden ones are left out of folders.
+            unique = [one for one in dict.fromkeys(names) if one.strip() and one[0] != "."]
             campaign = Campaign(place, unique, tally)
             for kind in (campaign.check, campaign.inspect, campaign.audit, campaign.benchmark):
                 kind()

@@ -49,6 +49,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+_PART = re.compile(r"\..+\.part(\.[^.]*)?")
+
+
+def is_part(name: str) -> bool:
+    """Whether a file has the name of one that was not written to its end, as a kill leaves it."""
+    return bool(_PART.fullmatch(name))
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What a disk answers that takes no more."""
 

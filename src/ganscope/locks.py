@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.files import is_part
 
 LOCK = ".ganscope.lock"
 """How the names of a folder's lock files begin."""
@@ -64,8 +65,22 @@ def holding_file(path: str | Path, wait: float = 0.0) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but locks."""
-    return all(path.name.startswith(LOCK) for path in folder.iterdir())
+    """Whether a folder holds nothing but what a command leaves that ended before it had written
+    anything: locks, files that are half written, and folders that hold no more than that.
+    """
+    try:
+        inside = list(folder.iterdir())
+    except PermissionError:
+        return False  # who knows
+    for path in inside:
+        if path.is_symlink():
+            return False
+        if path.is_dir():
+            if not is_empty(path):
+                return False
+        elif not path.name.startswith(LOCK) and not is_part(path.name):
+            return False
+    return True
 
 
 @contextmanager
