@@ -283,9 +283,10 @@ def _refuse_misfit(net: nn.Module, architecture: str, size: int, arguments: dict
 
 def _misfit(net: nn.Module, size: int) -> str | None:
     """Why a network gives no logit for an image of `size` pixels a side; None if it does."""
-    sides = getattr(getattr(net, "backbone", None), "patch_embed", None)
-    if isinstance(net, BlockFeatures) and getattr(sides, "img_size", None) == (size, size):
-        return None  # it says so itself, and a pass through it takes a while
+    if isinstance(net, BlockFeatures):
+        patches = net.backbone.patch_embed
+        if patches.img_size == (size, size) and not any(size % one for one in patches.patch_size):
+            return None  # it says so itself, and a pass through it takes a while
     training = net.training
     try:
         with torch.no_grad():

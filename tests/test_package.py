@@ -65,7 +65,7 @@ MAY_IMPORT = {
             (".published", GROUND, ("networks", "judge", "model")),
             (".exported", GROUND, ("networks", "judge", "model")),
             (".judging", DATA, ("judge", "model", "exported", "evidence")),
-            (".scanning", DATA, ("judging", "exported", "evidence")),
+            (".scanning", DATA, ("judge", "judging", "exported", "evidence")),
             (".training", DATA, ("networks", "judge", "model", "judging", "evidence")),
             (".benchmark.report", DATA, ("judging",)),
             (

@@ -141,7 +141,7 @@ def test_the_shipped_detector_tells_its_validation() -> None:
     """The counts are those that its thresholds and false alarms are made of."""
     config = json.loads((shipped("detectors")["default"] / "config.json").read_text())
     real, fake = (validation(config, None)[name] for name in ("real", "fake"))  # type: ignore[index]
-    images, alarms = config["training"]["images"]["train"], config["false_alarms"]
+    images, alarms = config["training"]["images"]["calibration"], config["false_alarms"]
     assert (sum(real), sum(fake)) == (images["real"], images["fake"])
     assert len(real) == len(fake) == 20
     above = int(config["thresholds"]["fake"] * 20)
