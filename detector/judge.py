@@ -254,8 +254,8 @@ def _check_records(config: dict[str, Any]) -> None:
     elif alarms is not None and not isinstance(alarms, dict):
         raise ValueError(f"false_alarms is {shown(alarms)}, no object")
     kept = config.get("validation")
-    for name in ("real", "fake") if isinstance(kept, dict) else ():
-        counts = kept.get(name, [])
+    for name in ("real", "fake"):
+        counts = kept.get(name, []) if isinstance(kept, dict) else []
         if not isinstance(counts, list) or not all(map(_is_number, counts)):
             raise ValueError(f"validation: {name} is {shown(counts)}, no counts")
 
