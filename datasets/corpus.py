@@ -13,7 +13,7 @@ import pandas as pd
 from ganscope.datasets import face_layouts  # noqa: F401, registers its layouts
 from ganscope.datasets.frames import with_frames
 from ganscope.datasets.layouts import MANIFEST, layouts
-from ganscope.errors import GanscopeError, GanscopeWarning, refuse_bytes
+from ganscope.errors import GanscopeError, GanscopeWarning, in_a_line, refuse_bytes
 from ganscope.files import read_json
 
 UNFINISHED = ".metadata"
@@ -197,9 +197,7 @@ def _normal(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
         raise GanscopeError(f"{root}: unknown split {sorted(strange)[0]!r}; use train, val or test")
     doubles = table["file_name"][table["file_name"].duplicated()]
     if len(doubles):
-        name = str(doubles.iloc[0])
-        told = name if name.isprintable() else repr(name)
-        raise GanscopeError(f"{root}: {told} is listed twice")
+        raise GanscopeError(f"{root}: {in_a_line(str(doubles.iloc[0]))} is listed twice")
     for column in ("mask", "video", "identity"):
         if column in table:
             table[column] = table[column].fillna("").astype(str)

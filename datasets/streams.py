@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
@@ -38,7 +38,7 @@ FOLDER = "__key__"
 """The column that is a picture's folder."""
 USUAL = ("label", "cls", "class")
 """Columns in which labels are looked for where none is named."""
-SHARD_LIMITS = {"max_bytes": 64 * 2**30, "seconds": 6 * 3600.0}
+SHARD_LIMITS = Limits(max_bytes=64 * 2**30, seconds=6 * 3600.0)
 """Of a shard that is fetched; it lies on the disk while it is read."""
 
 
@@ -119,7 +119,7 @@ class Stream:
         """Raises `GanscopeError` for shards that are not there."""
         self.parts = [one for name in names for one in expand(name)]
         self.label_column, self.group_column = label_column, group_column
-        self.limits = Limits(allow_private=allow_private, **SHARD_LIMITS)  # type: ignore[arg-type]
+        self.limits = replace(SHARD_LIMITS, allow_private=allow_private)
 
     def records(
         self, rng: np.random.Generator, place: tuple[int, int] = (0, 1)

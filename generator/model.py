@@ -14,7 +14,7 @@ from ganscope.folders import FolderModel
 from ganscope.generator.kinds.architectures import architectures
 from ganscope.generator.kinds.translation import inputs, translate
 from ganscope.generator.pixels import to_pixels
-from ganscope.named import check_network, shown
+from ganscope.named import check_network, is_whole, shown
 from ganscope.registry import unknown
 
 CPU_BATCH, GPU_BATCH = 16, 256
@@ -90,7 +90,7 @@ class Generator(FolderModel, AnyGenerator):
         arguments, architecture = config["arguments"], architectures[config["architecture"]]
         for name in ("size", "width", *([] if architecture.from_photos else ["latent_dim"])):
             value = arguments.get(name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_whole(value) or value < 1:
                 raise ValueError(f"arguments: {name} is {shown(value)}, no number from 1 on")
         if arguments["size"] not in architecture.sizes:
             raise ValueError(f"arguments: size is {arguments['size']}, none that it makes")

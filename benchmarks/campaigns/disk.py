@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from commands import (
@@ -97,7 +98,7 @@ class Campaign:
             self.log.write_bytes(pipe.read() or b"")
         return self.judged(what, process)
 
-    def judged(self, what: str, process) -> bool:  # type: ignore[no-untyped-def]
+    def judged(self, what: str, process: BaseProcess) -> bool:
         if process.exitcode is None:
             end_session(process)
             self.tally.fault(f"{self.one.name}, {what}: hangs")

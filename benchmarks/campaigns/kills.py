@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from commands import (
@@ -172,10 +173,12 @@ def is_done(one: Case, place: Path) -> bool:
     return one.name == "check" or ((out / CONFIG).exists() and not (out / CHECKPOINT).exists())
 
 
-def stop(process, number: int, patience: float, what: str, log: Path, tally: Tally) -> float:  # type: ignore[no-untyped-def]
+def stop(
+    process: BaseProcess, number: int, patience: float, what: str, log: Path, tally: Tally
+) -> float:
     """Send a signal as a terminal or a service manager does; how many seconds its end took."""
     begun = time.monotonic()
-    leader = process.pid
+    leader = process.pid or 0
     if number == signal.SIGINT:
         os.killpg(leader, number)
     else:

@@ -27,7 +27,7 @@ import time
 import warnings
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,7 @@ def other_values(content: bytes, rng: np.random.Generator) -> bytes:
     return json.dumps(data).encode()
 
 
-def _places(data):  # type: ignore[no-untyped-def]
+def _places(data: Any) -> Iterator[tuple[Any, Any]]:
     for key in list(data) if isinstance(data, dict) else range(len(data)):
         yield data, key
         if isinstance(data[key], dict | list):

@@ -27,7 +27,7 @@ from ganscope.detector.model import RULE, Detector, load_detector
 from ganscope.detector.networks.onnx import OnnxNet
 from ganscope.detector.published import PublishedDetector, load_published, published
 from ganscope.devices import pick_device
-from ganscope.errors import GanscopeError, reason_of, refuse_bytes
+from ganscope.errors import GanscopeError, in_a_line, reason_of, refuse_bytes
 from ganscope.faces import open_finder
 from ganscope.folders import hash_files
 from ganscope.functions import line_of, load_function
@@ -310,8 +310,7 @@ class TableScorer(Scorer):
 
 def _told(value: Any) -> str:
     """A cell, for a line about it."""
-    text = str(value)[:80]
-    return text if text.isprintable() else repr(text)
+    return in_a_line(str(value)[:80])
 
 
 def _resolved(name: str, folder: Path) -> str | None:

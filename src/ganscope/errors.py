@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 
+def in_a_line(text: str) -> str:
+    """A name or a cell as it can stand in a message: quoted where it would break the line."""
+    return text if text.isprintable() else repr(text)
+
+
 class GanscopeError(Exception):
     """A mistake or a circumstance that the user can mend; the message says how."""
 
