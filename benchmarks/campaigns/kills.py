@@ -44,7 +44,7 @@ from commands import (
 from ganscope.folders import CHECKPOINT, CONFIG
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-ANEW = ("check", "train-detector", "train-generator")
+ANEW = ("check", "generate", "train-detector", "train-generator")
 """Commands that, once done, draw anew under other names, or want another --out."""
 
 
@@ -170,7 +170,9 @@ def disturb(
 def is_done(one: Case, place: Path) -> bool:
     """Whether what comes last is there."""
     out = place / one.out
-    return one.name == "check" or ((out / CONFIG).exists() and not (out / CHECKPOINT).exists())
+    if one.name in ("check", "generate"):  # their results have it
+        return True
+    return (out / CONFIG).exists() and not (out / CHECKPOINT).exists()
 
 
 def stop(
