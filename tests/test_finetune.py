@@ -138,12 +138,31 @@ def test_a_killed_run_ends_like_one_that_was_not(
 
 def test_two_processes_learn_what_one_does(corpus: Path, tmp_path: Path) -> None:
     """Two processes with half the batch each see the same views and average their gradients."""
-    one = train_detector(settings(corpus, tmp_path / "one", steps=8, degrade=1.0))
-    two = settings(corpus, tmp_path / "two", steps=8, degrade=1.0, batch_size=8)
+    same = {"steps": 8, "degrade": 1.0, "precision": "fp32"}
+    one = train_detector(settings(corpus, tmp_path / "one", **same))
+    two = settings(corpus, tmp_path / "two", **same, batch_size=8)
     assert side_by_side(lambda: train_detector(two)) == [0, 0]
     logs = [pd.read_csv(run / "losses.csv") for run in (one, tmp_path / "two")]
     columns = ["epoch", "step", "loss", "val_loss"]
     pd.testing.assert_frame_equal(logs[0][columns], logs[1][columns], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("told", "amx", "detector", "taken"),
+    [
+        ("auto", True, "vit:test_vit", "bf16"),
+        ("auto", False, "vit:test_vit", "fp32"),
+        ("fp32", True, "vit:test_vit", "fp32"),
+        ("auto", True, "cnn", "fp32"),
+    ],
+)
+def test_transformers_learn_in_bf16_where_a_cpu_is_made_for_it(
+    monkeypatch: pytest.MonkeyPatch, told: str, amx: bool, detector: str, taken: str
+) -> None:
+    known = {"amx_bf16": amx}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    wish = TrainDetectorSettings(detector=detector, precision=told)
+    assert finetune.precision_of(wish, torch.device("cpu")) == taken
 
 
 def test_minutes_end_a_training(corpus: Path, tmp_path: Path) -> None:

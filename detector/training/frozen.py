@@ -53,13 +53,16 @@ from ganscope.devices import (
     Speed,
     asked_of_main,
     by_main_process,
+    fastest,
     gathering,
     pick_device,
     processes,
+    remembered,
     to_device,
 )
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import damaged
+from ganscope.folders import SPEED
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -125,22 +128,20 @@ def train_frozen(
         rows = sampler.draw(len(train), np.random.default_rng((settings.seed, look)))
         orders[str(look)] = to_keys(rows, look, True, views.twins)
 
-    half = "bf16" if device.type == "cuda" else "fp32"
-    precision = half if settings.precision == "auto" else settings.precision
-    begun, now = run / ABOUT, {"images": fingerprint(table, 1), "precision": precision}
+    begun, now = run / ABOUT, {"images": fingerprint(table, 1)}
     remedy = "delete it and the files features-*.npz, and the same command computes them again"
 
     def begin() -> list[str]:
         if begun.exists() and read_json(begun, remedy) != now:
             raise GanscopeError(
-                f"{run} was begun with other images or in another precision; restore them to "
-                "continue it, or name another folder with --out"
+                f"{run} was begun with other images; restore them to continue it, or name another "
+                "folder with --out"
             )
         write_json(begun, now)
         return [name for name in orders if (run / f"features-{name}.npz").exists()]
 
     kept = asked_of_main(begin)
-    speed = Speed(precision, channels_last=device.type != "mps")
+    speed = remembered(run / SPEED, lambda: _choose_speed(settings, detector, state.device))
     detector = detector.to(state.device).eval().to(memory_format=speed.layout)
     total = sum(map(len, orders.values()))
     task = (
@@ -171,8 +172,27 @@ def train_frozen(
                 features[name] = _read_features(path, (len(keys), width))
             if progress and task is not None:
                 progress.update(task, advance=len(keys))
-    by_main_process(lambda: _finish(settings, run, table, views, orders, features, detector, other))
+    by_main_process(
+        lambda: _finish(
+            settings, run, table, views, orders, features, detector, other, speed.precision
+        )
+    )
     return run
+
+
+def _choose_speed(
+    settings: TrainDetectorSettings, detector: Detector, device: torch.device
+) -> Speed:
+    """The precision and layout to read features in: as told, or the quickest for "auto"."""
+    net = copy.deepcopy(detector).to(device).eval()
+    some = torch.rand(2, 3, detector.size, detector.size, device=device)
+
+    def read(speed: Speed) -> None:
+        net.to(memory_format=speed.layout)
+        with torch.inference_mode(), speed.autocast(device):
+            net(some.to(memory_format=speed.layout))
+
+    return fastest(read, device, settings.precision)
 
 
 def _finish(
@@ -184,9 +204,9 @@ def _finish(
     features: dict[str, np.ndarray],
     detector: Detector,
     other: Detector | None,
+    precision: str,
 ) -> None:
     """Fit the classifier to the features of each look, and evaluate the detector."""
-    precision = read_json(run / ABOUT)["precision"]
     learned = [str(look) for look in range(settings.epochs)]
     x = np.concatenate([features[name] for name in learned])
     y = np.array([views.labels[key.row] for name in learned for key in orders[name]])
@@ -220,7 +240,7 @@ def _finish(
         detector = fuse_detectors([detector, other], table, views, settings.batch_size)
     write_text(run / LOSSES, pd.DataFrame([row]).to_csv(index=False, float_format="%.6g"))
     finish_run(run, settings, detector, views, table, [row])
-    for path in run.glob("features*"):
+    for path in (run / SPEED, *run.glob("features*")):
         path.unlink()
 
 
