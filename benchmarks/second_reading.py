@@ -41,10 +41,10 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from ship_clip import average_of, shares_of
+from ship_clip import average_of
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from train_clip import DROPPED, listed
+from train_clip import DROPPED, all_listed, shares_of
 
 from ganscope.config import replacing
 from ganscope.datasets.degradations import jpeg, parse_degradations, resize
@@ -76,11 +76,8 @@ VARIANTS = ("untouched, linear", "untouched, curved", "fine-tuned", "both, as sh
 
 
 def pictures(args: argparse.Namespace) -> pd.DataFrame:
-    """The pictures of all lists, each in its folder, without what `dropped.tsv` names."""
-    if len(args.list) != len(args.pictures):
-        raise SystemExit("name one --pictures for each --list")
-    tables = [listed(*one) for one in zip(args.list, args.pictures, strict=True)]
-    table = pd.concat(tables, ignore_index=True).drop_duplicates("name")
+    """The pictures of all lists, without what `dropped.tsv` names."""
+    table = all_listed(args.list, args.pictures)
     return table[~table["name"].isin(pd.read_csv(DROPPED, sep="\t", dtype=str)["picture"])]
 
 

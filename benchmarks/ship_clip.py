@@ -23,6 +23,7 @@ import torch
 from locate import read_places
 from sklearn.metrics import roc_auc_score
 from torch import nn
+from train_clip import mean_adapters, shares_of
 
 import ganscope
 from ganscope.detector.judge import sigmoid
@@ -109,16 +110,10 @@ def average_of(base: str, shares: dict[Path, float], arguments: dict[str, Any]) 
     """The weighted mean of the networks that adapters make out of one backbone; arguments: of the
     network.
     """
-    mean: dict[str, torch.Tensor] = {}
-    for path, share in shares.items():
-        one = Detector.create("clip", pretrained=base, **arguments)
-        assert isinstance(one.net, BlockFeatures)
-        apply_adapters(one.net, read_weights(str(path), str(path)), str(path))
-        for key, value in one.state_dict().items():
-            part = share * value.double()
-            mean[key] = mean[key] + part if key in mean else part
-    one.load_state_dict({key: value.float() for key, value in mean.items()})
-    return one.eval()
+    found = Detector.create("clip", pretrained=base, **arguments)
+    assert isinstance(found.net, BlockFeatures)
+    apply_adapters(found.net, mean_adapters(shares), "--adapters")
+    return found.eval()
 
 
 def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
@@ -165,15 +160,6 @@ def bound_by_source(called: np.ndarray, sources: pd.Series) -> float:
         drawn = [groups[i] for i in rng.integers(len(groups), size=len(groups))]
         found.append(np.concatenate(drawn).mean())
     return float(np.quantile(found, 0.95))
-
-
-def shares_of(texts: list[str]) -> dict[Path, float]:
-    """Files and their shares, which make 1: "FILE=0.6", or "FILE" alone."""
-    parts = [text.partition("=") for text in texts]
-    shares = {Path(name): float(share or 1) for name, _, share in parts}
-    if abs(sum(shares.values()) - 1) > 1e-6:
-        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
-    return shares
 
 
 def _options() -> argparse.Namespace:

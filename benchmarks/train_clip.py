@@ -4,6 +4,10 @@
     python benchmarks/train_clip.py pack --corpus CORPUS --out PACK
     python benchmarks/train_clip.py train --pack PACK --out OUT --pretrained clip.safetensors
     python benchmarks/train_clip.py train --pack PACK --out OUT --folds 0 --final-seconds 600
+    python benchmarks/train_clip.py pack --list collect.tsv --pictures EXPORTED \\
+        --list benchmarks/sites.tsv --pictures SITES --most 14 --out MORE
+    python benchmarks/train_clip.py train --pack MORE --out OUT2 --pretrained clip.safetensors \\
+        --adapters OUT/final.safetensors=0.6 OUT/fold0.safetensors=0.1 ... --folds 0
     python benchmarks/train_clip.py toy --out TOY
     python benchmarks/train_clip.py train --pack TOY --out OUT --detector vit:test_vit --size 32 \\
         --steps 20 --batch-size 16 --folds 2 --seeds 2 --device cpu
@@ -11,14 +15,16 @@
 `pack` cuts the views of every picture once (see `ganscope.detector.training.pack`). --list is a
 table `source label generator repository path blob`, tab-separated; --pictures is a folder of the
 originals, each named by its blob or laid out as 0_real|1_fake/SOURCE/SHA1-OF-PATH.ending; --corpus
-is any labelled corpus whose manifest has file_name, label, generator and source. The same list
-gives the same bytes: `sha256sum --check pack.sha256` tells. Pictures that `dropped.tsv` names, and
-those that cannot be read, are left out.
+is any labelled corpus whose manifest has file_name, label, generator and source. --most: so many
+pictures of a label, source and generator at most, drawn at random. The same list gives the same
+bytes: `sha256sum --check pack.sha256` tells. Pictures that `dropped.tsv` names, and those that
+cannot be read, are left out.
 
 `train` leaves in OUT: `foldN.safetensors`, adapters that were trained without fold N's sources;
 `oof.csv`, logits of each picture's native, middle and whole view (0 where there is none) by the
 adapters that never saw its source; `final.safetensors`, trained on everything, the mean of --seeds
-trainings after merging (its rank is the sum of theirs). Killed, it goes on when it is started
+trainings after merging (its rank is the sum of theirs). With --adapters the trainings go on from
+the mean of these, and what is written has them in it. Killed, it goes on when it is started
 again. With the usual budgets it takes 8 minutes on one GPU. Several GPUs:
 torchrun --nproc-per-node 4 benchmarks/train_clip.py train ...
 """
@@ -29,6 +35,7 @@ import hashlib
 import re
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +51,8 @@ from torch import Tensor
 from ganscope.config import TrainDetectorSettings, plain, read_json, replacing, write_json
 from ganscope.datasets.corpus import open_corpus
 from ganscope.detector.model import Detector
-from ganscope.detector.networks.lora import adapters_of
+from ganscope.detector.networks.lora import adapters_of, apply_adapters
+from ganscope.detector.networks.weights import read_weights
 from ganscope.detector.training.finetune import (
     GroupSampler,
     create,
@@ -66,6 +74,7 @@ from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, load_checkpoint
 from ganscope.images import open_image
 
+State = dict[str, Tensor]
 DROPPED = Path(__file__).with_name("dropped.tsv")
 OVERHEAD = 45.0
 """Seconds for all but learning: reading and decoding the pack, scoring the folds."""
@@ -91,18 +100,31 @@ def listed(path: Path, pictures: Path) -> pd.DataFrame:
     return table.assign(**columns)[["name", "path", "label", "source", "generator"]]
 
 
+def all_listed(lists: Sequence[Path], folders: Sequence[Path]) -> pd.DataFrame:
+    """The pictures of all lists, each in its folder, once."""
+    if len(lists) != len(folders):
+        raise SystemExit("name one --pictures for each --list")
+    tables = [listed(*one) for one in zip(lists, folders, strict=True)]
+    return pd.concat(tables, ignore_index=True).drop_duplicates("name")
+
+
 def pack(args: argparse.Namespace) -> None:
     if args.corpus:
         table = open_corpus(args.corpus).table.assign(name=lambda t: t["file_name"])
-    elif args.list and args.pictures:
-        table = listed(args.list, args.pictures)
+    elif args.list:
+        table = all_listed(args.list, args.pictures)
     else:
         raise GanscopeError("name --corpus, or --list and --pictures")
     dropped = pd.read_csv(args.drop, sep="\t", dtype=str).set_index("picture")["reason"]
     out_of_it = table["name"].isin(dropped.index)
     for name in table["name"][out_of_it]:
         print(f"dropped {name}: {dropped[name]}")
-    table = table[~out_of_it].drop_duplicates("name").reset_index(drop=True)
+    table = table[~out_of_it].drop_duplicates("name")
+    if args.most:
+        drawn = table.sample(frac=1, random_state=args.seed)
+        rank = drawn.groupby(["label", "source", "generator"]).cumcount()
+        table = drawn[rank < args.most].sort_index()
+    table = table.reset_index(drop=True)
     started = time.perf_counter()
 
     def told(done: int) -> None:
@@ -182,23 +204,45 @@ def fold_of_sources(found: Pack, folds: int, seed: int) -> dict[str, int]:
     return placed
 
 
-def average_adapters(states: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Adapters whose merged network has the mean of the weights of the networks of each: ranks are
-    put side by side, all else is averaged.
+def average_adapters(states: Sequence[State], shares: Sequence[float]) -> State:
+    """Adapters whose merged network has the mean of the weights of the networks of each, weighted
+    by shares that make 1: ranks are put side by side, all else is averaged.
     """
     found = {}
     for name in states[0]:
         values = [state[name].float() for state in states]
+        parts = [share * value for share, value in zip(shares, values, strict=True)]
         if name.endswith(".A"):
             found[name] = torch.cat(values)
         elif name.endswith(".B"):
-            found[name] = torch.cat(values, 1) / len(values)
+            found[name] = torch.cat(parts, 1)
         else:
-            found[name] = torch.stack(values).mean(0)
+            found[name] = torch.stack(parts).sum(0)
     return found
 
 
-def write_adapters(path: Path, state: dict[str, Tensor]) -> None:
+def added(begun: State, learned: State) -> State:
+    """Adapters for the network that `begun` was for, of those learned after `begun` was merged."""
+    ranks = {name: [begun[name], learned[name]] for name in begun if name.endswith((".A", ".B"))}
+    return learned | {name: torch.cat(two, int(name.endswith(".B"))) for name, two in ranks.items()}
+
+
+def shares_of(texts: Sequence[str]) -> dict[Path, float]:
+    """Files and their shares, which make 1: "FILE=0.6", or "FILE" alone."""
+    parts = [text.partition("=") for text in texts]
+    shares = {Path(name): float(share or 1) for name, _, share in parts}
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
+    return shares
+
+
+def mean_adapters(shares: dict[Path, float]) -> State:
+    """What adapter files make together."""
+    states = [read_weights(str(path), str(path)) for path in shares]
+    return average_adapters(states, list(shares.values()))
+
+
+def write_adapters(path: Path, state: State) -> None:
     with replacing(path) as part:
         part.write_bytes(save({k: v.half().cpu().contiguous() for k, v in state.items()}))
 
@@ -219,6 +263,10 @@ class Trainings:
         self.say(f"decoded in {time.perf_counter() - started:.1f} s, {kept}")
         torch.manual_seed(args.seed)  # all begin with the same classifier, so that means make sense
         self.start = create(settings)
+        self.begun: State = {}
+        if args.adapters:
+            self.begun = mean_adapters(shares_of(args.adapters))
+            apply_adapters(net_of(self.start), self.begun, "--adapters")
         if not settings.pretrained:
             self.say("no --pretrained: the backbone is random, only the speed means something")
         if self.pack.side < self.start.size:
@@ -265,6 +313,10 @@ class Trainings:
         )
         return detector.eval()
 
+    def whole(self, learned: State) -> State:
+        """Adapters with those in them that the training began with."""
+        return added(self.begun, learned) if self.begun else learned
+
     def done(self, name: str) -> None:
         """Forget the checkpoint of a training whose result is written."""
         if self.main and (self.out / name).is_dir():
@@ -290,7 +342,8 @@ class Trainings:
             scores = self.table(rows, logits).assign(fold=number)
             with replacing(self.out / f"{name}.csv") as part:
                 scores.to_csv(part, index=False, float_format="%.4f")
-            write_adapters(self.out / f"{name}.safetensors", adapters_of(net_of(detector)))
+            learned = adapters_of(net_of(detector))
+            write_adapters(self.out / f"{name}.safetensors", self.whole(learned))
             self.say(f"{name}: sources never seen: {judged(scores)}")
             self.done(name)
 
@@ -325,7 +378,7 @@ class Trainings:
             self.accelerator.wait_for_everyone()
             states.append(load_file(part))
         if self.main:
-            write_adapters(path, average_adapters(states))
+            write_adapters(path, self.whole(average_adapters(states, [1 / seeds] * seeds)))
             self.say(f"final: the mean of {seeds} trainings")
 
 
@@ -372,7 +425,7 @@ def train(args: argparse.Namespace) -> None:
     )
     about_run = {**plain(settings), "folds": args.folds, "seeds": args.seeds}
     about_run |= {"fold_seconds": args.fold_seconds, "final_seconds": args.final_seconds}
-    about_run |= {"within": args.within}
+    about_run |= {"within": args.within, "adapters": args.adapters}
     if (args.out / "settings.json").exists():
         begun = read_json(args.out / "settings.json")
         other = [k for k in about_run if k != "device" and about_run[k] != begun.get(k)]
@@ -417,8 +470,13 @@ def main() -> None:
     plain_help = argparse.ArgumentDefaultsHelpFormatter
 
     one = steps.add_parser("pack", help="cut views of pictures", formatter_class=plain_help)
-    one.add_argument("--list", type=Path, help="tab-separated list of pictures")
-    one.add_argument("--pictures", type=Path, help="folder of the list's originals")
+    one.add_argument(
+        "--list", type=Path, action="append", default=[], help="tab-separated list of pictures"
+    )
+    one.add_argument(
+        "--pictures", type=Path, action="append", default=[], help="folder of a list's originals"
+    )
+    one.add_argument("--most", type=int, help="pictures of a label, source and generator")
     one.add_argument("--corpus", type=Path, help="a labelled corpus, instead of both")
     one.add_argument("--drop", type=Path, default=DROPPED, help="table: picture, reason")
     two = steps.add_parser("toy", help="a pack of noise, to try", formatter_class=plain_help)
@@ -434,6 +492,12 @@ def main() -> None:
     to.add_argument("--out", type=Path, required=True)
     to.add_argument("--detector", default="clip", help="clip or vit:NAME")
     to.add_argument("--pretrained", help="hub, a weights file, a detector's name or run folder")
+    to.add_argument(
+        "--adapters",
+        nargs="+",
+        metavar="FILE=SHARE",
+        help="go on from the mean of these, which are for the weights that --pretrained names",
+    )
     to.add_argument("--size", type=int, help="crops; the architecture's own if not given")
     to.add_argument("--folds", type=int, default=4, help="0: final only")
     to.add_argument("--fold-seconds", type=float, default=100.0, help="training of a fold")

@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.training.pack import read_pack
 
@@ -97,6 +98,47 @@ def test_folds_and_final_go_on_where_they_were_killed(
         run(script, monkeypatch, *words, "--rank", 4)
 
 
+def test_a_training_goes_on_from_the_mean_of_adapters(
+    script: ModuleType, toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    Detector.create("vit:test_vit", size=32).save(base)
+    words = ("train", "--pack", toy, "--detector", "vit:test_vit", "--size", 32, "--steps", 2)
+    words += ("--batch-size", 8, "--folds", 0, "--seeds", 1, "--rank", 2, "--device", "cpu")
+    words += ("--pretrained", base)
+    for name in ("a", "b"):
+        seed = ("--seed", ord(name), "--learning-rate", 0.05)
+        run(script, monkeypatch, *words, *seed, "--out", tmp_path / name)
+    files = [tmp_path / name / "final.safetensors" for name in ("a", "b")]
+    shares = [f"{files[0]}=0.75", f"{files[1]}=0.25"]
+    run(script, monkeypatch, *words, "--out", tmp_path / "c", "--adapters", *shares)
+
+    def made(*states: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        net = script.net_of(Detector.create("vit:test_vit", size=32, pretrained=str(base)))
+        for state in states:
+            apply_adapters(net, state, "adapters")
+        return net.state_dict()
+
+    whole = load_file(tmp_path / "c" / "final.safetensors")
+    learned = dict(whole)
+    for name, value in whole.items():
+        if name.endswith((".A", ".B")):
+            ranks = value.split(2, int(name.endswith(".B")))
+            assert len(ranks) == 3
+            learned[name] = ranks[2]
+    begun, goal = made(script.mean_adapters(script.shares_of(shares))), made(whole)
+    in_turn = made(script.mean_adapters(script.shares_of(shares)), learned)
+    for name, value in goal.items():
+        torch.testing.assert_close(value, in_turn[name], atol=1e-3, rtol=1e-3)
+    a, b = (made(load_file(path)) for path in files)
+    for name, value in begun.items():
+        torch.testing.assert_close(value, 0.75 * a[name] + 0.25 * b[name], atol=1e-3, rtol=1e-3)
+    moved = "backbone.blocks.0.attn.qkv.weight"
+    assert 0 < (goal[moved] - begun[moved]).norm() < (goal[moved] - a[moved]).norm()
+    with pytest.raises(SystemExit, match="the shares make 2"):
+        run(script, monkeypatch, *words, "--out", tmp_path / "d", "--adapters", *files)
+
+
 def test_the_folds_are_balanced(script: ModuleType, toy: Path) -> None:
     found = read_pack(toy)
     placed = script.fold_of_sources(found, 4, 0)
@@ -130,6 +172,15 @@ def test_a_list_finds_its_pictures_and_names_those_left_out(
     assert "dropped b2: " in said
     assert "2 pictures (1 generated)" in said
     assert set(read_pack(tmp_path / "p").picture) == {0, 1}
+
+    rows = [("s", 1, "g", "o/r", name, "b1") for name in "xy"]  # one of them twice
+    pd.DataFrame([*rows, ("s", 1, "g", "o/r", "z", "b4")], columns=columns).to_csv(
+        tmp_path / "more.tsv", sep="\t", index=False
+    )
+    (pictures / "b4").write_bytes(photo.read_bytes())
+    words = (*words, "--list", tmp_path / "more.tsv", "--pictures", pictures, "--most", 1)
+    run(script, monkeypatch, *words, "--out", tmp_path / "q", "--drop", tmp_path / "drop.tsv")
+    assert len(read_pack(tmp_path / "q").names) == 2
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
