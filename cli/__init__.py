@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
 
@@ -193,7 +193,15 @@ def main() -> None:
     files, 130 and 143 stopped.
     """
     with _terminating() as came:
-        _main(came)
+        try:
+            _main(came)
+        except KeyboardInterrupt:  # before or after the command itself, which tells typer of it
+            _stopped(143 if came else 130)
+
+
+def _stopped(status: int) -> NoReturn:
+    print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
+    sys.exit(status)
 
 
 def _main(came: "builtins.list[int]") -> None:
@@ -223,6 +231,5 @@ def _main(came: "builtins.list[int]") -> None:
         sys.exit(141)  # as a shell says it
     except SystemExit as end:
         if end.code in (130, 143):  # typer's word for Ctrl-C, and a command's own
-            print(f"ganscope: stopped; {_what_now(sys.argv[1:])}", file=sys.stderr)
-            sys.exit(143 if came else end.code)
+            _stopped(143 if came else end.code)
         raise

@@ -78,6 +78,19 @@ def test_a_signal_puts_away_what_is_half_and_says_so(
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_before_the_command_begins_is_told_in_a_line_too(
+    monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    def early() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(cli, "prepare_streams", early)
+    assert run_main(monkeypatch, lambda: None) == 143
+    said = capfd.readouterr().err
+    assert said == "ganscope: stopped; the same command given again begins anew\n"
+
+
 def test_a_second_sigterm_does_not_disturb_what_is_put_away(
     monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
