@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -230,8 +230,8 @@ def precision_of(settings: TrainDetectorSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
     if device.type == "cpu" and is_read_at_blocks(settings.detector):
-        known = getattr(torch.cpu, "get_capabilities", dict)  # older torch does not tell
-        return "bf16" if known().get("amx_bf16") else "fp32"
+        tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+        return "bf16" if tell().get("amx_bf16") else "fp32"  # older torch does not tell
     return "bf16" if device.type == "cuda" else "fp32"
 
 
