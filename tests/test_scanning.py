@@ -389,7 +389,7 @@ def test_a_bucket_is_scanned(
         stand_in.stop()
 
 
-def start(*arguments: Any, cwd: Path) -> subprocess.Popen:
+def start(*arguments: Any, cwd: Path, **options: Any) -> subprocess.Popen:
     command = [sys.executable, "-m", "ganscope", "scan", *map(str, arguments)]
     return subprocess.Popen(
         command,
@@ -399,6 +399,7 @@ def start(*arguments: Any, cwd: Path) -> subprocess.Popen:
         text=True,
         # A shell's background jobs begin with Ctrl-C ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
 
 
@@ -501,6 +502,22 @@ def test_a_stopped_scan_keeps_what_is_finished(
     assert 32 <= len(rows) < 600
     assert not list(out.glob(".*"))
     assert json.loads((out / "_metrics.json").read_text())["rows"] == len(rows)
+
+
+def test_ctrl_c_while_workers_start_is_told_in_one_line(tmp_path: Path, detector: str) -> None:
+    make(tmp_path / "inbox", 20)
+    out = tmp_path / "r.parquet"
+    stopped = start(
+        "inbox", "--out", out, "--detector", detector, cwd=tmp_path, start_new_session=True
+    )
+    while len(children(stopped.pid)) < 2:  # the other looks after what processes share
+        assert stopped.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)  # Python answers signals by then, and imports what a worker needs
+    os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does it: to all of them
+    _, said = stopped.communicate(timeout=30)
+    assert stopped.returncode == 130
+    assert said.strip() == "ganscope: stopped; the same command given again goes on"
 
 
 def test_a_file_that_ends_its_process_gets_a_row(

@@ -41,10 +41,11 @@ from commands import (
     session,
 )
 
+from ganscope.detector.benchmark.benchmark import UNFINISHED
 from ganscope.folders import CHECKPOINT, CONFIG
 
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-ANEW = ("check", "generate", "train-detector", "train-generator")
+ANEW = ("benchmark", "check", "generate", "train-detector", "train-generator")
 """Commands that, once done, draw anew under other names, or want another --out."""
 
 
@@ -172,6 +173,8 @@ def is_done(one: Case, place: Path) -> bool:
     out = place / one.out
     if one.name in ("check", "generate"):  # their results have it
         return True
+    if one.name == "benchmark":
+        return not (out / UNFINISHED).exists()
     return (out / CONFIG).exists() and not (out / CHECKPOINT).exists()
 
 

@@ -48,7 +48,8 @@ class _Process:
         self.process = context.Process(
             target=_serve, args=(work, dedup, theirs, answers), daemon=True
         )
-        self.process.start()
+        with _deaf_to_ctrl_c():
+            self.process.start()
         theirs.close()
         answers.close()
         self.hand: dict[int, Item] = {}
@@ -265,6 +266,21 @@ class _ahead:
 
     def close(self) -> None:
         self.closed = True
+
+
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that begin in this block never hear a terminal's Ctrl-C, not even while Python
+    starts: it is the scan's to answer, which hears it after the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
