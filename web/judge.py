@@ -15,6 +15,7 @@ from typing import Any
 
 from ganscope.config import ServeSettings
 from ganscope.errors import GanscopeError
+from ganscope.launched import deaf_to_ctrl_c
 from ganscope.web.metrics import Metrics
 from ganscope.web.worker import Job, Plan, work
 
@@ -102,7 +103,8 @@ class Judge:
         process = context.Process(
             target=work, args=(theirs, self._plan), name="ganscope judge", daemon=True
         )
-        process.start()
+        with deaf_to_ctrl_c():
+            process.start()
         self._process = process
         theirs.close()
         try:

@@ -24,6 +24,7 @@ from ganscope.detector.scanning.listing import Item
 from ganscope.detector.scanning.results import Index
 from ganscope.detector.scanning.worker import Claim, Row, Work, Worker
 from ganscope.errors import GanscopeError, reason_of
+from ganscope.launched import deaf_to_ctrl_c
 
 SEND, SEND_SECONDS = 64, 0.5
 """Rows that a worker sends at a time, at most, and after how many seconds it sends fewer."""
@@ -48,7 +49,7 @@ class _Process:
         self.process = context.Process(
             target=_serve, args=(work, dedup, theirs, answers), daemon=True
         )
-        with _deaf_to_ctrl_c():
+        with deaf_to_ctrl_c():
             self.process.start()
         theirs.close()
         answers.close()
@@ -266,21 +267,6 @@ class _ahead:
 
     def close(self) -> None:
         self.closed = True
-
-
-@contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Processes that begin in this block never hear a terminal's Ctrl-C, not even while Python
-    starts: it is the scan's to answer, which hears it after the block.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

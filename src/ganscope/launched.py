@@ -1,7 +1,12 @@
-"""Whether `torchrun` or its like started this process as one of several."""
+"""Processes that belong together: whether `torchrun` or its like started this one as one of
+several, and what those hear that it starts.
+"""
 
 import os
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ganscope.errors import GanscopeWarning
 
@@ -46,3 +51,18 @@ def forget_stale(meet: bool = False) -> None:
 def _number(name: str) -> int | None:
     value = os.environ.get(name, "")
     return int(value) if value.isascii() and value.isdigit() and len(value) < 10 else None
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that begin in this block never hear a terminal's Ctrl-C, not even while Python
+    starts: it is for their parent to answer, which hears it after the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
