@@ -507,9 +507,8 @@ def test_a_stopped_scan_keeps_what_is_finished(
 def test_ctrl_c_while_workers_start_is_told_in_one_line(tmp_path: Path, detector: str) -> None:
     make(tmp_path / "inbox", 20)
     out = tmp_path / "r.parquet"
-    stopped = start(
-        "inbox", "--out", out, "--detector", detector, cwd=tmp_path, start_new_session=True
-    )
+    words = ("inbox", "--out", out, "--detector", detector, "--workers", 1)
+    stopped = start(*words, cwd=tmp_path, start_new_session=True)
     while len(children(stopped.pid)) < 2:  # the other looks after what processes share
         assert stopped.poll() is None
         time.sleep(0.01)
