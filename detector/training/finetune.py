@@ -230,8 +230,9 @@ def precision_of(settings: TrainDetectorSettings, device: torch.device) -> str:
     if settings.precision != "auto":
         return settings.precision
     if device.type == "cpu" and is_read_at_blocks(settings.detector):
+        # Older torch does not tell what the processor can do.
         tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-        return "bf16" if tell().get("amx_bf16") else "fp32"  # older torch does not tell
+        return "bf16" if tell().get("amx_bf16") else "fp32"
     return "bf16" if device.type == "cuda" else "fp32"
 
 
