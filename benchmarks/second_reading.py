@@ -23,7 +23,8 @@ for each: --per-group pictures of each label, source and generator, or, of photo
 fold's sources, and prints how well it tells pictures of sources never seen, alone and beside the
 fine-tuned logits of --scores. It writes OUT/second.safetensors, of all pictures, and
 OUT/scores.csv: --scores with the column `second`, the logit of the first look by the classifier
-that never saw the source. Both are for benchmarks/ship_clip.py.
+that never saw the source. Both are for benchmarks/ship_clip.py; OUT/second-foldN.safetensors are
+those classifiers.
 
 `matrix` tells what --number pictures of each fold and class, of small groups first, are worth clean
 and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
@@ -41,7 +42,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from ship_clip import average_of
+from ship_clip import average_of, weight_of
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from train_clip import DROPPED, all_listed, shares_of
@@ -209,34 +210,43 @@ def fit(args: argparse.Namespace) -> None:
     tuned = ((about["native"] + about["whole"]) / 2).to_numpy()
     fold = about["fold"].to_numpy()
     second = np.zeros(len(about))
+    args.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(about):,} pictures of {about['source'].nunique()} sources")
     for one in sorted(set(fold)):
         learn = fold != one
         net = classifier(x[learn], about[learn], args.seed)
+        keep(net, args.out / f"second-fold{one}.safetensors")
         with torch.inference_mode():
             second[fold == one] = net(x[~learn, :LOOK].float()).squeeze(-1).mean(1).numpy()
-    ratio = tuned.std() / second.std()
+    readings = pd.DataFrame({"tuned": tuned, "second": second})
     for share in SHARES:
-        told(
-            f"fine-tuned {1 - share:.2f}, second {share:.2f}",
-            about,
-            tuned + share / (1 - share) * ratio * second,
-        )
+        both = tuned + weight_of(readings, share) * second
+        told(f"fine-tuned {1 - share:.2f}, second {share:.2f}", about, both)
     told("second alone", about, second)
-    both = tuned + args.share / (1 - args.share) * ratio * second
+    both = tuned + weight_of(readings, args.share) * second
     for table, rows in about.groupby("table"):
         part = about.loc[rows.index].reset_index(drop=True)
         told(f"{table}, {len(part):,} pictures: fine-tuned", part, tuned[rows.index])
         told(f"{table}: share {args.share:g}", part, both[rows.index])
     tell_folds(about, both)
-    print(f"a logit of the fine-tuned spreads {ratio:.2f} times as far as one of the second")
-    args.out.mkdir(parents=True, exist_ok=True)
-    net = classifier(x, about, args.seed)
-    with replacing(args.out / "second.safetensors") as part:
-        part.write_bytes(save({key: value.contiguous() for key, value in net.state_dict().items()}))
+    keep(classifier(x, about, args.seed), args.out / "second.safetensors")
     with replacing(args.out / "scores.csv") as part:
         whole = scores.merge(about[["picture"]].assign(second=second.round(4)), on="picture")
         whole.drop(columns="table").to_csv(part, index=False)
+
+
+def keep(net: nn.Module, path: Path) -> None:
+    with replacing(path) as part:
+        part.write_bytes(save({key: value.contiguous() for key, value in net.state_dict().items()}))
+
+
+def classifier_of(path: Path) -> nn.Sequential:
+    """A curved classifier that `fit` kept."""
+    state = read_weights(str(path), str(path))
+    width, features = state["0.weight"].shape
+    net = nn.Sequential(nn.Linear(features, width), nn.GELU(), nn.Linear(width, 1))
+    net.load_state_dict(state)
+    return net.eval()
 
 
 def tell_folds(about: pd.DataFrame, logit: np.ndarray) -> None:
@@ -341,8 +351,8 @@ def tell_matrix(args: argparse.Namespace, scores: pd.DataFrame) -> None:
                 )
     found = pd.concat(tables, ignore_index=True)
     clean = found[found["degradation"] == DEGRADED[0]]
-    ratio = clean[VARIANTS[2]].std() / clean[VARIANTS[1]].std()
-    weight = args.share / (1 - args.share) * ratio
+    readings = pd.DataFrame({"tuned": clean[VARIANTS[2]], "second": clean[VARIANTS[1]]})
+    weight = weight_of(readings, args.share)
     found[VARIANTS[3]] = found[VARIANTS[2]] + weight * found[VARIANTS[1]]
     found["label"] = scores.loc[found["name"], "label"].to_numpy()
     print(f"{len(clean):,} pictures, {int(scores.loc[clean['name'], 'label'].sum()):,} generated")

@@ -2,14 +2,17 @@
 
     python benchmarks/ship_clip.py --base clip.safetensors --adapters final.safetensors=0.6 \\
         fold0.safetensors=0.1 ... --scores oof.csv --out DIR
-    python benchmarks/ship_clip.py ... --second OUT/second.safetensors --scores OUT/scores.csv
+    python benchmarks/ship_clip.py ... --second OUT/second.safetensors --scores OUT/scores.csv \\
+        --looks looks-oof.csv ...
 
 base: OpenAI's ViT-B/16 in timm's names, or "hub". adapters: files that benchmarks/train_clip.py
 wrote; the weights of several are averaged by the numbers after the "=". scores: a table with
 `label`, `source` and the logits `native` and `whole` of pictures of sources that were left out
 of the training: calibration and thresholds come from them alone. second: a classifier of what the
 untouched backbone sees (benchmarks/second_reading.py), whose logits the table has as `second`;
---share is its part in the sum, after both are brought to one spread.
+--share is its part in the sum, after both are brought to one spread. looks: what more_views.py
+wrote of the pictures of that table: calibration and thresholds come from the logits that all their
+views came to, then.
 """
 
 import argparse
@@ -42,6 +45,7 @@ FALSE_ALARMS = 0.01
 SMALLEST = 128
 """Pixels: nothing smaller was judged."""
 DRAWS = 2000
+VERDICTS = ("fake", "real", "unsure")
 HIDDEN = 192
 """Width of the second reading's classifier."""
 
@@ -50,7 +54,7 @@ def main() -> None:
     options = _options()
     shares = shares_of(options.adapters)
     scores = pd.read_csv(options.scores)
-    scores["logit"] = (scores["native"] + scores["whole"]) / 2
+    scores["tuned"] = (scores["native"] + scores["whole"]) / 2
     arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
     where: dict[str, torch.Tensor] = {}
     if options.places:
@@ -60,11 +64,13 @@ def main() -> None:
             raise SystemExit("--places: its layer asks the untouched backbone, too; name --second")
     detector = average_of(options.base, shares, arguments)
     detector.load_state_dict({f"net.{key}": value for key, value in where.items()}, strict=False)
+    weight = 0.0
     if options.second:
-        ratio = scores["logit"].std() / scores["second"].std()
-        weight = float(options.share / (1 - options.share) * ratio)
+        weight = weight_of(scores, options.share)
         add_second(detector, options.second, weight)
-        scores["logit"] += weight * scores["second"]
+    if options.looks:
+        scores = pd.concat([pd.read_csv(one) for one in options.looks], ignore_index=True)
+    scores["logit"] = scores["tuned"] + (weight * scores["second"] if options.second else 0)
     detector.config |= judged_by(scores)
     detector.config["storage"] = "int8"
     detector.config["input"]["smallest"] = SMALLEST
@@ -89,6 +95,11 @@ def main() -> None:
     Detector.load(options.out)  # says what is wrong with it, if anything is
     for name in ("thresholds", "calibration", "false_alarms"):
         print(name, detector.config[name])
+
+
+def weight_of(scores: pd.DataFrame, share: float) -> float:
+    """What the logit `second` is multiplied by, to be `share` of its sum with `tuned`."""
+    return float(share / (1 - share) * scores["tuned"].std() / scores["second"].std())
 
 
 @torch.no_grad()
@@ -134,10 +145,11 @@ def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
     real = label == 0
     alarms = count_called(called[real], np.arange(int(real.sum())))
     alarms["at_most"] = round(bound_by_source(called[real], scores["source"][real]), 4)
-    verdicts = np.where(called, "fake", np.where(sigmoid(logit) < thresholds["real"], "real", "-"))
-    print(f"AUROC {roc_auc_score(label, logit):.3f}; fakes found {called[label == 1].mean():.3f}")
-    print(f"unsure {(verdicts == '-').mean():.3f}; reals called real", end=" ")
-    print(f"{(verdicts[real] == 'real').mean():.3f}")
+    verdicts = np.select([called, sigmoid(logit) < thresholds["real"]], VERDICTS[:2], VERDICTS[2])
+    print(f"AUROC {roc_auc_score(label, logit):.3f}")
+    for name, of in (("real", real), ("generated", ~real)):
+        shares = ", ".join(f"{one} {(verdicts[of] == one).mean():.3f}" for one in VERDICTS)
+        print(f"{of.sum():,} {name} pictures are called {shares}")
     return {
         "calibration": calibrate(logit, label),
         "thresholds": thresholds,
@@ -170,6 +182,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
     parser.add_argument("--scores", required=True)
     parser.add_argument("--second", type=Path)
+    parser.add_argument("--looks", type=Path, nargs="+", help="Tables of more_views.py.")
     parser.add_argument("--places", type=Path, help="Layer that says where, of locate.py.")
     parser.add_argument("--share", type=float, default=0.4)
     parser.add_argument("--card", type=Path, help="Markdown of the model card.")

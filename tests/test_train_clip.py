@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 from safetensors.torch import load_file
 
 from ganscope.detector.model import Detector
@@ -248,3 +249,68 @@ def test_a_source_that_no_adapters_saw_stays_in_one_fold(monkeypatch: pytest.Mon
     assert folds == [fold_of(f"source {number}") for number in range(400)]
     assert min(folds.count(fold) for fold in range(4)) > 60
     assert set(folds) == {0, 1, 2, 3}
+
+
+def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real pictures near a threshold, and every fifth generated one; the others keep their first
+    look. A killed run goes on, and each is judged by what belongs to its fold.
+    """
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    more = importlib.import_module("more_views")
+    names = [f"{number:040}" for number in range(12)]
+    rows = [(name, n % 2, f"s{n}", n % 2, 4.0, 0.0, 4.0) for n, name in enumerate(names)]
+    columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
+    scores = pd.DataFrame(rows, columns=columns).assign(second=0.0)
+    scores.loc[[0, 1], ["native", "whole"]] = -9.0  # settled
+    scores.loc[2:, "second"] = 1.0
+    scores.loc[8, ["native", "whole", "second"]] = [-1.5, -1.5, 0.0]  # not near, for a real one
+    scores.to_csv(tmp_path / "scores.csv", index=False)
+    scores[:10].to_csv(tmp_path / "of.csv", index=False)
+    (tmp_path / "p").mkdir()
+    for number, name in enumerate(names):
+        pixels = np.full((240, 700 if number % 3 else 240, 3), number, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "p" / name, "PNG")
+    listed = scores.assign(generator="g", path="x", blob=scores["picture"])
+    listed.to_csv(tmp_path / "list.tsv", sep="\t", index=False)
+    seen: list[tuple[Any, int]] = []
+
+    def network(base: str, shares: dict[Path, float], _: object) -> Any:
+        (adapters,) = shares
+        net = SimpleNamespace(classify=lambda found: found[:, 0])
+        return SimpleNamespace(size=224, net=net, is_of=adapters.name)
+
+    def read(detector: Any, views: np.ndarray) -> torch.Tensor:
+        seen.append((getattr(detector, "is_of", "untouched"), len(views)))
+        return torch.stack([torch.arange(len(views)), torch.ones(len(views))], 1).float()
+
+    monkeypatch.setattr(more, "average_of", network)
+    monkeypatch.setattr(more, "prepared", lambda detector, args: detector)
+    monkeypatch.setattr(more.Detector, "create", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(more, "read", read)
+    monkeypatch.setattr(
+        more, "classifier_of", lambda path: lambda x: x[:, 1:] * (5 if "1" in path.name else 3)
+    )
+    (tmp_path / "folds").mkdir()
+    words = ["--list", "list.tsv", "--pictures", "p", "--of", "of.csv", "--scores", "scores.csv"]
+    words += ["--second", "s", "--pretrained", "clip", "--adapters", "folds", "--out", "looks.csv"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["more_views.py", *words])
+    more.main()
+    found = pd.read_csv("looks.csv", dtype={"picture": str}).set_index("picture")
+    kept = [n for n in range(1, 10, 2) if more.zlib.crc32(names[n].encode()) % more.OF_FAKES == 0]
+    assert 0 < len(kept) < 5
+    assert sorted(found.index) == sorted(names[n] for n in {0, 2, 4, 6, 8, *kept})
+    assert found.loc[names[0], ["tuned", "second", "views"]].tolist() == [-9.0, 0.0, 2]
+    assert found.loc[names[8], ["tuned", "second", "views"]].tolist() == [-1.5, 0.0, 2]
+    # middle, whole and, of the wide ones, both ends: weighed half by the native one
+    assert found.loc[names[6], ["tuned", "second", "views"]].tolist() == [0.5, 3.0, 2]
+    assert found.loc[names[2], ["tuned", "second", "views"]].tolist() == [1.0, 3.0, 4]
+    assert {of for of, _ in seen} == {"fold0.safetensors", "fold1.safetensors", "untouched"}
+    before = len(seen)
+    found.reset_index().iloc[:2].to_csv("looks.part.csv", index=False)
+    more.main()
+    again = pd.read_csv("looks.csv", dtype={"picture": str}).set_index("picture")
+    assert again.loc[found.index].equals(found)
+    assert len(seen) - before == 2 * len([n for n in (2, 4, 6, *kept) if n > 1]) - 4

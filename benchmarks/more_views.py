@@ -1,0 +1,121 @@
+"""What pictures of unseen sources come to once all their views were looked at: for thresholds.
+
+    python benchmarks/more_views.py --list collect.tsv --pictures EXPORTED --of oof.csv \\
+        --adapters FOLDS --scores OUT/scores.csv --second OUT --pretrained CLIP --out looks-oof.csv
+    python benchmarks/more_views.py --list sites.tsv --pictures SITES --of unseen.csv \\
+        --adapters final.safetensors=0.6 ... --scores ... --second OUT ... --out looks-unseen.csv
+    python benchmarks/ship_clip.py ... --looks looks-oof.csv looks-unseen.csv
+
+`ganscope check` looks at all views of a picture unless the first two settle that it is real, so
+thresholds have to be of what it decides by. Of the pictures in --of, by adapters that never saw
+them (a folder: those of their fold) and by the classifiers of their fold that second_reading.py
+left in --second: all views of the real ones that come near a threshold by their first look, and of
+every fifth generated one. The others of these keep their first look. Killed, it goes on.
+"""
+
+import argparse
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from second_reading import (
+    QUALITIES,
+    classifier_of,
+    computed,
+    from_lists,
+    opened,
+    pictures,
+    prepared,
+    read,
+)
+from ship_clip import average_of, weight_of
+from train_clip import shares_of
+
+from ganscope.config import replacing
+from ganscope.datasets.degradations import jpeg
+from ganscope.detector.judging.views import cut_views
+from ganscope.detector.model import SETTLED, Detector
+
+NEAR = -0.5
+"""Logit of a first look below which no real picture comes near the upper threshold."""
+OF_FAKES = 5
+"""Of so many generated pictures one is looked at: there are enough of them."""
+COLUMNS = ["picture", "label", "source", "tuned", "second", "views"]
+
+
+def main() -> None:
+    args = _options()
+    scores = pd.read_csv(args.scores, dtype={"picture": str})
+    scores["tuned"] = (scores["native"] + scores["whole"]) / 2
+    scores["logit"] = scores["tuned"] + weight_of(scores, args.share) * scores["second"]
+    scores = scores[scores["picture"].isin(pd.read_csv(args.of, dtype={"picture": str})["picture"])]
+    lot = scores["picture"].map(lambda name: zlib.crc32(name.encode()) % OF_FAKES)
+    scores = scores[(scores["label"] == 0) | (lot == 0)].assign(views=2)
+    least = np.where(scores["label"] == 0, NEAR, SETTLED)
+    asked = scores[scores["logit"] >= least]
+    kept = args.out.with_suffix(".part.csv")
+    done = (
+        pd.read_csv(kept, dtype={"picture": str})
+        if kept.exists()
+        else pd.DataFrame(columns=COLUMNS)
+    )
+    untouched = prepared(Detector.create("clip", pretrained=args.pretrained), args)
+    folds = Path(args.adapters[0])
+    for fold, of_fold in asked.groupby("fold"):
+        left = of_fold[~of_fold["picture"].isin(done["picture"])].set_index("picture")
+        if left.empty:
+            continue
+        of_fold_alone = {folds / f"fold{fold}.safetensors": 1.0}
+        shares = of_fold_alone if folds.is_dir() else shares_of(args.adapters)
+        tuned = prepared(average_of(args.pretrained, shares, {}), args)
+        second = classifier_of(args.second / f"second-fold{fold}.safetensors")
+        table = pictures(args)
+        for number, (row, pixels) in enumerate(
+            opened(table[table["name"].isin(left.index)].drop_duplicates("name")), start=1
+        ):
+            found = _of_all(pixels, row.name, tuned, untouched, second)
+            about = [row.name, *left.loc[row.name, ["label", "source"]], *found]
+            done = pd.concat([done, pd.DataFrame([about], columns=COLUMNS)], ignore_index=True)
+            if number % 20 == 0 or number == len(left):
+                with replacing(kept) as part:
+                    done.to_csv(part, index=False, float_format="%.4f")
+                print(f"fold {fold}: {number:,} of {len(left):,} pictures", flush=True)
+    rest = scores[~scores["picture"].isin(done["picture"])][COLUMNS]
+    with replacing(args.out) as part:
+        pd.concat([done, rest]).to_csv(part, index=False, float_format="%.4f")
+    kept.unlink(missing_ok=True)
+
+
+@torch.inference_mode()
+def _of_all(
+    pixels: np.ndarray, name: str, tuned: Detector, untouched: Detector, second: Any
+) -> tuple[float, float, int]:
+    """Logits of the fine-tuned network and of the second reading, and of how many views."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    views = cut_views(pixels, tuned.size, {"whole": 256})
+    cut = np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in views.cut])
+    weights = views.weights(len(cut))
+    logits = tuned.net.classify(read(tuned, cut)).cpu().numpy()  # type: ignore[operator]
+    others = second(read(untouched, cut).cpu().float()).squeeze(-1).numpy()
+    return float(logits @ weights), float(others @ weights), len(cut)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    from_lists(parser)
+    for name in ("--of", "--scores", "--second", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
+    parser.add_argument("--pretrained", required=True)
+    parser.add_argument("--share", type=float, default=0.4)
+    computed(parser)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
