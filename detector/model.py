@@ -17,7 +17,7 @@ from ganscope.detector.judge import BATCH, Judge, check_config
 from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.face_head import FaceHead
 from ganscope.detector.networks.transformer import BlockFeatures
-from ganscope.devices import batch_for, pick_device, to_device
+from ganscope.devices import batch_for, multiplies_bf16, pick_device, to_device
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import FolderModel, shipped
 from ganscope.named import faulty
@@ -29,6 +29,9 @@ WHOLE, SETTLED = 8 / 7, -2.0
 """What a detector with a backbone looks at (`judging.views.cut_views`): the whole, with a short
 side of so many views, of which the middle is cut; and the logit of a first look below which the
 other views are not looked at. Nothing is called fake at first sight."""
+BF16_MARGIN = 0.25
+"""Logits: those of a view in bf16 and exact ones hardly ever differ by more. In 48 pictures, views
+differed by 0.08 and means of two by 0.05 (standard deviations), at most by 0.22."""
 SIZES = (16, 32, 48, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
 NAMED, LOOKING = 3, 30.0
 """Sides in pixels that are tried where a network does not take the one it was asked for, the
@@ -53,6 +56,8 @@ class Detector(FolderModel, Judge):
         self._learned: Prints | None = None
         self._batch: int | None = None
         self._face_head: FaceHead | None = None
+        self._quick: tuple[BlockFeatures, ...] = ()
+        """The network in bf16, where there is one; no part of what is saved."""
         shape = (1, 3, 1, 1)
         self.mean: Tensor
         self.std: Tensor
@@ -175,6 +180,13 @@ class Detector(FolderModel, Judge):
         self.to(pick_device(device)).eval()
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def quicken(self) -> None:
+        """Judge in bf16 on a CPU that is made for it, some three times as quickly as in float32.
+        What that leaves in doubt (`margin`), and maps, stay exact. Nothing changes elsewhere.
+        """
+        if isinstance(self.net, BlockFeatures) and multiplies_bf16(self.mean.device):
+            self._quick, self.margin = (self.net.eval().in_bf16(),), BF16_MARGIN
+
     @property
     def on_cpu(self) -> bool:
         return self.mean.device.type == "cpu"  # not every network has parameters
@@ -197,6 +209,12 @@ class Detector(FolderModel, Judge):
 
     @torch.inference_mode()
     def logits(self, pixels: np.ndarray) -> np.ndarray:
+        if not (self._quick and self.on_cpu):
+            return self.exact_logits(pixels)
+        return self._quick[0](self.normalised(self._images(pixels))).numpy()
+
+    @torch.inference_mode()
+    def exact_logits(self, pixels: np.ndarray) -> np.ndarray:
         images = self._images(pixels).contiguous(memory_format=torch.channels_last)
         return self(images).float().cpu().numpy()
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
+from ganscope.detector.exported.loading import load_judge
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.architectures import build, load_pretrained
@@ -22,7 +23,7 @@ from ganscope.detector.networks.lora import (
     apply_adapters,
     merge_adapters,
 )
-from ganscope.detector.networks.transformer import usual_reads
+from ganscope.detector.networks.transformer import BlockFeatures, usual_reads
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import from_bytes, to_bytes
 
@@ -368,3 +369,36 @@ def test_steps_that_do_not_fit_are_told(
     save_file(kept, tmp_path / "model.safetensors")
     with pytest.raises(GanscopeError, match=said):
         Detector.load(tmp_path)
+
+
+def test_a_processor_made_for_bf16_judges_in_it_and_exactly_where_in_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.create(
+        "vit:vit_tiny_patch16_224", reads=[(0, "cls"), (1, "mean")], map_block=1, beside=4
+    )
+    net = detector.net
+    assert isinstance(net, BlockFeatures)
+    with torch.no_grad():
+        net.head.weight *= 100
+        net.beside[2].weight.normal_()
+    detector.save(tmp_path / "d")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    judges = []
+    for amx in (True, False):
+        monkeypatch.setattr(
+            torch.cpu, "get_capabilities", lambda amx=amx: {"amx_bf16": amx}, raising=False
+        )
+        judge = load_judge(str(tmp_path / "d"), "torch", "cpu")
+        judge.prepare("cpu")
+        judges.append(judge)
+    quick, plain = judges
+    exact = Detector.load(tmp_path / "d").eval().logits(pixels)
+    assert np.array_equal(plain.logits(pixels), exact)
+    assert np.array_equal(quick.exact_logits(pixels), exact)
+    assert quick.logits(pixels) == pytest.approx(exact, abs=0.3)
+    assert not np.array_equal(quick.logits(pixels), exact)
+    assert (quick.margin > 0, plain.margin) == (True, 0)
+    assert np.array_equal(quick.local_logits(pixels)[1], plain.local_logits(pixels)[1])
+    assert list(quick.state_dict()) == list(plain.state_dict())
+    assert all(one.dtype == torch.float32 for one in quick.state_dict().values())

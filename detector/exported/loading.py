@@ -77,7 +77,7 @@ def load_judge(
             return cached_graph(name)
         except GanscopeError as error:  # weights of another kind, say, or no room for a graph
             warnings.warn(f"judged with torch, not onnxruntime: {error}", GanscopeWarning, 2)
-    return _with_torch(name)
+    return _with_torch(name, device)
 
 
 def _refuse_unlike(exported: ExportedJudge, runtime: str) -> None:
@@ -86,10 +86,14 @@ def _refuse_unlike(exported: ExportedJudge, runtime: str) -> None:
         raise GanscopeError(f"--runtime {runtime}: {exported.name} is exported for another")
 
 
-def _with_torch(name: str) -> "Detector":
+def _with_torch(name: str, device: str) -> "Detector":
     from ganscope.detector.model import load_detector
+    from ganscope.devices import pick_device
 
-    return load_detector(name)
+    found = load_detector(name)
+    if pick_device(device).type == "cpu":
+        found.quicken()
+    return found
 
 
 def _is_quicker(name: str, device: str) -> bool:

@@ -5,6 +5,7 @@ where only the content is left. So the class token and the patches' mean are tak
 blocks, what comes after the last of them is cut off, and one classifier sees them all.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,8 +101,9 @@ class BlockFeatures(nn.Module):
         """Features (N, D), and the patches after blocks that are read (N, h*w, blocks * width);
         without any, those of the map. backbone: None for the fine-tuned one.
         """
-        found = (backbone or self.backbone).forward_intermediates(
-            x,
+        backbone = backbone or self.backbone
+        found = backbone.forward_intermediates(
+            x.to(next(backbone.parameters()).dtype),
             indices=self.wanted,
             return_prefix_tokens=True,
             norm=False,
@@ -120,6 +122,14 @@ class BlockFeatures(nn.Module):
         parts = [part(number, what) for number, what in self.reads]
         local = [self._normal(after[number][0]) for number in blocks] or [of_map]
         return torch.cat([*parts, of_map.mean(1)], 1), torch.cat(local, 2)
+
+    def in_bf16(self) -> "BlockFeatures":
+        """The same network with backbones of its own in bf16; images and logits stay float32."""
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        twin.backbone = copy.deepcopy(self.backbone).bfloat16()
+        twin.plain = copy.deepcopy(self.plain).bfloat16() if self.plain is not None else None
+        return twin
 
     def face_features(self, x: Tensor, block: int, margin: float) -> Tensor:
         """What a `FaceHead` looks at in squares around faces: (N, PARTS * width) float32. Of the

@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +53,13 @@ from ganscope.detector.training.run import (
     split_table,
     tell_of_images,
 )
-from ganscope.devices import Speed, by_main_process, pick_device, processes
+from ganscope.devices import (
+    Speed,
+    by_main_process,
+    multiplies_bf16,
+    pick_device,
+    processes,
+)
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.folders import CHECKPOINT, restoring, save_checkpoint
 from ganscope.images import open_image
@@ -229,11 +235,8 @@ def precision_of(settings: TrainDetectorSettings, device: torch.device) -> str:
     """
     if settings.precision != "auto":
         return settings.precision
-    if device.type == "cpu" and is_read_at_blocks(settings.detector):
-        # Older torch does not tell what the processor can do.
-        tell: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-        return "bf16" if tell().get("amx_bf16") else "fp32"
-    return "bf16" if device.type == "cuda" else "fp32"
+    made_for_it = is_read_at_blocks(settings.detector) and multiplies_bf16(device)
+    return "bf16" if made_for_it or device.type == "cuda" else "fp32"
 
 
 def open_accelerator(settings: TrainDetectorSettings, device: torch.device) -> Accelerator:
