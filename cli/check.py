@@ -197,7 +197,7 @@ def check(
         if heatmap and drawn:
             many = "1 heatmap is" if drawn == 1 else f"{drawn:,} heatmaps are"
             err.print(
-                f"{many} in {heatmap}: they hint at what made the score, and map no edits",
+                f"{many} in {heatmap}: hot places are a hint where to look, no proof",
                 highlight=False,
                 markup=False,
             )

@@ -6,7 +6,6 @@ says how the corpus was asked for, and a corpus is continued only by the same re
 """
 
 import csv
-import errno
 import os
 import secrets
 import shutil
@@ -23,7 +22,7 @@ from ganscope.config import read_json, write_json
 from ganscope.datasets.corpus import REQUEST, ROWS, UNFINISHED
 from ganscope.datasets.layouts import MANIFEST
 from ganscope.errors import GanscopeError, GanscopeWarning
-from ganscope.files import csv_line, gone, take_place
+from ganscope.files import FULL, csv_line, full, gone, take_place
 from ganscope.locks import PATIENCE, holding
 
 COLUMNS = [
@@ -269,9 +268,6 @@ def disk_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise GanscopeError(
-                f"the disk of {root} is full; free some space and run the same command again: "
-                "it continues where it stopped"
-            ) from None
+        if error.errno in FULL:
+            raise GanscopeError(f"{full(root, error)}: it continues where it stopped") from None
         raise GanscopeError(f"{root}: cannot be written ({error.strerror or error})") from None

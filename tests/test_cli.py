@@ -258,6 +258,7 @@ def test_check_statuses_csv_and_rows_for_bad_files(tmp_path: Path, photo: Path) 
     assert lines[0].startswith("path,score,verdict,")
     assert [line.split(",")[0] for line in lines[1:]] == ["inbox/bad.png", "inbox/good.jpg"]
     assert len(list((tmp_path / "maps").glob("*.png"))) == 1
+    assert done.stderr.count("1 heatmap is in maps: hot places are a hint where to look") == 1
     assert "bad.png" in done.stdout
 
 

@@ -1,5 +1,6 @@
 """The frozen-linear recipe: nothing but the classifier learns, features are computed once."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def settings(corpus: Path, out: Path, **changes: Any) -> TrainDetectorSettings:
         batch_size=16,
         degrade=0.0,
         device="cpu",
+        precision="fp32",
     )
     return replace(plain, **changes)
 
@@ -134,6 +136,33 @@ def test_a_killed_run_does_not_compute_features_again(
     train_detector(settings(corpus, tmp_path / "whole"))
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("run", "whole")]
     assert weights[0] == weights[1]
+
+
+def test_a_killed_run_goes_on_in_the_precision_that_was_measured(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, compute = [], frozen.compute_features
+
+    def quickest(read: Callable[[Speed], None], device: torch.device, precision: str) -> Speed:
+        asked.append(precision)
+        read(Speed("bf16", channels_last=True))
+        return Speed("bf16", channels_last=True)
+
+    def killed(*args: Any) -> np.ndarray:
+        if args[2][0].epoch == 1:
+            raise KeyboardInterrupt
+        return compute(*args)
+
+    monkeypatch.setattr(frozen, "fastest", quickest)
+    wish = settings(corpus, tmp_path / "run", precision="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(frozen, "compute_features", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_detector(wish)
+    trained = Detector.load(train_detector(wish))
+    assert asked == ["auto"]
+    assert trained.config["training"]["precision"] == "bf16"
+    assert not (tmp_path / "run" / "speed.json").exists()
 
 
 def test_what_does_not_go_with_it_is_said(corpus: Path, tmp_path: Path) -> None:

@@ -1,7 +1,13 @@
 """Leave one generator out: every detector meets its generator for the first time."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +198,84 @@ def test_it_is_not_continued_with_other_images(
     (corpus / "metadata.csv").write_text(table)
     with pytest.raises(Killed):
         leave_one_out(settings)
+
+
+def test_trainings_beside_each_other_are_those_one_by_one(tmp_path: Path) -> None:
+    corpus = make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40}, trace=60.0)
+    plan: dict[str, Any] = {"corpora": (corpus,), "train": ("cnn",), "epochs": 1, "size": 16}
+    plan |= {"protocol": "raw", "bootstrap": 0, "device": "cpu", "cache": False}
+    columns = ["detector", "generator", "degradation", "n_real", "n_fake"]
+    found = [
+        leave_one_out(BenchmarkSettings(**plan, jobs=jobs, out=tmp_path / str(jobs)))[columns]
+        for jobs in (1, 2)
+    ]
+    pd.testing.assert_frame_equal(*found)
+    runs = {path.parent.name for path in (tmp_path / "2" / "runs").rglob("config.json")}
+    assert runs == {"a", "b"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
+@pytest.mark.parametrize(
+    ("number", "status", "learning"),
+    [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, True)],
+    ids=["ctrl-c while they start", "term while they learn"],
+)
+def test_trainings_beside_each_other_end_with_the_first(
+    tmp_path: Path, number: int, status: int, learning: bool
+) -> None:
+    make_corpus(tmp_path / "c", {"real": 50, "a": 40, "b": 40})
+    words = "benchmark c --train cnn --jobs 2 --epochs 99999 --size 16 --out out --device cpu"
+    first = subprocess.Popen(
+        [sys.executable, "-m", "ganscope", *words.split()],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell's background jobs begin with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+    def begun() -> bool:
+        if learning:
+            return len(list((tmp_path / "out").glob("runs/cnn/*/losses.csv"))) == 2
+        return len(children(first.pid)) == 3  # one looks after what the others share
+
+    try:
+        while not begun():
+            assert first.poll() is None
+            time.sleep(0.01)
+        time.sleep(0.3)  # Python answers signals by then, and imports what a training needs
+        asked = time.monotonic()
+        if number == signal.SIGINT:
+            os.killpg(first.pid, number)  # as a terminal does it: to all of them
+        else:
+            first.send_signal(number)
+        _, said = first.communicate(timeout=60)
+        while group_lives(first.pid):
+            assert time.monotonic() < asked + 60, "orphans"
+            time.sleep(0.05)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+    assert first.returncode == status
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1:]
+    assert last == ["ganscope: stopped; the same command given again goes on"]
+    assert not list((tmp_path / "out").rglob("*.part*"))
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def group_lives(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_one_generator_cannot_be_left_out(tmp_path: Path) -> None:

@@ -321,7 +321,7 @@ def test_a_full_disk_says_so_loses_nothing_and_can_be_continued(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(GanscopeError, match=r"full.*continues"):
+    with pytest.raises(GanscopeError, match=r"corpus: .* free some space .*continues"):
         generate_corpus(settings(tmp_path / "corpus"))
     monkeypatch.setattr(os, "replace", replace)
     assert not list((tmp_path / "corpus").rglob("*.png.part"))

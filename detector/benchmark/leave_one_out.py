@@ -7,6 +7,8 @@ cells that are done are kept, so a killed run goes on where it was.
 
 import multiprocessing
 import os
+import signal
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -49,6 +51,7 @@ from ganscope.detector.training.run import (
 from ganscope.errors import GanscopeError
 from ganscope.files import damaged
 from ganscope.folders import CONFIG
+from ganscope.launched import deaf_to_ctrl_c
 from ganscope.locks import LOCK, holding
 from ganscope.memory import keep_freed_memory
 from ganscope.registry import unknown
@@ -243,7 +246,9 @@ def _one_by_one(
 def _beside_each_other(
     plans: Plans, settings: BenchmarkSettings, progress: "Progress | None"
 ) -> dict[tuple[str, str], str]:
-    """The same in processes of their own, which share the cores and take turns on GPUs."""
+    """The same in processes of their own, which share the cores and take turns on GPUs. What ends
+    this one ends them, after they have put away what is half.
+    """
     failed = {}
     context = multiprocessing.get_context("spawn")
     places = context.Queue()
@@ -251,8 +256,12 @@ def _beside_each_other(
         places.put(number)
     task = progress.add_task("trainings", total=len(plans), note="") if progress else None
     with ProcessPoolExecutor(settings.jobs, context, _settle, (places, settings.jobs)) as pool:
-        waiting = {pool.submit(_in_its_place, plan, settings): key for key, plan in plans.items()}
+        others = multiprocessing.active_children()
         try:
+            with deaf_to_ctrl_c():  # they begin when they are given something to do
+                waiting = {
+                    pool.submit(_in_its_place, plan, settings): key for key, plan in plans.items()
+                }
             for future in as_completed(waiting):
                 try:
                     future.result()
@@ -261,6 +270,9 @@ def _beside_each_other(
                 if progress and task is not None:
                     progress.update(task, advance=1)
         except BaseException:
+            for process in multiprocessing.active_children():
+                if process not in others:
+                    process.terminate()
             pool.shutdown(cancel_futures=True)
             raise
     return failed
@@ -275,13 +287,23 @@ def _settle(places: Any, jobs: int) -> None:
     _place = places.get()
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // jobs))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the first one's to answer
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, _: Any) -> None:
+    signal.signal(number, signal.SIG_IGN)  # another one would disturb what is put away
+    sys.exit(128 + number)
 
 
 def _in_its_place(plan: TrainDetectorSettings, settings: BenchmarkSettings) -> None:
     if plan.device in ("auto", "cuda") and torch.cuda.device_count() > 1:
         plan = replace(plan, device=f"cuda:{_place % torch.cuda.device_count()}")
         settings = replace(settings, device=plan.device)
-    _train_and_score(plan, settings)
+    try:
+        _train_and_score(plan, settings)
+    except SystemExit as end:  # all that was half is put away; the next one must not begin
+        os._exit(int(end.code or 0))
 
 
 def only_corpora(out: Path) -> bool:

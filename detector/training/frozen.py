@@ -141,8 +141,10 @@ def train_frozen(
         return [name for name in orders if (run / f"features-{name}.npz").exists()]
 
     kept = asked_of_main(begin)
-    speed = remembered(run / SPEED, lambda: _choose_speed(settings, detector, state.device))
-    detector = detector.to(state.device).eval().to(memory_format=speed.layout)
+    detector = detector.to(state.device).eval()
+    many = max(map(len, orders.values()))
+    speed = remembered(run / SPEED, lambda: _choose_speed(settings, detector, many))
+    detector = detector.to(memory_format=speed.layout)
     total = sum(map(len, orders.values()))
     task = (
         None
@@ -180,17 +182,17 @@ def train_frozen(
     return run
 
 
-def _choose_speed(
-    settings: TrainDetectorSettings, detector: Detector, device: torch.device
-) -> Speed:
+def _choose_speed(settings: TrainDetectorSettings, detector: Detector, images: int) -> Speed:
     """The precision and layout to read features in: as told, or the quickest for "auto"."""
-    net = copy.deepcopy(detector).to(device).eval()
-    some = torch.rand(2, 3, detector.size, detector.size, device=device)
+    device = detector.mean.device
+    # On a CPU a few images tell, and take no minute; a GPU shows with a whole batch.
+    n = 2 if device.type == "cpu" else min(settings.batch_size, images)
+    some = torch.rand(n, 3, detector.size, detector.size, device=device)
 
     def read(speed: Speed) -> None:
-        net.to(memory_format=speed.layout)
+        detector.to(memory_format=speed.layout)
         with torch.inference_mode(), speed.autocast(device):
-            net(some.to(memory_format=speed.layout))
+            detector(some.to(memory_format=speed.layout))
 
     return fastest(read, device, settings.precision)
 

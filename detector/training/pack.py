@@ -29,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ganscope.config import replacing, write_text
+from ganscope.datasets.writing import disk_errors
 from ganscope.errors import GanscopeError, ImageError, reason_of
 
 SUMS, VERSION = "pack.sha256", 1
@@ -185,14 +186,8 @@ def write_pack(
             {name: torch.from_numpy(value) for name, value in tensors.items()},
             {"pack": json.dumps(header, sort_keys=True)},
         )
-        try:
-            with replacing(folder / part_name(part)) as half:
-                half.write_bytes(data)
-        except OSError as error:
-            raise GanscopeError(
-                f"{folder}: cannot be written ({error.strerror}); free some space and run the same "
-                "command again: it continues where it stopped"
-            ) from None
+        with disk_errors(folder), replacing(folder / part_name(part)) as half:
+            half.write_bytes(data)
         views.clear()
         dropped.clear()
         first, part = stop, part + 1

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
@@ -142,6 +143,20 @@ def import_diffusers(name: str) -> Any:
     return diffusers
 
 
+def not_loaded(name: str, error: Exception) -> GanscopeError:
+    """The line about a model that diffusers could not open; name: the generator, as typed."""
+    reason, one = reason_of(error), error.__context__
+    while one is not None:
+        # diffusers says of a file that could not be downloaded that the model has none.
+        if isinstance(one, LocalEntryNotFoundError):
+            reason = "it is not in the hub's cache, and cannot be downloaded"
+        one = one.__context__
+    return GanscopeError(
+        f"--generator {name}: could not be loaded ({reason}); offline, download its folder "
+        "elsewhere and name the path"
+    )
+
+
 def _open_pipeline(name: str, identity: str, precision: str) -> tuple[Any, str]:
     """The pipeline, and the hash of its files."""
     diffusers = import_diffusers(name)
@@ -154,10 +169,7 @@ def _open_pipeline(name: str, identity: str, precision: str) -> tuple[Any, str]:
             warnings.simplefilter("ignore", FutureWarning)  # older ones know no other name for it
             pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=dtype)
     except Exception as error:  # the library's, the hub's, and those of libraries that it needs
-        raise GanscopeError(
-            f"--generator {name}: could not be loaded ({reason_of(error)}); offline, download its "
-            "folder elsewhere and name the path"
-        ) from None
+        raise not_loaded(name, error) from None
     files = [p for p in sorted(folder.rglob("*")) if p.suffix in (".json", ".safetensors", ".bin")]
     return pipeline, hash_files(*files)
 

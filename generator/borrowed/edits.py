@@ -15,7 +15,7 @@ from ganscope.datasets.blending import poisson, toned_like
 from ganscope.errors import GanscopeError, ImageError, reason_of
 from ganscope.faces import FINDERS, Face
 from ganscope.folders import hash_files
-from ganscope.generator.borrowed.diffusers import import_diffusers, read_prompts
+from ganscope.generator.borrowed.diffusers import import_diffusers, not_loaded, read_prompts
 from ganscope.generator.borrowed.editor import Edit, Editor
 from ganscope.generator.borrowed.options import (
     Reader,
@@ -414,10 +414,7 @@ def _find_pipeline(name: str, head: str) -> Callable[[], tuple[Any, str]] | None
                 warnings.simplefilter("ignore", FutureWarning)
                 pipeline = diffusers.DiffusionPipeline.from_pretrained(place)
         except Exception as error:  # the library's, the hub's, and those of libraries it needs
-            raise GanscopeError(
-                f"--generator {name}: could not be loaded ({reason_of(error)}); offline, download "
-                "its folder elsewhere and name the path"
-            ) from None
+            raise not_loaded(name, error) from None
         endings = (".json", ".safetensors", ".bin")
         return pipeline, hash_files(*(p for p in sorted(place.rglob("*")) if p.suffix in endings))
 

@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.folders import hash_files
-from ganscope.generator.borrowed.diffusers import import_diffusers
+from ganscope.generator.borrowed.diffusers import import_diffusers, not_loaded
 from ganscope.generator.borrowed.options import (
     as_label,
     choice,
@@ -362,10 +362,7 @@ def _open_diffusers(name: str, identity: str) -> DiffusersAutoencoder:
             raise ValueError(f"it is a {kind}, not an AutoencoderTiny or AutoencoderKL")
         network = getattr(diffusers, kind).from_pretrained(identity, **below)
     except Exception as error:  # the library's and the hub's
-        raise GanscopeError(
-            f"--generator {name}: could not be loaded ({reason_of(error)}); offline, download its "
-            "folder elsewhere and name the path"
-        ) from None
+        raise not_loaded(name, error) from None
     return DiffusersAutoencoder(network.float())
 
 

@@ -62,10 +62,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def full(path: str | Path, error: OSError) -> GanscopeError:
-    """The line about a disk that takes no more."""
+    """The line about a disk that takes no more, or a file that may not grow."""
+    remedy = "free some space"
+    if error.errno == errno.EFBIG:
+        remedy = "raise the limit on a file's size (ulimit -f), or take a disk for larger ones,"
     return GanscopeError(
-        f"{path}: cannot be written ({error.strerror}); free some space and run the same command "
-        "again"
+        f"{path}: cannot be written ({error.strerror}); {remedy} and run the same command again"
     )
 
 

@@ -1,5 +1,5 @@
 """Processes that belong together: whether `torchrun` or its like started this one as one of
-several, and what those hear that it starts.
+several, and how those that this one starts are kept from a terminal's Ctrl-C.
 """
 
 import os

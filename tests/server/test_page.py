@@ -34,6 +34,7 @@ def test_the_page_works_without_a_script(client: TestClient, jpeg: bytes) -> Non
     files = [("files", ("photo.jpg", jpeg)), ("files", ("other.jpg", jpeg))]
     answer = client.post("/check", files=files)
     assert answer.text.count("data:image/jpeg;base64") >= 4  # pictures and heatmaps
+    assert "are a hint where to look, no proof" in answer.text
     assert answer.text.count('<b class="verdict fake">fake</b>') >= 2
     assert "1 real validation pictures" in answer.text
     report = client.post("/report", files=files)

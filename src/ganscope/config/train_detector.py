@@ -118,7 +118,7 @@ class TrainDetectorSettings:
     """Seed of the splits alone; None: `seed`."""
     device: str = "auto"
     precision: str = "auto"
-    """auto (measured once at the start; of `finetune` known by the device), fp32, bf16 or fp16."""
+    """fp32, bf16 or fp16; auto: by the device for `finetune`, else measured once at the start."""
     workers: int | None = None
     """Processes that read images; None: as many as there are spare cores, at most 32."""
 
