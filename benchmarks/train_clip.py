@@ -228,17 +228,30 @@ def added(begun: State, learned: State) -> State:
 
 
 def shares_of(texts: Sequence[str]) -> dict[Path, float]:
-    """Files and their shares, which make 1: "FILE=0.6", or "FILE" alone."""
+    """Files and their shares, which make 1: "FILE=0.6", or "FILE" alone.
+
+    Raises `GanscopeError` for what is no number, for others, and for a file named twice.
+    """
     parts = [text.partition("=") for text in texts]
-    shares = {Path(name): float(share or 1) for name, _, share in parts}
+    try:
+        shares = {Path(name): float(share or 1) for name, _, share in parts}
+    except ValueError:
+        raise GanscopeError(f"--adapters {' '.join(texts)}: name each FILE=SHARE") from None
+    if len(shares) < len(parts):
+        raise GanscopeError(f"--adapters {' '.join(texts)}: a file is named twice")
     if abs(sum(shares.values()) - 1) > 1e-6:
-        raise SystemExit(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
+        raise GanscopeError(f"--adapters: the shares make {sum(shares.values()):g}, not 1")
     return shares
 
 
 def mean_adapters(shares: dict[Path, float]) -> State:
-    """What adapter files make together."""
+    """What adapter files make together; `GanscopeError` for files of unlike trainings."""
     states = [read_weights(str(path), str(path)) for path in shares]
+    for path, state in zip(shares, states, strict=True):
+        if other := state.keys() ^ states[0].keys():
+            raise GanscopeError(
+                f"--adapters {path}: of another kind of training than the first ({min(other)})"
+            )
     return average_adapters(states, list(shares.values()))
 
 
@@ -476,7 +489,7 @@ def main() -> None:
     one.add_argument(
         "--pictures", type=Path, action="append", default=[], help="folder of a list's originals"
     )
-    one.add_argument("--most", type=int, help="pictures of a label, source and generator")
+    one.add_argument("--most", type=int, help="pictures of a label, source and generator, at most")
     one.add_argument("--corpus", type=Path, help="a labelled corpus, instead of both")
     one.add_argument("--drop", type=Path, default=DROPPED, help="table: picture, reason")
     two = steps.add_parser("toy", help="a pack of noise, to try", formatter_class=plain_help)

@@ -5,6 +5,7 @@ Nothing here imports torch until a command really runs: `--help` and mistyped op
 once.
 """
 
+import _thread
 import builtins
 import errno
 import os
@@ -131,6 +132,8 @@ def _say(what: Exception | str) -> None:
     print(f"ganscope: {line}", file=sys.stderr)
 
 
+AGAIN = 0.05
+"""Seconds after which a signal that was lost comes again."""
 GO_ON = ("generate", "train-detector", "train-generator", "arms-race", "benchmark", "scan")
 """Commands that keep what they have done when they are stopped."""
 
@@ -152,7 +155,7 @@ def _what_now(words: "builtins.list[str]") -> str:
 @contextmanager
 def _terminating() -> "Iterator[builtins.list[int]]":
     """SIGTERM ends the block as Ctrl-C does, so that what is half is put away, which a second one
-    does not disturb; yields the signals that came.
+    does not disturb; neither is lost, wherever it comes. Yields the signals that came.
     """
     came: builtins.list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -167,10 +170,24 @@ def _terminating() -> "Iterator[builtins.list[int]]":
         came.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    def lost(what: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(what.exc_value, KeyboardInterrupt):
+            told(what)
+            return
+        # It came where Python passes over what is raised, as in the call of a weak reference.
+        if came:
+            signal.signal(signal.SIGTERM, stop)
+        number = signal.SIGTERM if came else signal.SIGINT
+        again = threading.Timer(AGAIN, _thread.interrupt_main, [number])
+        again.daemon = True
+        again.start()
+
+    before, told = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+    sys.unraisablehook = lost
     try:
         yield came
     finally:
+        sys.unraisablehook = told
         signal.signal(signal.SIGTERM, before)
 
 

@@ -46,7 +46,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_classifier_is_fitted_to_frozen_features(corpus: Path, tmp_path: Path) -> None:
-    with pytest.warns(GanscopeWarning, match="random without --pretrained"):
+    with pytest.warns(GanscopeWarning, match="random, of which.*--pretrained: hub"):
         run = train_detector(settings(corpus, tmp_path / "run"))
     assert "linear classifier on a frozen backbone" in (run / "README.md").read_text()
     assert (run / "losses.csv").exists()

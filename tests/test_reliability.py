@@ -10,6 +10,7 @@ import shutil
 import signal
 import sqlite3
 import time
+import weakref
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,35 @@ def test_a_signal_puts_away_what_is_half_and_says_so(
     assert "ganscope: stopped; the same command given again" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_where_python_passes_over_what_is_raised_is_not_lost(
+    number: signal.Signals, status: int, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    class Referred:
+        pass
+
+    def called(_: object) -> None:
+        os.kill(os.getpid(), number)
+        for _ in range(1000):  # where it is raised
+            pass
+
+    def command() -> None:
+        referred = Referred()
+        kept = weakref.ref(referred, called)
+        del referred
+        assert kept() is None
+        begun = time.monotonic()
+        while time.monotonic() - begun < 5:
+            time.sleep(0.01)
+
+    asked = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run_main(monkeypatch, command) == status
+    finally:
+        signal.signal(signal.SIGINT, asked)
+    assert capfd.readouterr().err == "ganscope: stopped; the same command given again begins anew\n"
 
 
 def test_a_signal_before_the_command_begins_is_told_in_a_line_too(

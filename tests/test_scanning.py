@@ -155,7 +155,7 @@ def test_faces_are_looked_at_as_in_check(
     if not alone:
         scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
         assert table(tmp_path / "whole").faces.isna().all()
-        with pytest.raises(GanscopeError, match="other --faces, finder of faces"):
+        with pytest.raises(GanscopeError, match="other --faces; name"):
             scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 

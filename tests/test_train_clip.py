@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
@@ -136,8 +136,16 @@ def test_a_training_goes_on_from_the_mean_of_adapters(
         torch.testing.assert_close(value, 0.75 * a[name] + 0.25 * b[name], atol=1e-3, rtol=1e-3)
     moved = "backbone.blocks.0.attn.qkv.weight"
     assert 0 < (goal[moved] - begun[moved]).norm() < (goal[moved] - a[moved]).norm()
-    with pytest.raises(SystemExit, match="the shares make 2"):
-        run(script, monkeypatch, *words, "--out", tmp_path / "d", "--adapters", *files)
+    last = {name: value for name, value in load_file(files[0]).items() if "blocks.0" not in name}
+    save_file(last, tmp_path / "last.safetensors")
+    for wrong, said in (
+        (files, "the shares make 2"),
+        ([f"{files[0]}=half"], "name each FILE=SHARE"),
+        ([f"{files[0]}=0.5", f"{files[0]}=0.5"], "a file is named twice"),
+        ([shares[0], f"{tmp_path}/last.safetensors=0.25"], "of another kind of training"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            run(script, monkeypatch, *words, "--out", tmp_path / "d", "--adapters", *wrong)
 
 
 def test_the_folds_are_balanced(script: ModuleType, toy: Path) -> None:

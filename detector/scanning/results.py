@@ -345,7 +345,8 @@ class Results:
             raise GanscopeError(f"{self.out}: was written by another ganscope; name another --out")
         old = known.get("plan") or {}
         other = [name for name, value in self.plan.items() if old.get(name) != value]
-        if other:
+        if other:  # what follows from an option need not be named beside it
+            other = [name for name in other if name.startswith(("--", "PATHS"))] or other
             raise GanscopeError(
                 f"{self.out}: holds the results of a scan with other {', '.join(other)}; name "
                 "another --out, or give the command that was given there"

@@ -9,7 +9,6 @@ Adapters are merged into the weights at the end: the detector is as large as wit
 import math
 import shutil
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -52,6 +51,7 @@ from ganscope.detector.training.run import (
     refuse_unused,
     split_table,
     tell_of_images,
+    warn_of_random,
 )
 from ganscope.devices import (
     Speed,
@@ -60,7 +60,7 @@ from ganscope.devices import (
     pick_device,
     processes,
 )
-from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.errors import GanscopeError
 from ganscope.folders import CHECKPOINT, restoring, save_checkpoint
 from ganscope.images import open_image
 
@@ -101,12 +101,6 @@ def train_finetuned(
     device = pick_device(settings.device)
     state = processes(device)
     refuse_unused(settings, UNUSED)
-    if not settings.pretrained:
-        warnings.warn(
-            "the backbone is random without --pretrained: adapters have little to work with",
-            GanscopeWarning,
-            stacklevel=2,
-        )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     look_first(settings, progress)
@@ -114,6 +108,7 @@ def train_finetuned(
     # Parts of a soup begin alike, whatever their seeds.
     torch.manual_seed(settings.seed if settings.split_seed is None else settings.split_seed)
     detector = create(settings)
+    warn_of_random(settings)
     run, saved = open_run(settings, state)
     checked = fingerprint(table, state.num_processes)
     by_main_process(lambda: tell_of_images(settings, run, table))

@@ -7,7 +7,6 @@ are kept on disk until the run is finished, and the classifier is fitted in seco
 
 import copy
 import math
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,7 @@ from ganscope.detector.training.run import (
     refuse_unused,
     split_table,
     tell_of_images,
+    warn_of_random,
 )
 from ganscope.detector.training.views import Key, Loader, Sampler, Views, to_keys
 from ganscope.devices import (
@@ -60,7 +60,7 @@ from ganscope.devices import (
     remembered,
     to_device,
 )
-from ganscope.errors import GanscopeError, GanscopeWarning
+from ganscope.errors import GanscopeError
 from ganscope.files import damaged
 from ganscope.folders import SPEED
 
@@ -91,12 +91,6 @@ def train_frozen(
     device = pick_device(settings.device)
     state = processes(device)
     refuse_unused(settings, UNUSED)
-    if not settings.pretrained:
-        warnings.warn(
-            "the backbone is random without --pretrained: its features say little",
-            GanscopeWarning,
-            stacklevel=2,
-        )
     if not settings.corpora:
         settings = replace(settings, corpora=(newest_corpus(),))
     look_first(settings, progress)
@@ -115,6 +109,7 @@ def train_frozen(
         **({"hidden": settings.hidden} if settings.hidden else {}),
     )
     classifier_of(detector)
+    warn_of_random(settings)
     run, _ = open_run(settings, state)
     by_main_process(lambda: tell_of_images(settings, run, table))
     other = open_other(settings, run, progress)

@@ -69,6 +69,17 @@ FINE_TUNING = ("rank", "last_blocks", "layer_decay", "hidden", "checkpointing", 
 """Settings of the finetune recipe alone."""
 
 
+def warn_of_random(settings: TrainDetectorSettings) -> None:
+    """Say that a recipe which needs a backbone that has learned something has none."""
+    if not settings.pretrained:
+        warnings.warn(
+            "the backbone is random, of which little can be learned; name its weights with "
+            "--pretrained: hub, or a file",
+            GanscopeWarning,
+            stacklevel=2,
+        )
+
+
 def refuse_unused(settings: TrainDetectorSettings, names: Sequence[str]) -> None:
     """Raise `GanscopeError` if one of the settings that the recipe does not use was set."""
     usual = RECIPES[settings.recipe]
