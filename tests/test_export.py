@@ -16,6 +16,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
 from ganscope.config import CheckSettings, ExportSettings
 from ganscope.detector.exported import loading, shrinking
@@ -182,13 +183,14 @@ def test_a_graph_is_made_of_what_belongs_together(cache: Path, tmp_path: Path) -
 def test_gradcam_is_left_to_torch(photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "_is_quicker", lambda *_: True)
     monkeypatch.setattr(loading, "cached_graph", lambda _: "graph")
-    monkeypatch.setattr(loading, "_with_torch", lambda _: "torch")
+    monkeypatch.setattr(loading, "_with_torch", lambda *_: "torch")
     assert load_judge() == "graph"
     assert load_judge(gradients=True) == "torch"
     wanted: list[bool] = []
 
-    def load(name: str, runtime: str, device: str, gradients: bool) -> Any:
+    def load(name: str, runtime: str, device: str, gradients: bool, lasting: bool) -> Any:
         wanted.append(gradients)
+        assert not lasting
         raise GanscopeError("enough")
 
     monkeypatch.setattr(checking, "load_judge", load)
@@ -214,6 +216,36 @@ def test_onnx_by_itself_is_for_what_needs_no_torch_to_be_made(
         next(score_images(cached_graph(name), [views(1, 64)[0]], device="cuda"))
     with pytest.raises(GanscopeError, match="unknown detector"):
         load_judge("defualt")
+
+
+@pytest.mark.parametrize(("says", "does"), [(True, True), (True, False), (False, True)])
+def test_torch_judges_many_where_the_processor_is_made_for_bf16(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, says: bool, does: bool
+) -> None:
+    monkeypatch.setattr(loading, "_says_amx", lambda: says)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": does}, raising=False)
+    judge = load_judge("default", device="cpu", lasting=True)
+    assert isinstance(judge, Detector if says and does else QuickJudge)
+    assert judge.margin > 0
+    assert isinstance(load_judge("default", device="cpu"), QuickJudge)
+
+
+def test_many_files_make_a_check_a_lasting_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = []
+
+    def load(name: str, runtime: str, device: str, gradients: bool, lasting: bool) -> Any:
+        wanted.append(lasting)
+        raise GanscopeError("enough")
+
+    monkeypatch.setattr(checking, "load_judge", load)
+    monkeypatch.setattr(checking, "MANY", 3)
+    for number in range(3):
+        Image.new("RGB", (64, 64)).save(tmp_path / f"{number}.png")
+        with pytest.raises(GanscopeError, match="enough"):
+            next(iter(check_images(CheckSettings(paths=(str(tmp_path),)))))
+    assert wanted == [False, False, True]
 
 
 def test_without_room_for_a_graph_torch_judges(

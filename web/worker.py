@@ -68,7 +68,7 @@ def work(connection: Connection, plan: Plan) -> None:
     from ganscope.detector.exported.loading import load_judge
 
     try:
-        detector = load_judge(plan.detector, device=plan.device)
+        detector = load_judge(plan.detector, device=plan.device, lasting=True)
         detector.name = Path(detector.name).name  # where it lies is nobody's business
         connection.send(about(detector, plan.detector))
     except GanscopeError as error:

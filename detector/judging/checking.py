@@ -28,7 +28,15 @@ from ganscope.errors import GanscopeWarning, ImageError
 from ganscope.faces import Finder, best_finder, open_finder
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
-from ganscope.inputs import Passed, Video, find_inputs, name_of, refuse_missing, stamp_of
+from ganscope.inputs import (
+    Passed,
+    Video,
+    count_inputs,
+    find_inputs,
+    name_of,
+    refuse_missing,
+    stamp_of,
+)
 from ganscope.limits import Limits
 from ganscope.locks import PATIENCE, holding, holding_file
 from ganscope.videos import Film, Frame, open_film, read_frames
@@ -68,6 +76,8 @@ but a drawing or a screenshot. Above are 44 % of 81 drawn wallpapers (49 % as JP
 
 LEFT_OUT = "left-out sources"
 """The `split` of false alarms that were counted in trainings without the pictures' sources."""
+MANY = 50
+"""Files from which on a detector may begin slowly."""
 NARROW = 6
 """With sides in a larger ratio an image is a strip, whose views show but little of it."""
 
@@ -205,7 +215,8 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
     find_anchors(settings.trust_anchors)
     refuse_missing(settings.paths)
     gradients = settings.heatmap is not None and settings.heatmap_method == "gradcam"
-    detector = load_judge(settings.detector, settings.runtime, settings.device, gradients)
+    many = (count_inputs(settings.paths) or 0) >= MANY
+    detector = load_judge(settings.detector, settings.runtime, settings.device, gradients, many)
     passed = Passed()
     with ExitStack() as stack:
         table = Table(settings.csv, FIELDS, _plan(settings, detector))

@@ -83,7 +83,7 @@ class Worker:
 
     def __init__(self, work: Work, claim: Claim | None = None):
         self.work, self.claim = work, claim
-        self.judge = load_judge(work.detector, work.runtime, work.device)
+        self.judge = load_judge(work.detector, work.runtime, work.device, lasting=True)
         self.judge.prepare(work.device)
         self.finder = open_finder(work.finder) if work.finder else None
         self.limits = Limits(allow_private=work.allow_private)
