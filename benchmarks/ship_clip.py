@@ -12,7 +12,8 @@ of the training: calibration and thresholds come from them alone. second: a clas
 untouched backbone sees (benchmarks/second_reading.py), whose logits the table has as `second`;
 --share is its part in the sum, after both are brought to one spread. looks: what more_views.py
 wrote of the pictures of that table: calibration and thresholds come from the logits that all their
-views came to, then.
+views came to, then, and what has no views but the first look counts by as much less (`Judge.few`)
+as the threshold is below that of first looks.
 """
 
 import argparse
@@ -68,9 +69,15 @@ def main() -> None:
     if options.second:
         weight = weight_of(scores, options.share)
         add_second(detector, options.second, weight)
+    scores = summed(scores, weight)
     if options.looks:
-        scores = pd.concat([pd.read_csv(one) for one in options.looks], ignore_index=True)
-    scores["logit"] = scores["tuned"] + (weight * scores["second"] if options.second else 0)
+        first, scores = scores, pd.concat([pd.read_csv(one) for one in options.looks])
+        scores = summed(scores.reset_index(drop=True), weight)
+        bars = [
+            one.loc[one["label"] == 0, "logit"].quantile(1 - FALSE_ALARMS)
+            for one in (scores, first)
+        ]
+        detector.config["input"]["views"]["few"] = round(min(bars[0] / bars[1], 1.0), 3)
     detector.config |= judged_by(scores)
     detector.config["storage"] = "int8"
     detector.config["input"]["smallest"] = SMALLEST
@@ -100,6 +107,12 @@ def main() -> None:
 def weight_of(scores: pd.DataFrame, share: float) -> float:
     """What the logit `second` is multiplied by, to be `share` of its sum with `tuned`."""
     return float(share / (1 - share) * scores["tuned"].std() / scores["second"].std())
+
+
+def summed(scores: pd.DataFrame, weight: float) -> pd.DataFrame:
+    """With the column `logit`, of both readings where there are two."""
+    second = weight * scores["second"] if weight else 0.0
+    return scores.assign(logit=scores["tuned"] + second)
 
 
 @torch.no_grad()

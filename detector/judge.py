@@ -122,6 +122,13 @@ class Judge(ABC):
         return self.config["input"].get("views")
 
     @property
+    def few(self) -> float:
+        """Times that the logit counts of what has no views but the first look, as small pictures
+        and faces: thresholds are of what more views come to, which varies less.
+        """
+        return float((self.views or {}).get("few", 1.0))
+
+    @property
     def faces_alone(self) -> bool:
         """Whether it looks at the faces of a picture and at nothing else."""
         return self.config["input"].get("looks_at") == "faces"
@@ -243,6 +250,8 @@ def _check_looks(about: dict[str, Any]) -> None:
     whole = views.get("whole")
     if not is_whole(whole) or not about["size"] <= whole <= LARGEST:
         raise ValueError(f"input: views is {shown(views)}")
+    if not (_is_number(few := views.get("few", 1.0)) and 0 < few <= 1):
+        raise ValueError(f"input: views: few is {shown(few)}, not above 0 and up to 1")
 
 
 def _check_records(config: dict[str, Any]) -> None:

@@ -321,6 +321,16 @@ def test_what_rounding_could_change_is_looked_at_exactly(
     assert scored.seen is None
 
 
+def test_what_has_no_views_but_the_first_look_counts_by_less() -> None:
+    judge = Rounded()
+    judge.margin, judge.config["input"]["views"]["few"] = 0.0, 0.5
+    small, large = (np.full((side, side, 3), 140, np.uint8) for side in (9, 12))
+    few, many = score_images(judge, [small, large])
+    assert (len(few.tile_logits), len(many.tile_logits)) == (2, 4)
+    assert [few.logit, many.logit] == pytest.approx([2.1, 4.2], abs=1e-5)
+    assert [few.score, many.score] == pytest.approx([judge.score(2.1), judge.score(4.2)])
+
+
 def test_the_graph_asks_both_backbones_where(tmp_path: Path) -> None:
     about = {"where": [1, 0], "where_plain": [1]}
     reads = {"reads": [[1, "cls"]], "map_block": 1, "beside": 4}

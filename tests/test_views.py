@@ -138,7 +138,14 @@ def test_strips_constant_and_small_pictures_get_no_verdict(
 
 @pytest.mark.parametrize(
     "views",
-    [{"whole": 20, "settled": -2}, {"whole": 256, "settled": "x"}, {"whole": 256}, 5],
+    [
+        {"whole": 20, "settled": -2},
+        {"whole": 256, "settled": "x"},
+        {"whole": 256},
+        5,
+        PLAN | {"few": 0},
+        PLAN | {"few": "half"},
+    ],
 )
 def test_views_that_cannot_be_are_an_error(tmp_path: Path, views: object) -> None:
     detector = Detector.create("vit:test_vit", size=32)

@@ -69,7 +69,7 @@ class Scored:
     tile_logits: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
     """(T,)"""
     weights: np.ndarray = field(default_factory=lambda: np.empty(0))
-    """(T,): what each tile or view counts; their sum is 1."""
+    """(T,): what each tile or view counts; their sum is 1, and of few views `Judge.few`."""
     positions: np.ndarray = field(default_factory=lambda: np.empty((0, 2), int))
     """(T, 2): top and left of each tile in pixels; -1 for a view that is not at native resolution.
     Views that did not have to be looked at are among them, after the others.
@@ -476,6 +476,8 @@ def _viewed(
     scored.positions = views.positions
     if len(views.cut) > views.first:
         scored.again = views.cut[views.first :]
+    else:
+        scored.weights = scored.weights * detector.few
     scored.expected = views.first
     return scored, views.cut[: views.first]
 
@@ -490,7 +492,7 @@ def _find_faces(scored: Scored, pixels: np.ndarray, detector: Judge, finder: Fin
         views = FaceViews(face)
         if min(face.width, face.height) >= least_of(detector):
             views.cut = _of_face(face, pixels, detector)
-            views.weights = np.full(len(views.cut), 1 / len(views.cut))
+            views.weights = np.full(len(views.cut), detector.few / len(views.cut))
             if detector.face_head is not None:
                 views.closely = _square(face, pixels, detector.face_head.margin, detector.size)
         scored.faces.append(views)
