@@ -71,7 +71,8 @@ def export(
         return
     out.print(f"{found.path}: {found.bytes / 1e6:.1f} MB", highlight=False, markup=False)
     err.print(
-        f"compared with {detector} on {found.images} pictures: scores differ by "
+        f"compared with {detector} on {found.images} "
+        f"{'picture' if found.images == 1 else 'pictures'}: scores differ by "
         f"{found.largest:.2g} at most ({found.mean:.2g} on average), promised is "
         f"{settings.promised:g}; {found.verdicts} of {found.images} verdicts are other ones",
         highlight=False,

@@ -147,11 +147,15 @@ def _sum_up(state: "Progress", settings: ScanSettings) -> None:
     faces = f", faces by {state.faces_by}" if state.faces_by else ""
     speed = f", {state.per_second:,.1f} a second" if made else ""
     err.print(
-        f"{made:,} files in {state.seconds:,.1f} s{speed}, by {state.workers} "
-        f"{'worker' if state.workers == 1 else 'workers'} ({state.engine}){faces}{earlier}",
+        f"{made:,} {'file' if made == 1 else 'files'} in {state.seconds:,.1f} s{speed}, "
+        f"by {state.workers} {'worker' if state.workers == 1 else 'workers'} ({state.engine})"
+        f"{faces}{earlier}",
         highlight=False,
     )
-    err.print(f"{state.rows:,} rows{again}: {_counts(state.verdicts)}", highlight=False)
+    rows = f"{state.rows:,} {'row' if state.rows == 1 else 'rows'}"
+    err.print(f"{rows}{again}: {_counts(state.verdicts)}", highlight=False)
+    if state.verdicts.get("error"):
+        err.print("the column error says why files could not be read", highlight=False)
 
 
 def _counts(verdicts: dict[str, int]) -> str:
