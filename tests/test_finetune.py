@@ -70,7 +70,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_adapters_learn_a_planted_trace(corpus: Path, tmp_path: Path) -> None:
-    with pytest.warns(GanscopeWarning, match="random without --pretrained"):
+    with pytest.warns(GanscopeWarning, match="the backbone is random"):
         run = train_detector(settings(corpus, tmp_path / "run", steps=120))
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["val"]["overall"]["auroc"]["value"] > 0.95

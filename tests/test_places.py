@@ -218,7 +218,7 @@ def test_finetune_learns_where_by_a_layer_of_its_own(masked: Path, tmp_path: Pat
     asked = settings(
         masked, tmp_path / "r", masks=True, recipe="finetune", detector="vit:test_vit", steps=5
     )
-    with pytest.warns(GanscopeWarning, match="random without --pretrained"):
+    with pytest.warns(GanscopeWarning, match="the backbone is random"):
         run = train_detector(asked)
     detector = load_detector(str(run))
     assert detector.has_places
