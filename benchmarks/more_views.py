@@ -31,7 +31,7 @@ from second_reading import (
     prepared,
     read,
 )
-from ship_clip import average_of, weight_of
+from ship_clip import average_of, summed, weight_of
 from train_clip import shares_of
 
 from ganscope.config import replacing
@@ -50,43 +50,41 @@ def main() -> None:
     args = _options()
     scores = pd.read_csv(args.scores, dtype={"picture": str})
     scores["tuned"] = (scores["native"] + scores["whole"]) / 2
-    scores["logit"] = scores["tuned"] + weight_of(scores, args.share) * scores["second"]
+    scores = summed(scores, weight_of(scores, args.share))
     scores = scores[scores["picture"].isin(pd.read_csv(args.of, dtype={"picture": str})["picture"])]
     lot = scores["picture"].map(lambda name: zlib.crc32(name.encode()) % OF_FAKES)
     scores = scores[(scores["label"] == 0) | (lot == 0)].assign(views=2)
     least = np.where(scores["label"] == 0, NEAR, SETTLED)
     asked = scores[scores["logit"] >= least]
     kept = args.out.with_suffix(".part.csv")
-    done = (
-        pd.read_csv(kept, dtype={"picture": str})
-        if kept.exists()
-        else pd.DataFrame(columns=COLUMNS)
-    )
+    rows = pd.read_csv(kept, dtype={"picture": str}).values.tolist() if kept.exists() else []
+    done = {row[0] for row in rows}
+    table = pictures(args).drop_duplicates("name")
     untouched = prepared(Detector.create("clip", pretrained=args.pretrained), args)
     folds = Path(args.adapters[0])
     for fold, of_fold in asked.groupby("fold"):
-        left = of_fold[~of_fold["picture"].isin(done["picture"])].set_index("picture")
+        left = of_fold[~of_fold["picture"].isin(done)].set_index("picture")
         if left.empty:
             continue
         of_fold_alone = {folds / f"fold{fold}.safetensors": 1.0}
         shares = of_fold_alone if folds.is_dir() else shares_of(args.adapters)
         tuned = prepared(average_of(args.pretrained, shares, {}), args)
         second = classifier_of(args.second / f"second-fold{fold}.safetensors")
-        table = pictures(args)
-        for number, (row, pixels) in enumerate(
-            opened(table[table["name"].isin(left.index)].drop_duplicates("name")), start=1
-        ):
+        wanted = table[table["name"].isin(left.index)]
+        for number, (row, pixels) in enumerate(opened(wanted), start=1):
             found = _of_all(pixels, row.name, tuned, untouched, second)
-            about = [row.name, *left.loc[row.name, ["label", "source"]], *found]
-            done = pd.concat([done, pd.DataFrame([about], columns=COLUMNS)], ignore_index=True)
+            rows.append([row.name, *left.loc[row.name, ["label", "source"]], *found])
             if number % 20 == 0 or number == len(left):
-                with replacing(kept) as part:
-                    done.to_csv(part, index=False, float_format="%.4f")
+                _write(rows, kept)
                 print(f"fold {fold}: {number:,} of {len(left):,} pictures", flush=True)
-    rest = scores[~scores["picture"].isin(done["picture"])][COLUMNS]
-    with replacing(args.out) as part:
-        pd.concat([done, rest]).to_csv(part, index=False, float_format="%.4f")
+    rest = scores[~scores["picture"].isin({row[0] for row in rows})]
+    _write(rows + rest[COLUMNS].values.tolist(), args.out)
     kept.unlink(missing_ok=True)
+
+
+def _write(rows: list[list[Any]], path: Path) -> None:
+    with replacing(path) as part:
+        pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False, float_format="%.4f")
 
 
 @torch.inference_mode()
@@ -98,7 +96,8 @@ def _of_all(
     views = cut_views(pixels, tuned.size, {"whole": 256})
     cut = np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in views.cut])
     weights = views.weights(len(cut))
-    logits = tuned.net.classify(read(tuned, cut)).cpu().numpy()  # type: ignore[operator]
+    net: Any = tuned.net  # `average_of` makes no other than `BlockFeatures`
+    logits = net.classify(read(tuned, cut)).cpu().numpy()
     others = second(read(untouched, cut).cpu().float()).squeeze(-1).numpy()
     return float(logits @ weights), float(others @ weights), len(cut)
 
