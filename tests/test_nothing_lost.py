@@ -55,7 +55,7 @@ from ganscope.detector.training.recipes import train_detector
 from ganscope.detector.training.run import fingerprint, goes_on
 from ganscope.errors import GanscopeError, GanscopeWarning
 from ganscope.files import write_text
-from ganscope.folders import save_checkpoint
+from ganscope.folders import load_checkpoint, save_checkpoint
 from ganscope.generator.latent import make_walk
 from ganscope.generator.sampling import generate_corpus
 from ganscope.generator.training import train_generator
@@ -523,6 +523,22 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name(
     assert said == once * 2
     Detector.create("cnn").save(tmp_path / "d")
     assert said == once * 5  # weights, card, configuration
+
+
+def test_a_signal_while_a_checkpoint_is_written_leaves_no_half_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path, {"step": 1})
+
+    def stopped(*_: object) -> None:
+        assert list(tmp_path.glob("*.part"))  # it is half
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "fsync", stopped)
+    with pytest.raises(SystemExit):
+        save_checkpoint(tmp_path, {"step": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert load_checkpoint(tmp_path) == {"step": 1}
 
 
 # Writes that fail

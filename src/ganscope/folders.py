@@ -10,7 +10,7 @@ fine-tuned with adapters is kept as these, beside the part that it began as (`na
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -228,11 +228,13 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
         torch.save(state, part)
         take_place(part, run / CHECKPOINT)
     except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
         raise GanscopeError(
             f"{run}: the checkpoint cannot be written ({error}); free some space and run the same "
             "command again: it continues where it stopped"
         ) from None
+    finally:
+        with suppress(OSError):  # a signal may have ended it; its folder may be gone
+            part.unlink(missing_ok=True)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
