@@ -541,6 +541,20 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_no_half_of_it(
     assert load_checkpoint(tmp_path) == {"step": 1}
 
 
+def test_a_folder_that_is_just_being_emptied_is_gone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`rm -r` removes files first: what was to take its place may be missing where it still is."""
+
+    def emptied(_: int) -> None:
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(os, "fsync", emptied)
+    with pytest.raises(GanscopeError, match="this folder is gone; leave it in its place"):
+        write_text(tmp_path / "a.txt", "a")
+
+
 # Writes that fail
 
 

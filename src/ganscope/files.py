@@ -41,7 +41,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in FULL:
             raise full(path, error) from None
-        if not path.parent.is_dir():
+        taken = error.errno == errno.ENOENT and error.filename == os.fspath(part)
+        if taken or not path.parent.is_dir():  # what empties a folder removes the folder last
             raise gone(path.parent) from None
         raise
     finally:
