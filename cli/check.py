@@ -28,7 +28,7 @@ from ganscope.cli.console import (
 )
 from ganscope.cli.streams import ReaderGone
 from ganscope.config import CheckSettings
-from ganscope.errors import escaped
+from ganscope.errors import counted, escaped
 from ganscope.inputs import count_inputs, find_images
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def check(
         alone = not (csv or json or fail_on or heatmap or timeline)
         rest, known = _not_yet(settings, desk) if desk and alone else (settings.paths, [])
         if desk and known:
-            what = "1 picture is" if len(known) == 1 else f"{len(known):,} pictures are"
+            what = counted(len(known), "picture is", "pictures are")
             err.print(f"{what} in {desk.path} already", highlight=False, markup=False)
         page = stack.enter_context(Report(settings.report)) if settings.report else None
         if desk:
@@ -195,7 +195,7 @@ def check(
     if not json:
         show_checks(shown, counts)
         if heatmap and drawn:
-            many = "1 heatmap is" if drawn == 1 else f"{drawn:,} heatmaps are"
+            many = counted(drawn, "heatmap is", "heatmaps are")
             err.print(
                 f"{many} in {heatmap}: hot places are a hint where to look, no proof",
                 highlight=False,

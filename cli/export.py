@@ -8,6 +8,7 @@ import typer
 
 from ganscope.cli.console import err, out
 from ganscope.config import ExportSettings
+from ganscope.errors import counted
 
 
 def export(
@@ -71,8 +72,7 @@ def export(
         return
     out.print(f"{found.path}: {found.bytes / 1e6:.1f} MB", highlight=False, markup=False)
     err.print(
-        f"compared with {detector} on {found.images} "
-        f"{'picture' if found.images == 1 else 'pictures'}: scores differ by "
+        f"compared with {detector} on {counted(found.images, 'picture')}: scores differ by "
         f"{found.largest:.2g} at most ({found.mean:.2g} on average), promised is "
         f"{settings.promised:g}; {found.verdicts} of {found.images} verdicts are other ones",
         highlight=False,

@@ -7,7 +7,7 @@ import typer
 
 from ganscope.cli.console import err, out
 from ganscope.config import ProjectSettings
-from ganscope.errors import GanscopeError
+from ganscope.errors import GanscopeError, counted
 
 
 def project(
@@ -48,14 +48,13 @@ def project(
             export_csv(opened, settings.csv, settings.wrong)
         if settings.corpus:
             written, gone = opened.write_corpus(settings.corpus, settings.wrong)
-            told = "1 picture is" if written == 1 else f"{written:,} pictures are"
+            told = counted(written, "picture is", "pictures are")
             err.print(f"{told} in {settings.corpus}", highlight=False, markup=False)
             if gone:
                 err.print(f"left out: {gone:,} that are no picture files here", style="yellow")
         counts = opened.counts()
-    many = "1 picture" if counts["all"] == 1 else f"{counts['all']:,} pictures"
     out.print(
-        f"{many}, {counts['done']:,} reviewed, {counts['wrong']:,} called the opposite of what "
-        f"they are, {counts['error']:,} unreadable",
+        f"{counted(counts['all'], 'picture')}, {counts['done']:,} reviewed, "
+        f"{counts['wrong']:,} called the opposite of what they are, {counts['error']:,} unreadable",
         highlight=False,
     )

@@ -22,6 +22,7 @@ from ganscope.cli.console import (
     progress,
 )
 from ganscope.config import ScanSettings
+from ganscope.errors import counted
 
 if TYPE_CHECKING:
     from ganscope.detector.scanning.scan import Progress
@@ -147,13 +148,12 @@ def _sum_up(state: "Progress", settings: ScanSettings) -> None:
     faces = f", faces by {state.faces_by}" if state.faces_by else ""
     speed = f", {state.per_second:,.1f} a second" if made else ""
     err.print(
-        f"{made:,} {'file' if made == 1 else 'files'} in {state.seconds:,.1f} s{speed}, "
-        f"by {state.workers} {'worker' if state.workers == 1 else 'workers'} ({state.engine})"
+        f"{counted(made, 'file')} in {state.seconds:,.1f} s{speed}, "
+        f"by {counted(state.workers, 'worker')} ({state.engine})"
         f"{faces}{earlier}",
         highlight=False,
     )
-    rows = f"{state.rows:,} {'row' if state.rows == 1 else 'rows'}"
-    err.print(f"{rows}{again}: {_counts(state.verdicts)}", highlight=False)
+    err.print(f"{counted(state.rows, 'row')}{again}: {_counts(state.verdicts)}", highlight=False)
     if state.verdicts.get("error"):
         err.print("the column error says why files could not be read", highlight=False)
 

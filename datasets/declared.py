@@ -13,7 +13,7 @@ import pandas as pd
 from ganscope.datasets.copies import name_some
 from ganscope.detector.evidence.evidence import read_evidence
 from ganscope.detector.evidence.record import CAPTURED, EDITED, GENERATED
-from ganscope.errors import ImageError
+from ganscope.errors import ImageError, counted
 from ganscope.images import read_content
 
 NAMED = 10
@@ -63,8 +63,7 @@ def remark_on_declared(declared: pd.DataFrame, end: str = KEPT) -> Iterator[str]
             for row in declared[declared["label"] == label].itertuples()
         ]
         if names:
-            what = one if len(names) == 1 else many
-            yield f"{len(names):,} {what}: {name_some(names, NAMED)}; {end}"
+            yield f"{counted(len(names), one, many)}: {name_some(names, NAMED)}; {end}"
 
 
 def _declared_in(path: str) -> tuple[str, str]:

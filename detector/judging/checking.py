@@ -24,7 +24,7 @@ from ganscope.detector.judging.heatmaps import heatmap, write_overlay
 from ganscope.detector.judging.scoring import Scored, score_images
 from ganscope.detector.judging.table import Table
 from ganscope.detector.judging.videos import FrameCheck, draw_timeline, shrink, summarise
-from ganscope.errors import GanscopeWarning, ImageError
+from ganscope.errors import GanscopeWarning, ImageError, counted
 from ganscope.faces import Finder, best_finder, open_finder
 from ganscope.files import free_name
 from ganscope.images import ImageSource, open_image
@@ -403,8 +403,8 @@ def _judge_film(detector: Judge, judged: _Film) -> Check:
         width=film.width,
         height=film.height,
         warnings=(
-            f"video of {film.duration:.1f} s, {len(judged.frames)} frames of {film.scenes:,} "
-            f"{'scene' if film.scenes == 1 else 'scenes'} looked at",
+            f"video of {film.duration:.1f} s, {counted(len(judged.frames), 'frame')} of "
+            f"{counted(film.scenes, 'scene')} looked at",
             *film.warnings,
         ),
         error=None,

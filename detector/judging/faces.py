@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ganscope.detector.judge import Judge, sigmoid
+from ganscope.errors import counted
 from ganscope.faces import Face, Finder
 
 MOST = 8
@@ -161,8 +162,7 @@ def told_by_faces(faces: Sequence[FaceCheck], found: int, verdict: str) -> Told:
         remarks.append(f"{found} faces: the {len(faces)} largest looked at")
     small = sum(face.verdict is None for face in faces)
     if small:
-        what = "1 face is" if small == 1 else f"{small} faces are"
-        remarks.append(f"{what} too small to judge")
+        remarks.append(f"{counted(small, 'face is', 'faces are')} too small to judge")
     suspect = [face for face in faces if face.verdict == "fake"]
     if not suspect or verdict == "fake":
         return Told(verdict, "", remarks)

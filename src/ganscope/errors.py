@@ -68,6 +68,11 @@ def refuse_bytes(name: str) -> None:
         raise GanscopeError(f"{name!a}: this name is no UTF-8; rename the file") from None
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number with its word, "1 file", "2,000 files"; many: where that is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else many or f'{one}s'}"
+
+
 def reason_of(error: BaseException) -> str:
     """An error's kind and the first line of what it says."""
     said = str(error).strip().splitlines()

@@ -21,7 +21,7 @@ from ganscope.config import replacing, write_json, write_text
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.benchmark.report import figures, summary, tables
 from ganscope.detector.judging.metrics import ECE_BINS
-from ganscope.errors import escaped_in_page
+from ganscope.errors import counted, escaped_in_page
 from ganscope.files import csv_text
 
 TEMPLATE = "page.html.jinja"
@@ -212,7 +212,7 @@ def _plain(value: Any) -> Any:
 
 def _title(results: pd.DataFrame) -> str:
     detectors, generators = results["detector"].nunique(), len(_generators(results))
-    return f"{_count(detectors, 'detector')} against {_count(generators, 'generator')}"
+    return f"{counted(detectors, 'detector')} against {counted(generators, 'generator')}"
 
 
 def _over(results: pd.DataFrame) -> str:
@@ -231,16 +231,12 @@ def _subtitle(results: pd.DataFrame, scores: pd.DataFrame, about: dict[str, Any]
     parts = []
     if len(labels):
         reals, fakes = (int((labels == label).sum()) for label in (0, 1))
-        parts.append(f"{_count(reals, 'real')} and {_count(fakes, 'fake')}")
+        parts.append(f"{counted(reals, 'real')} and {counted(fakes, 'fake')}")
     if degraded := len(_degradations(results)):
-        parts.append(f"clean and under {_count(degraded, 'degradation')}")
+        parts.append(f"clean and under {counted(degraded, 'degradation')}")
     if about["corpora"]:
         parts.append(f"of {', '.join(map(str, about['corpora']))}")
     return parts
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _degradations(results: pd.DataFrame) -> list[str]:

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 from ganscope.datasets.degradations import CLEAN
 from ganscope.detector.judging.calibration import false_alarm_bound
 from ganscope.detector.judging.metrics import NAMES, against_generators, ranked_by
+from ganscope.errors import counted
 
 ALL, MEAN = "all", "mean"
 ENOUGH = 0.9
@@ -382,7 +383,7 @@ def _left_out(about: dict[str, Any]) -> list[Finding]:
         for text in about.get(name, ())
     ]
     if count := len(about.get("unreadable", ())):
-        text = "1 image is" if count == 1 else f"{count:,} images are"
+        text = counted(count, "image is", "images are")
         found.append(Finding("Unreadable", f"{text} left out; see the end of this page."))
     return found
 
