@@ -35,8 +35,8 @@ latents, a little off; with smooth latents; with another way to enlarge), or fro
 TAKEN = ("paste", "splice", "resample", "reencode")
 """And those that take it from a generated picture or another photograph, or save it anew."""
 LEARNED = (
-    *("recon", "pipe", "jitter", "paste", "pipe", "noise", "splice", "recon", "resample"),
-    *("paste", "none", "jitter"),
+    *("recon", "pipe", "jitter", "paste", "noise", "recon", "pipe", "splice", "recon", "jitter"),
+    *("pipe", "none", "resample", "noise"),
 )
 """What the layer learns from; smooth, upsample, telea and reencode are for tests alone."""
 

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
-from locate import read_places
+from locate import with_places
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from train_clip import mean_adapters, shares_of
@@ -57,18 +57,13 @@ def main() -> None:
     scores = pd.read_csv(options.scores)
     scores["tuned"] = (scores["native"] + scores["whole"]) / 2
     arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
-    where: dict[str, torch.Tensor] = {}
-    if options.places:
-        asked, where = read_places(options.places)
-        arguments |= asked
-        if arguments.get("where_plain") and not options.second:
-            raise SystemExit("--places: its layer asks the untouched backbone, too; name --second")
     detector = average_of(options.base, shares, arguments)
-    detector.load_state_dict({f"net.{key}": value for key, value in where.items()}, strict=False)
     weight = 0.0
     if options.second:
         weight = weight_of(scores, options.share)
         add_second(detector, options.second, weight)
+    if options.places:
+        detector = with_places(detector, options.places)
     scores = summed(scores, weight)
     if options.looks:
         first, scores = scores, pd.concat([pd.read_csv(one) for one in options.looks])

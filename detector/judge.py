@@ -111,6 +111,10 @@ class Judge(ABC):
         images (N,). Raises `GanscopeError` if there is no map.
         """
 
+    def places(self, pixels: np.ndarray) -> np.ndarray:
+        """The map of `local_logits` alone, sooner where it is made apart."""
+        return self.local_logits(pixels)[0]
+
     @property
     def size(self) -> int:
         """Side of the input tiles in pixels."""

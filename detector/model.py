@@ -243,6 +243,13 @@ class Detector(FolderModel, Judge):
             whole = found.mean((1, 2))
         return found.float().cpu().numpy(), whole.float().cpu().numpy()
 
+    @torch.inference_mode()
+    def places(self, pixels: np.ndarray) -> np.ndarray:
+        net = self._quick[0] if self._quick and self.on_cpu else self.net
+        if not (isinstance(net, BlockFeatures) and net.places_apart):
+            return super().places(pixels)
+        return net.own_places(self.normalised(self._images(pixels))).cpu().numpy()
+
     def _images(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3) uint8 -> (N, 3, H, W) in [0, 1], on its device. Pixels travel as bytes."""
         images = to_device(torch.from_numpy(pixels), self.mean.device)

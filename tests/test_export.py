@@ -331,8 +331,10 @@ def test_what_has_no_views_but_the_first_look_counts_by_less() -> None:
     assert [few.score, many.score] == pytest.approx([judge.score(2.1), judge.score(4.2)])
 
 
-def test_the_graph_asks_both_backbones_where(tmp_path: Path) -> None:
-    about = {"where": [1, 0], "where_plain": [1]}
+@pytest.mark.parametrize(
+    "about", [{"where": [1, 0], "where_plain": [1]}, {"where_own": [2, 0]}, {"where_own": [0]}]
+)
+def test_the_graph_asks_every_backbone_where(about: dict[str, Any], tmp_path: Path) -> None:
     reads = {"reads": [[1, "cls"]], "map_block": 1, "beside": 4}
     name = trained(tmp_path / "run", "clip", **reads, **about)
     detector, path = Detector.load(name), tmp_path / "d.onnx"
@@ -370,6 +372,7 @@ ARCHITECTURES = {
     "vit:test_vit": {"size": 64, "where": 2},
     "vit:test_vit, curved": {"size": 64, "hidden": 8},
     "vit:test_vit, twice": {"size": 64, "beside": 4, "where": [0, 2], "where_plain": [1]},
+    "vit:test_vit, thrice": {"size": 64, "beside": 4, "where_own": [0, 2]},
 }
 
 
@@ -426,14 +429,26 @@ def test_torchscript_carries_all_it_needs(half: bool, tmp_path: Path) -> None:
     assert one.score == pytest.approx(other.score, abs=0.01 if half else 1e-6)
 
 
+def test_torchscript_says_where(tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "vit:test_vit", size=64, where_own=[1])
+    settings = ExportSettings(detector=name, to="torchscript", out=tmp_path / "d.pt")
+    judge, detector = load_judge(str(export_detector(settings).path)), Detector.load(name)
+    pixels = views(2, 64)
+    np.testing.assert_allclose(judge.logits(pixels), detector.logits(pixels), atol=1e-4)
+    for mine, its in zip(judge.local_logits(pixels), detector.local_logits(pixels), strict=True):
+        np.testing.assert_allclose(mine, its, atol=1e-4)
+
+
 def test_openvino_gives_a_folder_that_check_takes(photo: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    name = trained(tmp_path / "run", "vit:test_vit", size=64, where=2)
+    name = trained(tmp_path / "run", "vit:test_vit", size=64, where_own=[2])
     out = tmp_path / "vino"
     found = export_detector(ExportSettings(detector=name, to="openvino", out=out))
     assert found.largest < 1e-4
     assert {path.name for path in out.iterdir()} == {"model.xml", "model.bin", "ganscope.json"}
     assert check_image(photo, str(out)).verdict == check_image(photo, name).verdict
+    judge, pixels = load_judge(str(out)), views(2, 64)
+    np.testing.assert_allclose(judge.local_logits(pixels)[1], judge.logits(pixels), atol=1e-4)
     again = ExportSettings(detector=name, to="openvino", out=out)
     export_detector(again)  # takes the place of its own kind
     (out / "letter.txt").write_text("mine")

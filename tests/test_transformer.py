@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ganscope.detector.exported.loading import load_judge
 from ganscope.detector.judging.heatmaps import heatmap
 from ganscope.detector.model import Detector
-from ganscope.detector.networks.architectures import build, load_pretrained
+from ganscope.detector.networks.architectures import build, load_pretrained, load_weights
 from ganscope.detector.networks.lora import (
     LowRank,
     adapters_of,
@@ -288,9 +288,45 @@ def test_blocks_of_both_backbones_say_where(tmp_path: Path) -> None:
     np.testing.assert_allclose(again, mine, atol=0.02)
 
 
+def test_a_backbone_of_its_own_says_where(tmp_path: Path) -> None:
+    """It moves no score, begins as the untouched one, and is kept as the way from that."""
+    detector, images = second_reader(where_own=[2, 0]), torch.rand(2, 3, 32, 32)
+    net: Any = detector.net
+    x = detector.normalised(images)
+    with torch.inference_mode():
+        for mine, its in zip(net.local.parameters(), net.plain.parameters(), strict=True):
+            mine.copy_(its)
+        before = detector(images)
+        net.local.blocks[0].mlp.fc1.weight[3] += 1
+        about = {"norm": False, "intermediates_only": True, "output_fmt": "NLC"}
+        after = net.local.forward_intermediates(x, indices=[0, 2], **about)
+        seen = [F.layer_norm(patches, (net.width,)) for patches in after]
+        shares = net.where.weight[0].split(net.width)
+        expected = sum(one @ part for one, part in zip(seen, shares, strict=True))
+        local, logits = net.where_logits(x)
+        torch.testing.assert_close(local, expected.view_as(local))
+        torch.testing.assert_close(net.own_places(x), local)
+        torch.testing.assert_close(logits, before)
+    detector.config["steps"] = {f"net.{one}.": "net.plain." for one in ("backbone", "local")}
+    detector.save(tmp_path)
+    again: Any = Detector.load(tmp_path).net
+    mine, its = (one.local.state_dict() for one in (net, again))
+    for name in mine:
+        torch.testing.assert_close(its[name], mine[name], atol=2e-3, rtol=2e-3)
+    assert again.local.cls_token.data_ptr() == again.plain.cls_token.data_ptr()  # kept once
+
+
+def test_a_backbone_of_its_own_begins_as_the_weights_that_were_named() -> None:
+    whole = timm.create_model("test_vit", num_classes=0, img_size=32)
+    net: Any = small(where_own=[1])
+    load_weights(net, whole.state_dict(), "here")
+    torch.testing.assert_close(net.local.state_dict(), net.backbone.state_dict())
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ({"where_own": [9]}, "blocks"),
         ({"where": [0, 9], "beside": 8}, "blocks"),
         ({"where": [0], "where_plain": [0]}, "beside"),
         ({"where_plain": [0], "beside": 8}, "beside and where"),

@@ -195,8 +195,8 @@ def answers(detector: Any, jobs: list[Job], plan: Plan) -> Iterator[tuple[int, d
         answer = check.as_dict()
         if check.error is None and (job.heatmap or job.thumbnail or job.picture):
             pixels = open_image(image).pixels
-            judged = check.probability is not None
-            answer |= drawings(detector, job, pixels, judged, check.faces or ())
+            chance = check.probability
+            answer |= drawings(detector, job, pixels, chance is not None, check.faces or (), chance)
         if job.tiles and check.error is None:
             answer["tiles"] = tile_scores(detector, scored)
         if job.evidence:
@@ -250,9 +250,16 @@ def of_video(detector: Any, job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def drawings(
-    detector: Any, job: Job, pixels: np.ndarray, judged: bool, faces: Sequence[Any] = ()
+    detector: Any,
+    job: Job,
+    pixels: np.ndarray,
+    judged: bool,
+    faces: Sequence[Any] = (),
+    probability: float | None = None,
 ) -> dict[str, str]:
-    """The pictures that a job asks for, as data URIs; boxes around faces are on the heatmap."""
+    """The pictures that a job asks for, as data URIs; boxes around faces are on the heatmap.
+    probability: as in `heatmap`.
+    """
     found = {}
     shown = shrunk(pixels, SHOWN_SIDE)
     if job.picture:
@@ -262,7 +269,7 @@ def drawings(
     if job.heatmap and judged:
         from ganscope.detector.judging.heatmaps import draw_faces, heatmap, lay_over
 
-        heat = cv2.resize(heatmap(detector, pixels), shown.shape[1::-1])
+        heat = cv2.resize(heatmap(detector, pixels, "auto", probability), shown.shape[1::-1])
         drawn = lay_over(shown, heat)
         draw_faces(drawn, faces, shown.shape[1] / pixels.shape[1])
         found["heatmap"] = as_uri(drawn, SHOWN_QUALITY)

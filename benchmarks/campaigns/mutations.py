@@ -178,6 +178,7 @@ def tiny_networks(place: Path) -> dict[str, tuple[Path, Look]]:
         "beside": 4,
         "where": [0, 2],
         "where_plain": [1],
+        "where_own": [1],
     }
     about = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
     parts = [

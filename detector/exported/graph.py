@@ -69,15 +69,16 @@ def transformer_graph(
     weights: dict[str, np.ndarray],
     portable: bool = False,
     face: FaceHead | None = None,
+    places: bool = True,
 ) -> onnx.ModelProto:
     """The graph of a `clip` detector, in float32, from its `config.json` and its weights by name.
 
     weights: as in the weights file, but whole (`plain_weights`), or with the way from `plain` to
     the fine-tuned matrices apart: then they share those of `plain`. portable: nothing but ONNX'
     own operations, for other programs than onnxruntime. face: the graph of this instead, whose
-    `logits` say whether a face was swapped; of the untouched backbone, without a map. Raises
-    `ValueError` for weights that are not of such a network, and for arguments that this does not
-    know.
+    `logits` say whether a face was swapped; of the untouched backbone, without a map. places:
+    whether there is a map at all. Raises `ValueError` for weights that are not of such a network,
+    and for arguments that this does not know.
     """
     arguments = dict(config["arguments"])
     size = config["input"]["size"]
@@ -85,7 +86,7 @@ def transformer_graph(
         arguments.pop(name, None) for name in ("reads", "map_block", "where")
     )
     where = [] if where is None else [where] if isinstance(where, int) else list(where)
-    where_plain = list(arguments.pop("where_plain", ()))
+    where_plain, where_own = (list(arguments.pop(f"where_{one}", ())) for one in ("plain", "own"))
     curved, beside = arguments.pop("hidden", 0), arguments.pop("beside", 0)
     arguments.pop("size", None)
     if arguments:
@@ -118,7 +119,7 @@ def transformer_graph(
     def linear(x: str, key: str) -> str:
         down, up = (weights.get(f"net.{key}.weight.{part}") for part in "AB")
         apart = down is not None and up is not None
-        whole = key.replace("backbone.", "plain.") if apart else key
+        whole = f"plain.{key.partition('.')[2]}" if apart else key
         found = add("MatMul", x, graph.constant(of(f"{whole}.weight").T, whole))
         if down is not None and up is not None:
             found = add("Add", found, add("MatMul", add("MatMul", x, down.T), up.T))
@@ -176,7 +177,7 @@ def transformer_graph(
         x = add("Concat", add("Expand", of(f"{encoder}.cls_token"), begin), x, axis=1)
         return norm(add("Add", x, places), f"{encoder}.norm_pre")
 
-    def blocks_of(encoder: str, looked_at: list[int]) -> list[str]:
+    def blocks_of(encoder: str, looked_at: list[int], depth: int = depth) -> list[str]:
         """The tokens after each block; looked_at: blocks whose single patches somebody looks at."""
         x, after = embedded(encoder), []
         for number in range(depth):
@@ -242,9 +243,14 @@ def transformer_graph(
         of_second = of_patches(map_block, second)
         logits = add("Add", logits, bend(features_of(second, of_second), "beside"))
     logits = add("Squeeze", logits, tokens, named=LOGITS)
-    if where:
+    if not places:
+        return graph.model([pixels], [told])
+    if where or where_own:
         looked = [of_patches(block, after) for block in where]
         looked += [of_patches(block, second) for block in where_plain]
+        if where_own:
+            third = blocks_of("local", where_own, max(where_own) + 1)
+            looked += [of_patches(block, third) for block in sorted(set(where_own))]
         shares = np.split(of("where.weight").T, len(looked))
         found = [add("MatMul", *pair) for pair in zip(looked, shares, strict=True)]
         local = add("Sum", *found)
@@ -268,7 +274,7 @@ def amplitudes() -> dict[str, np.ndarray]:
     whole = np.load(io.BytesIO(Path(__file__).with_name("amplitudes.npz").read_bytes()))
     return {
         f"{encoder}.blocks.{number}.{name}": row
-        for encoder in ("backbone", "plain")
+        for encoder in ("backbone", "plain", "local")
         for name in whole.files
         for number, row in enumerate(whole[name])
     }

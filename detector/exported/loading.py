@@ -155,6 +155,9 @@ class QuickJudge(OnnxJudge):
     def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self._exact().local_logits(pixels)
 
+    def places(self, pixels: np.ndarray) -> np.ndarray:
+        return self._exact().places(pixels)
+
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
@@ -212,9 +215,10 @@ def _from_cache(
         judge = _checked(path, name, kind)  # another command may have made it meanwhile
         if judge is None:
             with replacing(path) as part:
+                form = "int8" if int8 else "smallest"
+                # Heatmaps are made by the exact graph.
                 save_graph(
-                    graph_of(name, folder, config, part, "int8" if int8 else "smallest", face=face),
-                    part,
+                    graph_of(name, folder, config, part, form, face=face, places=not int8), part
                 )
                 told = {"folder": place, "made of": digest, "sha256": hash_files(part)}
                 write_json(path.with_suffix(".json"), told)
@@ -238,13 +242,14 @@ def graph_of(
     form: str = "float",
     portable: bool = False,
     face: FaceHead | None = None,
+    places: bool = True,
 ) -> "onnx.ModelProto":
     """The graph of a detector, with what it needs to judge.
 
     part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
     or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. face:
-    the graph of this, for squares around faces. Raises `GanscopeError` for a network that ONNX
-    cannot express.
+    the graph of this, for squares around faces. places: whether that of a `clip` detector has its
+    map. Raises `GanscopeError` for a network that ONNX cannot express.
     """
     from ganscope.detector.exported import graph, shrinking
 
@@ -267,12 +272,12 @@ def graph_of(
         try:
             bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
             weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
-            model = graph.transformer_graph(config, weights, portable, face)
+            model = graph.transformer_graph(config, weights, portable, face, places)
             known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
-        where = config["arguments"].get("where")
-        kind: str | None = "parts" if where is None or where == [] else "places"
+        about_places = [config["arguments"].get(one) for one in ("where", "where_own")]
+        kind: str | None = "parts" if all(one in (None, []) for one in about_places) else "places"
     else:
         from ganscope.detector.exported.tracing import traced_onnx
         from ganscope.detector.model import load_detector

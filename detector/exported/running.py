@@ -101,6 +101,8 @@ class OnnxJudge(ExportedJudge):
             ) from None
         super().__init__(about, said)
         self.input = self.session.get_inputs()[0].name
+        self.asked = onnxruntime.RunOptions()
+        self.asked.only_execute_path_to_fetches = True  # a map may cost a backbone of its own
 
     def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._run(None, pixels)
@@ -108,9 +110,14 @@ class OnnxJudge(ExportedJudge):
     def logits(self, pixels: np.ndarray) -> np.ndarray:
         return self._run(["logits"], pixels)[0]
 
+    def places(self, pixels: np.ndarray) -> np.ndarray:
+        if not self.has_map:
+            return super().places(pixels)
+        return self._run(["places"], pixels)[0]
+
     def _run(self, wanted: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
         def run(share: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(wanted, {self.input: share})
+            return self.session.run(wanted, {self.input: share}, self.asked)
 
         shares = np.array_split(np.ascontiguousarray(pixels), min(self.shares, len(pixels)))
         try:
@@ -128,21 +135,32 @@ class OpenVinoJudge(ExportedJudge):
         openvino = import_openvino(said)
         try:
             about = json.loads((folder / FOLDER_FILES[2]).read_text(encoding="utf-8"))
-            core = openvino.Core()
-            self.network = core.compile_model(
-                core.read_model(folder / FOLDER_FILES[0]),
-                "CPU",
-                {"INFERENCE_PRECISION_HINT": "f32"},
-            )
+            model = openvino.Core().read_model(folder / FOLDER_FILES[0])
+            named = {output.any_name: output for output in model.outputs}
+            alone = openvino.Model([named["logits"]], model.get_parameters(), "logits")
+            self.network = self._compiled(alone)
         except Exception as error:
             raise GanscopeError(
                 f"{said}: OpenVINO cannot load it ({reason_of(error)[:120]}); export it again"
             ) from None
         super().__init__(about, said)
+        self.model = model
+        self.whole: Any = None
+
+    def _compiled(self, model: Any) -> Any:
+        import openvino
+
+        return openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        found = self.network([np.ascontiguousarray(pixels)])
+        return np.array(found[self.network.outputs[0]])
 
     def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
-        found = self.network([np.ascontiguousarray(pixels)])
-        return [np.array(found[output]) for output in self.network.outputs]
+        if self.whole is None:  # the map may cost a backbone of its own
+            self.whole = self._compiled(self.model)
+        found = self.whole([np.ascontiguousarray(pixels)])
+        return [np.array(found[output]) for output in self.whole.outputs]
 
 
 class ScriptJudge(ExportedJudge):
@@ -163,6 +181,13 @@ class ScriptJudge(ExportedJudge):
             ) from None
         super().__init__(about, said)
         self.torch = torch
+
+    def logits(self, pixels: np.ndarray) -> np.ndarray:
+        if not hasattr(self.module, "logits"):
+            return super().logits(pixels)
+        with self.torch.inference_mode():
+            found: np.ndarray = self.module.logits(self.torch.from_numpy(pixels.copy())).numpy()
+        return found
 
     def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
         with self.torch.inference_mode():

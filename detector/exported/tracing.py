@@ -36,9 +36,14 @@ class _Bytes(nn.Module):
             found = detector.logits(noise.astype(np.uint8))
             self.of_map = bool(np.abs(found - whole).max() <= SAME)
 
+    def logits(self, pixels: Tensor) -> Tensor:
+        return self.detector.net(self._images(pixels))
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        return self.detector.normalised(pixels.permute(0, 3, 1, 2).float() / 255)
+
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        detector = self.detector
-        images = detector.normalised(pixels.permute(0, 3, 1, 2).float() / 255)
+        detector, images = self.detector, self._images(pixels)
         if detector.has_places:
             local, whole = detector.net.where_logits(images)  # type: ignore[operator]
             return whole, local
@@ -97,7 +102,10 @@ def save_script(detector: Detector, path: Path, what: dict[str, Any], half: bool
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         with _told(detector):
-            module = torch.jit.trace(network, (example,), check_trace=False)
+            asked: dict[str, Any] = {"forward": (example,)}
+            if detector.has_places:  # which may cost a backbone of their own
+                asked[LOGITS] = (example,)
+            module = torch.jit.trace_module(network, asked, check_trace=False)
     kept = []
     for weights in [*module.parameters(), *module.buffers()] if half else []:
         if weights.numel() >= LARGE and weights.is_floating_point():

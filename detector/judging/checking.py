@@ -230,7 +230,7 @@ def check_images(settings: CheckSettings) -> Iterator[Check]:
                 table.drawing(check.path)
             elif settings.heatmap and check.probability is not None and place.source is not None:
                 pixels = open_image(place.source).pixels
-                heat = heatmap(detector, pixels, settings.heatmap_method)
+                heat = heatmap(detector, pixels, settings.heatmap_method, check.probability)
                 with _name_for(settings.heatmap, check.path, table) as drawn:
                     write_overlay(drawn, pixels, heat, _caption(check), check.faces or ())
                 check = replace(check, heatmap=str(drawn))

@@ -15,8 +15,8 @@ import numpy as np
 
 from ganscope.detector.judge import Judge, sigmoid
 from ganscope.detector.judging.faces import FaceCheck, around, find_faces, least_of
-from ganscope.detector.judging.scoring import tile_positions
-from ganscope.detector.judging.views import whole_of
+from ganscope.detector.judging.scoring import tile_positions, tiles
+from ganscope.detector.judging.views import cut_views, whole_of
 from ganscope.errors import GanscopeError
 from ganscope.faces import open_finder
 from ganscope.files import write_picture
@@ -31,15 +31,18 @@ SMOOTH = 9
 PICTURE = (-2.0, 4.0)
 """The logit of a whole picture is held between these before it moves those of its places."""
 
-Method = Callable[[Judge, np.ndarray], np.ndarray]
+Method = Callable[[Judge, np.ndarray, float | None], np.ndarray]
 heatmap_methods: Registry[Method] = Registry("heatmap method")
 
 
-def heatmap(detector: Judge, pixels: np.ndarray, method: str = "auto") -> np.ndarray:
+def heatmap(
+    detector: Judge, pixels: np.ndarray, method: str = "auto", probability: float | None = None
+) -> np.ndarray:
     """The evidence in an image: (H, W) float32 in [0, 1], high = evidence for fake.
 
     pixels: (H, W, 3) uint8 RGB. method: patches, tiles or gradcam; auto: patches where the network
-    has a map of logits of its own, else gradcam where it has layers for that, else tiles. Raises
+    has a map of logits of its own, else gradcam where it has layers for that, else tiles.
+    probability: the calibrated one of the whole image, where it is known: that spares time. Raises
     `GanscopeError` for a method that does not fit.
     """
     if detector.faces_alone:
@@ -47,7 +50,7 @@ def heatmap(detector: Judge, pixels: np.ndarray, method: str = "auto") -> np.nda
     if method == "auto":
         method = "gradcam" if detector.has_gradients else "tiles"
         method = "patches" if detector.has_map else method
-    return heatmap_methods[method](detector, pixels)
+    return heatmap_methods[method](detector, pixels, probability)
 
 
 def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
@@ -66,7 +69,7 @@ def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
             whole = detector.logits(view)
             local = whole[:, None, None]
         if detector.has_places:  # as in `patches`: a face that looks real has no such places
-            local = local + np.clip(_log_odds(detector, float(whole[0])), *PICTURE)
+            local = local + _odds(float(detector.probability(whole[0])))
         size = (right - left, bottom - top)
         place = cv2.resize(sigmoid(local[0]).astype(np.float32), size)
         square = found[top:bottom, left:right]
@@ -75,42 +78,44 @@ def _of_faces(detector: Judge, pixels: np.ndarray) -> np.ndarray:
 
 
 @heatmap_methods.register("patches")
-def patches(detector: Judge, pixels: np.ndarray) -> np.ndarray:
+def patches(detector: Judge, pixels: np.ndarray, probability: float | None) -> np.ndarray:
     """The network's own map of logits, averaged around each place over about a tile.
 
     Tiles are what the calibration is made for: a single patch scatters more, and on its scale
     would look sure where nothing is. A network with a layer `where` of its own says how likely each
     place is fake, compared with others; the odds of the picture as a whole are multiplied in.
     """
-
-    whole: list[np.ndarray] = []
-
-    def local(cut: np.ndarray) -> np.ndarray:
-        maps, images = detector.local_logits(cut)
-        whole.append(images)
-        return maps
-
     found = cv2.GaussianBlur(
-        _stitched(detector, pixels, local),
+        _stitched(detector, pixels, detector.places),
         (0, 0),
         detector.size / (SMOOTH if detector.views else 4),
         borderType=cv2.BORDER_REFLECT,
     )
     if not detector.has_places:
         return detector.probability(found).astype(np.float32)
-    # The odds of a place, times those of the picture; places stay to be seen in any picture.
-    odds = _log_odds(detector, float(np.concatenate(whole).mean()))
-    return sigmoid(found + np.clip(odds, *PICTURE)).astype(np.float32)
+    if probability is None:
+        probability = float(detector.probability(_logit_of(detector, pixels)))
+    return sigmoid(found + _odds(probability)).astype(np.float32)
 
 
-def _log_odds(detector: Judge, logit: float) -> float:
-    """Of the picture to be fake, by its calibrated probability."""
-    chance = float(detector.probability(logit))
-    return float(np.log(chance / (1 - chance)))
+def _odds(probability: float) -> float:
+    """What is added to the log odds of places, that they be those in this picture; they stay to be
+    seen in any.
+    """
+    chance = np.clip(probability, 1e-9, 1 - 1e-9)
+    return float(np.clip(np.log(chance / (1 - chance)), *PICTURE))
+
+
+def _logit_of(detector: Judge, pixels: np.ndarray) -> float:
+    """Of the whole picture, by all its views or tiles."""
+    if detector.views:
+        views = cut_views(pixels, detector.size, detector.views)
+        return float(detector.logits(views.cut) @ views.weights(len(views.cut)))
+    return float(detector.logits(tiles(pixels, detector.size)[0]).mean())
 
 
 @heatmap_methods.register("tiles")
-def tile_logits(detector: Judge, pixels: np.ndarray) -> np.ndarray:
+def tile_logits(detector: Judge, pixels: np.ndarray, _: float | None) -> np.ndarray:
     """One logit a tile, on tiles that overlap by half."""
 
     def local(cut: np.ndarray) -> np.ndarray:
@@ -120,7 +125,7 @@ def tile_logits(detector: Judge, pixels: np.ndarray) -> np.ndarray:
 
 
 @heatmap_methods.register("gradcam")
-def gradcam(detector: Judge, pixels: np.ndarray) -> np.ndarray:
+def gradcam(detector: Judge, pixels: np.ndarray, _: float | None) -> np.ndarray:
     """Grad-CAM, relative to the most important place; see `gradcam.py`."""
     if not detector.has_gradients:
         what = detector.config["architecture"]

@@ -191,7 +191,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
     prefix = ""
     heads: tuple[str, ...] = ("head.", "fc1.")
     if isinstance(net, BlockFeatures):
-        prefix, heads = "backbone.", ("head.", "curve.", "where", "beside.", "plain.")
+        prefix, heads = "backbone.", ("head.", "curve.", "where", "beside.", "plain.", "local.")
         if not any(key.startswith(prefix) for key in state):
             state = net.of_backbone(state)
         if net.plain is None and any(key.startswith("plain.") for key in state):
@@ -202,8 +202,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor], said: str) -> None:
                 stacklevel=2,
             )
         state = net.at_own_size(state)
-        if net.plain is not None and not any(key.startswith("plain.") for key in state):
-            state |= net.twin_of(state)
+        state = net.twin_of(state) | state
     elif isinstance(net, TimmNet):
         prefix, heads = "backbone.", (*(f"backbone.{name}." for name in net.head_names()), "where.")
         if not any(key.startswith(prefix) for key in state):
@@ -223,7 +222,7 @@ def _load_from_hub(net: nn.Module) -> None:
         whole = load_from_hub(
             net.name, "--pretrained hub", "name a weights file", num_classes=0, **net.options
         )
-        heads = ("head.", "curve.", "where", "beside.", "plain.")
+        heads = ("head.", "curve.", "where", "beside.", "plain.", "local.")
         state = net.of_backbone(whole.state_dict())
         load_strictly(net, state | net.twin_of(state), "--pretrained hub", may_lack=heads)
         return

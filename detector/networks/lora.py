@@ -5,6 +5,7 @@ Afterwards the product is added to W, and the network is as it was before, with 
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,9 +40,9 @@ class LowRank(nn.Module):
         return self.layer.requires_grad_(True)
 
 
-def _matrices(net: BlockFeatures) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
+def _matrices(backbone: Any) -> Iterator[tuple[str, nn.Module, str, nn.Module]]:
     """Name within the backbone, the module that holds it, its name there, and the matrix."""
-    for number, block in enumerate(net.backbone.blocks):
+    for number, block in enumerate(backbone.blocks):
         for name in ADAPTED:
             place, _, last = name.rpartition(".")
             holder = block.get_submodule(place)
@@ -52,14 +53,18 @@ def _is_norm(key: str) -> bool:
     return any(f".{name}" in f".{key}" for name in ALSO)
 
 
-def add_adapters(net: BlockFeatures, rank: int, blocks: int | None = None) -> None:
-    """Give the matrices of the last `blocks` blocks (None: all) adapters of this rank.
+def add_adapters(
+    net: BlockFeatures, rank: int, blocks: int | None = None, backbone: str = "backbone"
+) -> None:
+    """Give the matrices of the last `blocks` blocks (None: all) adapters of this rank; of the
+    network's part `backbone`.
 
     Raises `GanscopeError` for a transformer whose blocks are built otherwise.
     """
-    first = 0 if blocks is None else len(net.backbone.blocks) - blocks
+    whole = getattr(net, backbone)
+    first = 0 if blocks is None else len(whole.blocks) - blocks
     try:
-        for name, holder, last, layer in list(_matrices(net)):
+        for name, holder, last, layer in list(_matrices(whole)):
             if int(name.split(".")[1]) >= first:
                 if not isinstance(layer, nn.Linear):
                     raise AttributeError(f"{name} is no linear layer")
@@ -71,9 +76,9 @@ def add_adapters(net: BlockFeatures, rank: int, blocks: int | None = None) -> No
         ) from None
 
 
-def merge_adapters(net: BlockFeatures) -> None:
-    """Add every adapter to its matrix, and leave the plain network."""
-    for _, holder, last, layer in list(_matrices(net)):
+def merge_adapters(net: BlockFeatures, backbone: str = "backbone") -> None:
+    """Add every adapter of a part to its matrix, and leave the plain network."""
+    for _, holder, last, layer in list(_matrices(getattr(net, backbone))):
         if isinstance(layer, LowRank):
             setattr(holder, last, layer.merged())
 
@@ -87,7 +92,7 @@ def apply_adapters(net: BlockFeatures, state: dict[str, Tensor], said: str) -> N
     said: how the user named the file. Raises `GanscopeError` if the adapters are those of another
     network.
     """
-    matrices = {name: layer for name, _, _, layer in _matrices(net)}
+    matrices = {name: layer for name, _, _, layer in _matrices(net.backbone)}
     named = {key.rpartition(".")[0] for key in state if key.endswith((".A", ".B"))}
     unknown = sorted(named - set(matrices))
     if not named or unknown:
@@ -136,7 +141,7 @@ def apply_adapters(net: BlockFeatures, state: dict[str, Tensor], said: str) -> N
 def adapters_of(net: BlockFeatures) -> dict[str, Tensor]:
     """What `apply_adapters` reads, of a network that has adapters: all that it learned, small."""
     found: dict[str, Tensor] = {}
-    for name, _, _, layer in _matrices(net):
+    for name, _, _, layer in _matrices(net.backbone):
         if isinstance(layer, LowRank):
             found |= {f"{name}.A": layer.A.detach(), f"{name}.B": layer.B.detach()}
     for key, value in net.backbone.state_dict().items():

@@ -29,8 +29,9 @@ class BlockFeatures(nn.Module):
     untouched twin `plain` of the backbone reads, 0 for none. where: the blocks whose patches say
     where a picture is fake, by a linear layer of their own that was fitted to pictures fake in
     parts (patches know where in the view they are, so each place has a bias); None: the head's
-    share in the map. where_plain: blocks of `plain` that say it with them. size: side of its images
-    where timm's is another.
+    share in the map. where_plain: blocks of `plain` that say it with them. where_own: blocks of a
+    third backbone, `local`, that say it with them; it learned nothing else. size: side of its
+    images where timm's is another.
 
     features (N, D): every part normalised over its width without weights of its own, the mean of
     the patches of `map_block` last. logit = head(features) + curve(features). As the head is
@@ -46,6 +47,7 @@ class BlockFeatures(nn.Module):
         hidden: int = 0,
         where: int | Sequence[int] | None = None,
         where_plain: Sequence[int] = (),
+        where_own: Sequence[int] = (),
         beside: int = 0,
         size: int | None = None,
     ):
@@ -68,12 +70,14 @@ class BlockFeatures(nn.Module):
         if self.where_plain and not (beside and self.where_blocks):
             raise ValueError("where_plain without beside and where")
         wanted = sorted({*self.blocks, self.map_block, *self.where_blocks, *self.where_plain})
-        if wanted[0] < 0 or wanted[-1] >= depth:
-            raise ValueError(f"blocks {wanted} of a transformer that has {depth}")
+        self.where_own = sorted({int(block) for block in where_own})
+        kept = sorted({*wanted, *self.where_own})
+        if kept[0] < 0 or kept[-1] >= depth:
+            raise ValueError(f"blocks {kept} of a transformer that has {depth}")
         if not prefix and any(what == "cls" for _, what in self.reads):
             raise ValueError(f"{name} has no class token to read")
         self.wanted = wanted
-        self.backbone.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+        self.backbone.prune_intermediate_layers(kept, prune_norm=True, prune_head=True)
         self.width = int(self.backbone.embed_dim)
         features = self.width * (len(self.reads) + 1)
         self.head = nn.Linear(features, 1)
@@ -86,12 +90,16 @@ class BlockFeatures(nn.Module):
         self.beside: nn.Module | None = None
         if beside:
             self.plain = timm.create_model(name, num_classes=0, **self.options)
-            self.plain.prune_intermediate_layers(wanted, prune_norm=True, prune_head=True)
+            self.plain.prune_intermediate_layers(kept, prune_norm=True, prune_head=True)
             self.beside = _curved(features, beside)
+        self.local: Any = None
+        if self.where_own:
+            self.local = timm.create_model(name, num_classes=0, **self.options)
+            self.local.prune_intermediate_layers(kept, prune_norm=True, prune_head=True)
         self.where: nn.Linear | None = None
-        if self.where_blocks:
-            width = self.width * (len(self.where_blocks) + len(self.where_plain))
-            self.where = nn.Linear(width, 1, bias=False)
+        looked_at = [*self.where_blocks, *self.where_plain, *self.where_own]
+        if looked_at:
+            self.where = nn.Linear(self.width * len(looked_at), 1, bias=False)
             places = int(self.backbone.patch_embed.num_patches)
             self.where_bias = nn.Parameter(torch.zeros(places))
 
@@ -101,18 +109,7 @@ class BlockFeatures(nn.Module):
         """Features (N, D), and the patches after blocks that are read (N, h*w, blocks * width);
         without any, those of the map. backbone: None for the fine-tuned one.
         """
-        backbone = backbone or self.backbone
-        found = backbone.forward_intermediates(
-            x.to(next(backbone.parameters()).dtype),
-            indices=self.wanted,
-            return_prefix_tokens=True,
-            norm=False,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        whole = [one if isinstance(one, tuple) else (one, one) for one in found]
-        after = dict(zip(self.wanted, whole, strict=True))
+        after = self._after(self.wanted, x, backbone or self.backbone)
 
         def part(block: int, what: str) -> Tensor:
             tokens, first = after[block]
@@ -123,29 +120,35 @@ class BlockFeatures(nn.Module):
         local = [self._normal(after[number][0]) for number in blocks] or [of_map]
         return torch.cat([*parts, of_map.mean(1)], 1), torch.cat(local, 2)
 
-    def in_bf16(self) -> "BlockFeatures":
-        """The same network with backbones of its own in bf16; images and logits stay float32."""
-        twin = copy.copy(self)
-        twin._modules = dict(self._modules)
-        twin.backbone = copy.deepcopy(self.backbone).bfloat16()
-        twin.plain = copy.deepcopy(self.plain).bfloat16() if self.plain is not None else None
-        return twin
-
-    def face_features(self, x: Tensor, block: int, margin: float) -> Tensor:
-        """What a `FaceHead` looks at in squares around faces: (N, PARTS * width) float32. Of the
-        untouched backbone, where there is one, else of the only one.
-        """
-        ((patches, first),) = (
-            self.backbone if self.plain is None else self.plain
-        ).forward_intermediates(
-            x,
-            indices=[block],
+    def _after(self, blocks: list[int], x: Tensor, backbone: Any) -> dict[int, Any]:
+        """Block -> what comes out of it: patches (N, h*w, width), and the tokens before them."""
+        found = backbone.forward_intermediates(
+            x.to(next(backbone.parameters()).dtype),
+            indices=blocks,
             return_prefix_tokens=True,
             norm=False,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
+        whole = [one if isinstance(one, tuple) else (one, one) for one in found]
+        return dict(zip(blocks, whole, strict=True))
+
+    def in_bf16(self) -> "BlockFeatures":
+        """The same network with backbones of its own in bf16; images and logits stay float32."""
+        twin = copy.copy(self)
+        twin._modules = dict(self._modules)
+        for name in ("backbone", "plain", "local"):
+            own = getattr(self, name)
+            setattr(twin, name, None if own is None else copy.deepcopy(own).bfloat16())
+        return twin
+
+    def face_features(self, x: Tensor, block: int, margin: float) -> Tensor:
+        """What a `FaceHead` looks at in squares around faces: (N, PARTS * width) float32. Of the
+        untouched backbone, where there is one, else of the only one.
+        """
+        backbone = self.backbone if self.plain is None else self.plain
+        patches, first = self._after([block], x, backbone)[block]
         normal = self._normal(patches)
         within = zones(self._grid(x)[0], margin)
         weights = torch.from_numpy(within).to(x.device)
@@ -208,13 +211,33 @@ class BlockFeatures(nn.Module):
 
     def patches(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Features (N, D), those that `plain` reads if it was asked, and what the layer `where`
-        looks at: patches (N, h*w, blocks * width), those of the fine-tuned backbone first.
+        looks at: patches (N, h*w, blocks * width), those of the fine-tuned backbone first, of
+        `local` last.
         """
         features, patches = self.read(x, self.where_blocks)
-        if not self.where_plain:
-            return features, None, patches
-        second, others = self.read(x, self.where_plain, self.plain)
-        return features, second, torch.cat([patches, others], 2)
+        second, seen = None, [patches] if self.where_blocks else []
+        if self.where_plain:
+            second, others = self.read(x, self.where_plain, self.plain)
+            seen.append(others)
+        if self.where_own:
+            seen.append(self._own_patches(x))
+        return features, second, torch.cat(seen, 2)
+
+    @property
+    def places_apart(self) -> bool:
+        """Whether `local` alone says where."""
+        return bool(self.where_own) and not (self.where_blocks or self.where_plain)
+
+    def own_places(self, x: Tensor, dropout: float = 0.0) -> Tensor:
+        """Logits (N, h, w) of the patches where `local` alone says where; asks nothing else.
+
+        dropout: share of what the layer `where` looks at that is left out, as it learns.
+        """
+        return self._places(x, F.dropout(self._own_patches(x), dropout, dropout > 0))
+
+    def _own_patches(self, x: Tensor) -> Tensor:
+        after = self._after(self.where_own, x, self.local)
+        return torch.cat([self._normal(after[block][0]) for block in self.where_own], 2)
 
     def _places(self, x: Tensor, patches: Tensor) -> Tensor:
         assert self.where is not None
@@ -236,14 +259,17 @@ class BlockFeatures(nn.Module):
         return {f"backbone.{key}": value for key, value in state.items() if kept(key)}
 
     def twin_of(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The backbone's weights (`of_backbone`) once more, for `plain`, if there is one."""
-        if self.plain is None:
-            return {}
-        return {
-            f"plain.{key.removeprefix('backbone.')}": value
+        """The backbone's weights (`of_backbone`) once more, for `plain` and `local`, where they
+        are.
+        """
+        own = self.state_dict().keys()
+        copies = {
+            f"{twin}.{key.removeprefix('backbone.')}": value
             for key, value in state.items()
             if key.startswith("backbone.")
+            for twin in ("plain", "local")
         }
+        return {key: value for key, value in copies.items() if key in own}
 
     def at_own_size(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights (`of_backbone`) of images of another size, positions resampled to this one's."""
