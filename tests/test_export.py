@@ -350,6 +350,22 @@ def test_the_graph_asks_every_backbone_where(about: dict[str, Any], tmp_path: Pa
         np.testing.assert_allclose(logits, whole, atol=1e-4)
 
 
+def test_the_map_is_made_apart_and_nothing_else_is_asked_for_it(tmp_path: Path) -> None:
+    reads = {"reads": [[1, "cls"]], "map_block": 1, "beside": 4, "where_own": [0]}
+    name = trained(tmp_path / "run", "clip", **reads)
+    judge, detector, pixels = load_judge(name, "onnx"), Detector.load(name), views(2)
+    assert isinstance(judge, QuickJudge)
+    local, logits = detector.local_logits(pixels)
+    np.testing.assert_allclose(judge.places(pixels), local, atol=1e-3 * local.std())
+    assert judge.exact is None
+    assert judge.mapped is not None
+    assert [one.name for one in judge.mapped.session.get_outputs()] == ["places"]
+    assert [one.name for one in judge.session.get_outputs()] == ["logits"]
+    mine, its = judge.local_logits(pixels)
+    np.testing.assert_allclose(mine, local, atol=1e-3 * local.std())
+    np.testing.assert_allclose(its, logits, atol=1e-4)
+
+
 def test_a_map_of_no_blocks_is_no_map_of_places(tmp_path: Path) -> None:
     reads = {"reads": [[1, "cls"]], "map_block": 1, "where": []}
     name = trained(tmp_path / "run", "clip", **reads)

@@ -5,6 +5,7 @@ Pixels go in as bytes (N, size, size, 3); out come `logits` (N,) and the map `pl
 """
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +70,16 @@ def transformer_graph(
     weights: dict[str, np.ndarray],
     portable: bool = False,
     face: FaceHead | None = None,
-    places: bool = True,
+    outputs: Collection[str] = (LOGITS, PLACES),
 ) -> onnx.ModelProto:
     """The graph of a `clip` detector, in float32, from its `config.json` and its weights by name.
 
     weights: as in the weights file, but whole (`plain_weights`), or with the way from `plain` to
     the fine-tuned matrices apart: then they share those of `plain`. portable: nothing but ONNX'
     own operations, for other programs than onnxruntime. face: the graph of this instead, whose
-    `logits` say whether a face was swapped; of the untouched backbone, without a map. places:
-    whether there is a map at all. Raises `ValueError` for weights that are not of such a network,
-    and for arguments that this does not know.
+    `logits` say whether a face was swapped; of the untouched backbone, without a map. outputs:
+    what comes out, both or one of them. Raises `ValueError` for weights that are not of such a
+    network, and for arguments that this does not know.
     """
     arguments = dict(config["arguments"])
     size = config["input"]["size"]
@@ -229,6 +230,21 @@ def transformer_graph(
     def of_patches(block: int, after: list[str]) -> str:
         return plain(cut(after[block], 1, LAST))
 
+    def map_of(looked: list[str]) -> None:
+        shares = np.split(of("where.weight").T, len(looked))
+        found = [add("MatMul", *pair) for pair in zip(looked, shares, strict=True)]
+        local = add("Squeeze", add("Sum", *found), np.array([2]))
+        local = add("Add", local, of("where_bias"))
+        add("Reshape", local, np.array([-1, grid, grid]), named=PLACES)
+
+    mapped = helper.make_tensor_value_info(PLACES, FLOAT, ["N", grid, grid])
+    own: list[str] = []
+    if where_own and PLACES in outputs:
+        third = blocks_of("local", where_own, max(where_own) + 1)
+        own = [of_patches(block, third) for block in sorted(set(where_own))]
+        if not (where or where_plain or LOGITS in outputs):
+            map_of(own)
+            return graph.model([pixels], [mapped])
     after = blocks_of("backbone", [map_block, *where])
     of_map = of_patches(map_block, after)
     features = features_of(after, of_map)
@@ -243,27 +259,18 @@ def transformer_graph(
         of_second = of_patches(map_block, second)
         logits = add("Add", logits, bend(features_of(second, of_second), "beside"))
     logits = add("Squeeze", logits, tokens, named=LOGITS)
-    if not places:
+    if PLACES not in outputs:
         return graph.model([pixels], [told])
     if where or where_own:
         looked = [of_patches(block, after) for block in where]
         looked += [of_patches(block, second) for block in where_plain]
-        if where_own:
-            third = blocks_of("local", where_own, max(where_own) + 1)
-            looked += [of_patches(block, third) for block in sorted(set(where_own))]
-        shares = np.split(of("where.weight").T, len(looked))
-        found = [add("MatMul", *pair) for pair in zip(looked, shares, strict=True)]
-        local = add("Sum", *found)
-        local = add("Add", add("Squeeze", local, np.array([2])), of("where_bias"))
+        map_of([*looked, *own])
     else:
         local = add("Squeeze", add("MatMul", of_map, head[:, -width:].T), np.array([2]))
         local = add("Sub", local, mean_of(local))
         local = add("Add", local, add("Unsqueeze", logits, tokens))
-    add("Reshape", local, np.array([-1, grid, grid]), named=PLACES)
-    return graph.model(
-        [pixels],
-        [told, helper.make_tensor_value_info(PLACES, FLOAT, ["N", grid, grid])],
-    )
+        add("Reshape", local, np.array([-1, grid, grid]), named=PLACES)
+    return graph.model([pixels], [told, mapped] if LOGITS in outputs else [mapped])
 
 
 def amplitudes() -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,11 +47,14 @@ if TYPE_CHECKING:
 
     from ganscope.detector.model import Detector
 
-VERSION = 2
+VERSION = 3
 """Of the graphs in the cache; to be raised with every change of what they are made of."""
 MARGIN = 0.5
 """Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures,
 means of two views differed by 0.10, those of six by 0.07 (standard deviations)."""
+LOGIT, MAP = ("logits",), ("places",)
+BOTH = (*LOGIT, *MAP)
+"""What comes out of a graph: onnxruntime computes all of it, asked or not."""
 WAIT = 600.0
 """Seconds to wait for another command that makes the same graph."""
 
@@ -136,6 +140,7 @@ class QuickJudge(OnnxJudge):
     """A transformer in bytes, and the same exactly, for what that leaves in doubt."""
 
     exact: OnnxJudge | None = None
+    mapped: OnnxJudge | None = None
     faces: OnnxJudge | None = None
     head: FaceHead | None = None
     margin = MARGIN
@@ -153,20 +158,24 @@ class QuickJudge(OnnxJudge):
         return self._exact().logits(pixels)
 
     def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self._exact().local_logits(pixels)
+        return self.places(pixels), self.exact_logits(pixels)
 
     def places(self, pixels: np.ndarray) -> np.ndarray:
-        return self._exact().places(pixels)
+        if self.mapped is None:
+            self.mapped = self._of_same(int8=False, outputs=MAP)
+        return self.mapped.places(pixels)
 
     def _exact(self) -> OnnxJudge:
         """Loaded when it is first asked for: most images need no second look."""
         if self.exact is None:
-            self.exact = self._of_same(int8=False)
+            self.exact = self._of_same(int8=False, outputs=LOGIT)
         return self.exact
 
-    def _of_same(self, int8: bool, face: FaceHead | None = None) -> OnnxJudge:
+    def _of_same(
+        self, int8: bool, face: FaceHead | None = None, outputs: Collection[str] = LOGIT
+    ) -> OnnxJudge:
         """Another graph of the very weights that this was made of."""
-        found = _from_cache(self.origin, OnnxJudge, int8, face)
+        found = _from_cache(self.origin, OnnxJudge, int8, face, outputs)
         if found.made_of != self.made_of:
             raise GanscopeError(
                 f"{self.origin}: was trained anew since it was loaded; start this again"
@@ -183,7 +192,7 @@ def cached_graph(name: str) -> OnnxJudge:
     config = read_detector_config(find_folder(name, "detectors"), name)
     if config["architecture"] == "clip":
         head = FaceHead.load(find_folder(name, "detectors"))
-        judge = _from_cache(name, QuickJudge, int8=True)
+        judge = _from_cache(name, QuickJudge, int8=True, outputs=LOGIT)
         assert isinstance(judge, QuickJudge)
         judge.head = head
         return judge
@@ -191,9 +200,13 @@ def cached_graph(name: str) -> OnnxJudge:
 
 
 def _from_cache(
-    name: str, kind: type[OnnxJudge], int8: bool, face: FaceHead | None = None
+    name: str,
+    kind: type[OnnxJudge],
+    int8: bool,
+    face: FaceHead | None = None,
+    outputs: Collection[str] = BOTH,
 ) -> OnnxJudge:
-    """face: the graph of this, which goes with the detector."""
+    """face: the graph of this, which goes with the detector. outputs: as in `graph_of`."""
     folder = find_folder(name, "detectors")
     config = read_detector_config(folder, name)
     try:
@@ -206,7 +219,8 @@ def _from_cache(
     if face is not None:
         digest = _digest([*made_of, face.digest])
         place += f"#{FACES}"
-    path = cache_folder() / "graphs" / f"{digest}{'-int8' if int8 else ''}.onnx"
+    ending = ("-int8" if int8 else "") + ("-places" if outputs == MAP else "")
+    path = cache_folder() / "graphs" / f"{digest}{ending}.onnx"
     judge = _checked(path, name, kind)
     if judge:
         judge.made_of = own
@@ -216,10 +230,8 @@ def _from_cache(
         if judge is None:
             with replacing(path) as part:
                 form = "int8" if int8 else "smallest"
-                # Heatmaps are made by the exact graph.
-                save_graph(
-                    graph_of(name, folder, config, part, form, face=face, places=not int8), part
-                )
+                model = graph_of(name, folder, config, part, form, face=face, outputs=outputs)
+                save_graph(model, part)
                 told = {"folder": place, "made of": digest, "sha256": hash_files(part)}
                 write_json(path.with_suffix(".json"), told)
             _forget_older(path.parent, place, digest)
@@ -242,14 +254,14 @@ def graph_of(
     form: str = "float",
     portable: bool = False,
     face: FaceHead | None = None,
-    places: bool = True,
+    outputs: Collection[str] = BOTH,
 ) -> "onnx.ModelProto":
     """The graph of a detector, with what it needs to judge.
 
     part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
     or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. face:
-    the graph of this, for squares around faces. places: whether that of a `clip` detector has its
-    map. Raises `GanscopeError` for a network that ONNX cannot express.
+    the graph of this, for squares around faces. outputs: what comes out of that of a `clip`
+    detector. Raises `GanscopeError` for a network that ONNX cannot express.
     """
     from ganscope.detector.exported import graph, shrinking
 
@@ -272,7 +284,7 @@ def graph_of(
         try:
             bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
             weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
-            model = graph.transformer_graph(config, weights, portable, face, places)
+            model = graph.transformer_graph(config, weights, portable, face, outputs)
             known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None

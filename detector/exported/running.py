@@ -101,8 +101,6 @@ class OnnxJudge(ExportedJudge):
             ) from None
         super().__init__(about, said)
         self.input = self.session.get_inputs()[0].name
-        self.asked = onnxruntime.RunOptions()
-        self.asked.only_execute_path_to_fetches = True  # a map may cost a backbone of its own
 
     def _outputs(self, pixels: np.ndarray) -> list[np.ndarray]:
         return self._run(None, pixels)
@@ -117,7 +115,7 @@ class OnnxJudge(ExportedJudge):
 
     def _run(self, wanted: list[str] | None, pixels: np.ndarray) -> list[np.ndarray]:
         def run(share: np.ndarray) -> list[np.ndarray]:
-            return self.session.run(wanted, {self.input: share}, self.asked)
+            return self.session.run(wanted, {self.input: share})
 
         shares = np.array_split(np.ascontiguousarray(pixels), min(self.shares, len(pixels)))
         try:
