@@ -374,9 +374,12 @@ def test_only_the_way_from_the_other_backbone_is_kept(
 ) -> None:
     monkeypatch.setattr("ganscope.folders.LARGE", 2**12)
     detector = second_reader(steps={"net.backbone.": "net.plain."})
+    with torch.no_grad():
+        detector.net.backbone.blocks[1].attn.proj.weight += 1e-3 * torch.randn(64, 64)  # type: ignore[union-attr, index]
     detector.save(tmp_path / "run")
     kept = load_file(tmp_path / "run" / "model.safetensors")
-    assert kept["net.backbone.blocks.0.mlp.fc1.weight.A"].shape == (32, 64)
+    assert kept["net.backbone.blocks.0.mlp.fc1.weight.A"].shape == (2, 64)  # all that there is
+    assert kept["net.backbone.blocks.1.attn.proj.weight.A"].shape == (32, 64)  # the most
     assert "net.backbone.blocks.0.norm1.weight" in kept
     assert "net.backbone.blocks.0.attn.qkv.weight" not in kept  # as it was
     images = torch.rand(2, 3, 32, 32)

@@ -47,7 +47,9 @@ CHECKPOINT, SPEED = "checkpoint.pt", "speed.json"
 LARGE = 2**16
 """Numbers from which on a matrix is kept as bytes where that is asked for."""
 STEP_RANK = 32
-"""Of the matrices that a fine-tuned part is kept as (`to_steps`)."""
+"""Of the matrices that a fine-tuned part is kept as (`to_steps`), at most."""
+NOTHING = 1e-4
+"""Of the largest singular value of such a way: what is smaller is rounding."""
 
 
 def to_bytes(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,8 +89,8 @@ def from_bytes(state: dict[str, Tensor], said: str) -> dict[str, Tensor]:
 
 
 def to_steps(state: dict[str, Tensor], steps: dict[str, str], rank: int) -> dict[str, Tensor]:
-    """The opposite of `named.with_steps`, as near as matrices of this rank come to it; what is the
-    same in both is left out.
+    """The opposite of `named.with_steps`, as near as matrices of this rank, or of a lower one that
+    is as good, come to it; what is the same in both is left out.
     """
     found = dict(state)
     for mine, theirs in steps.items():
@@ -99,9 +101,10 @@ def to_steps(state: dict[str, Tensor], steps: dict[str, str], rank: int) -> dict
             elif step.ndim == 2 and step.numel() >= LARGE:
                 del found[key]
                 u, s, v = torch.linalg.svd(step, full_matrices=False)
-                root = s[:rank].sqrt()
-                found[f"{key}.A"] = (root[:, None] * v[:rank]).contiguous()
-                found[f"{key}.B"] = (u[:, :rank] * root).contiguous()
+                n = min(rank, int((s > NOTHING * s[0]).sum()))
+                root = s[:n].sqrt()
+                found[f"{key}.A"] = (root[:, None] * v[:n]).contiguous()
+                found[f"{key}.B"] = (u[:, :n] * root).contiguous()
     return found
 
 
