@@ -26,6 +26,14 @@ def export(
         ),
     ] = False,
     half: Annotated[bool, typer.Option(help="Weights in fp16: half the size.")] = False,
+    map_: Annotated[
+        bool,
+        typer.Option(
+            "--map/--no-map",
+            help="The map that heatmaps are made of goes along; without it an ONNX file of default "
+            "is 1.4 times as quick, with --int8 a third smaller.",
+        ),
+    ] = True,
     sample: Annotated[
         list[str] | None,
         typer.Option(help="Pictures or folder to compare its scores on; may be given repeatedly."),
@@ -50,6 +58,8 @@ def export(
 
       ganscope export default --to onnx --int8 --out detector.onnx
 
+      ganscope export default --int8 --no-map --out verdicts.onnx
+
       ganscope export runs/detector/clip --to openvino --sample photos/
 
       ganscope check photo.jpg --detector detector.onnx
@@ -60,6 +70,7 @@ def export(
         out=out_,
         int8=int8,
         half=half,
+        map=map_,
         sample=tuple(sample or ()),
         most=most,
         tolerance=tolerance,

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from ganscope.config import CheckSettings, ExportSettings
+from ganscope.config.export import ENDINGS
 from ganscope.detector.exported import loading, shrinking
 from ganscope.detector.exported.loading import (
     MARGIN,
@@ -412,6 +413,31 @@ def test_every_architecture_is_exported(architecture: str, tmp_path: Path) -> No
                 graph.local_logits(pixels), detector.local_logits(pixels), strict=True
             ):
                 np.testing.assert_allclose(mine, its, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "to"),
+    [("cnn", "onnx"), *(("vit:test_vit, thrice", to) for to in ENDINGS)],
+)
+def test_a_map_is_left_out(architecture: str, to: str, tmp_path: Path) -> None:
+    if to == "openvino":
+        pytest.importorskip("openvino")
+    name = trained(tmp_path / "run", architecture.split(",")[0], **ARCHITECTURES[architecture])
+    found, whole = (
+        export_detector(ExportSettings(detector=name, to=to, out=tmp_path / out, map=mapped))
+        for out, mapped in ((f"d{ENDINGS[to]}", False), (f"whole{ENDINGS[to]}", True))
+    )
+    detector, judge = load_detector(name), load_judge(str(found.path))
+    assert detector.has_map
+    assert not judge.has_map
+    pixels = views(3, detector.size)
+    np.testing.assert_allclose(judge.logits(pixels), detector.logits(pixels), atol=1e-4)
+    with pytest.raises(GanscopeError, match="no patch logits"):
+        judge.local_logits(pixels)
+    picture = views(1, 2 * detector.size)[0]
+    assert heatmap(judge, picture).shape == picture.shape[:2]
+    if to != "torchscript" and "own" in str(ARCHITECTURES[architecture]):
+        assert found.bytes < whole.bytes
 
 
 def test_fused_detectors_are_exported(tmp_path: Path) -> None:

@@ -255,13 +255,15 @@ def graph_of(
     portable: bool = False,
     face: FaceHead | None = None,
     outputs: Collection[str] = BOTH,
+    mapped: bool = True,
 ) -> "onnx.ModelProto":
     """The graph of a detector, with what it needs to judge.
 
     part: a file for torch to write to. form: float, half, smallest (that gives the same numbers),
     or int8. portable: not for onnxruntime alone; int8 then keeps weights as bytes, no more. face:
     the graph of this, for squares around faces. outputs: what comes out of that of a `clip`
-    detector. Raises `GanscopeError` for a network that ONNX cannot express.
+    detector. mapped: without, it is told to have no map, and has none. Raises `GanscopeError` for
+    a network that ONNX cannot express.
     """
     from ganscope.detector.exported import graph, shrinking
 
@@ -284,7 +286,8 @@ def graph_of(
         try:
             bytes_alone = form == "int8" and not portable  # these shift each matrix in its own way
             weights = graph.plain_weights(state, config, f"{name}: {WEIGHTS}", bytes_alone)
-            model = graph.transformer_graph(config, weights, portable, face, outputs)
+            wanted = outputs if mapped else LOGIT
+            model = graph.transformer_graph(config, weights, portable, face, wanted)
             known = graph.amplitudes()
         except (ValueError, KeyError, TypeError) as error:
             raise GanscopeError(f"{name}: no graph is made of it ({reason_of(error)})") from None
@@ -295,7 +298,7 @@ def graph_of(
         from ganscope.detector.model import load_detector
 
         detector = load_detector(name)
-        model, kind = traced_onnx(detector, part), kind_of_map(detector)
+        model, kind = traced_onnx(detector, part, mapped), kind_of_map(detector)
     if form == "int8" and not portable:
         model = shrinking.to_bytes(model, known)
     elif form != "float":
@@ -311,7 +314,7 @@ def graph_of(
         looking = {"looks_at": "faces", "margin": face.margin}
         own["input"] = {k: v for k, v in own["input"].items() if k != "views"} | looking
         own["thresholds"] = dict.fromkeys(own["thresholds"], face.threshold)
-    return described(model, about(own, name, kind))
+    return described(model, about(own, name, kind if mapped else None))
 
 
 def kind_of_map(judge: Judge) -> str | None:

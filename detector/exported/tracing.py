@@ -26,11 +26,12 @@ SAME = 1e-4
 class _Bytes(nn.Module):
     """pixels (N, size, size, 3) uint8 -> logits (N,), and the map (N, h, w) where there is one."""
 
-    def __init__(self, detector: Detector):
+    def __init__(self, detector: Detector, mapped: bool):
         super().__init__()
         self.detector = detector
+        self.mapped = mapped and detector.has_map
         self.of_map = False
-        if detector.has_map and not detector.has_places:
+        if self.mapped and not detector.has_places:
             noise = np.random.default_rng(0).integers(0, 256, (2, detector.size, detector.size, 3))
             _, whole = detector.local_logits(noise.astype(np.uint8))
             found = detector.logits(noise.astype(np.uint8))
@@ -44,29 +45,30 @@ class _Bytes(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         detector, images = self.detector, self._images(pixels)
+        if not self.mapped:
+            return detector.net(images)
         if detector.has_places:
             local, whole = detector.net.where_logits(images)  # type: ignore[operator]
             return whole, local
-        if not detector.has_map:
-            return detector.net(images)
         local = detector.net.patch_logits(images)  # type: ignore[operator]
         return local.mean((1, 2)) if self.of_map else detector.net(images), local
 
 
-def _prepared(detector: Detector) -> tuple[nn.Module, Tensor]:
+def _prepared(detector: Detector, mapped: bool) -> tuple[nn.Module, Tensor]:
     detector.prepare("cpu")
     # Not of equal pixels, nor of one image: what a trace sees, it may take for a constant.
     example = torch.randint(0, 256, (2, detector.size, detector.size, 3), dtype=torch.uint8)
-    return _Bytes(detector).eval(), example
+    return _Bytes(detector, mapped).eval(), example
 
 
-def traced_onnx(detector: Detector, path: Path) -> onnx.ModelProto:
-    """A detector as an ONNX graph in float32; path: a file to write it to meanwhile.
+def traced_onnx(detector: Detector, path: Path, mapped: bool) -> onnx.ModelProto:
+    """A detector as an ONNX graph in float32; path: a file to write it to meanwhile; mapped: with
+    its map, if it has one.
 
     Raises `GanscopeError` for a network with an operation that ONNX does not have.
     """
-    network, example = _prepared(detector)
-    names = [LOGITS, PLACES][: 1 + detector.has_map]
+    network, example = _prepared(detector, mapped)
+    names = [LOGITS, PLACES][: 1 + (mapped and detector.has_map)]
     with warnings.catch_warnings(), torch.inference_mode(), _told(detector):
         warnings.simplefilter("ignore")
         torch.onnx.export(
@@ -96,14 +98,18 @@ def _told(detector: Detector) -> Iterator[None]:
         ) from None
 
 
-def save_script(detector: Detector, path: Path, what: dict[str, Any], half: bool = False) -> None:
-    """Write a detector as a TorchScript file that holds what it is; half: its weights in fp16."""
-    network, example = _prepared(detector)
+def save_script(
+    detector: Detector, path: Path, what: dict[str, Any], half: bool = False, mapped: bool = True
+) -> None:
+    """Write a detector as a TorchScript file that holds what it is; half: its weights in fp16;
+    mapped: with its map, if it has one.
+    """
+    network, example = _prepared(detector, mapped)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         with _told(detector):
             asked: dict[str, Any] = {"forward": (example,)}
-            if detector.has_places:  # which may cost a backbone of their own
+            if mapped and detector.has_places:  # which may cost a backbone of their own
                 asked[LOGITS] = (example,)
             module = torch.jit.trace_module(network, asked, check_trace=False)
     kept = []

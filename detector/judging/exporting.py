@@ -137,19 +137,20 @@ def _write(detector: Any, settings: ExportSettings, part: Path) -> None:
     name = settings.detector
     folder = find_folder(name, "detectors")
     config = read_detector_config(folder, name)
-    what = about(config, name, kind_of_map(detector))
+    what = about(config, name, kind_of_map(detector) if settings.map else None)
     if settings.to == "torchscript":
         from ganscope.detector.exported.tracing import save_script  # needs torch
 
-        save_script(detector, part, what, settings.half)
+        save_script(detector, part, what, settings.half, settings.map)
         return
     form = "int8" if settings.int8 else "half" if settings.half else "float"
     if settings.to == "onnx":
-        save_graph(graph_of(name, folder, config, part, form), part)
+        save_graph(graph_of(name, folder, config, part, form, mapped=settings.map), part)
         return
     openvino = import_openvino("--to openvino")
     file = part / "graph.onnx"
-    save_graph(graph_of(name, folder, config, file, form, portable=True), file)
+    model = graph_of(name, folder, config, file, form, portable=True, mapped=settings.map)
+    save_graph(model, file)
     openvino.save_model(
         openvino.convert_model(file), part / FOLDER_FILES[0], compress_to_fp16=settings.half
     )

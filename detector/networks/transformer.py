@@ -89,13 +89,11 @@ class BlockFeatures(nn.Module):
         self.plain: Any = None
         self.beside: nn.Module | None = None
         if beside:
-            self.plain = timm.create_model(name, num_classes=0, **self.options)
-            self.plain.prune_intermediate_layers(kept, prune_norm=True, prune_head=True)
+            self.plain = copy.deepcopy(self.backbone)
             self.beside = _curved(features, beside)
         self.local: Any = None
         if self.where_own:
-            self.local = timm.create_model(name, num_classes=0, **self.options)
-            self.local.prune_intermediate_layers(kept, prune_norm=True, prune_head=True)
+            self.local = copy.deepcopy(self.backbone)
         self.where: nn.Linear | None = None
         looked_at = [*self.where_blocks, *self.where_plain, *self.where_own]
         if looked_at:
