@@ -3,7 +3,9 @@ everywhere.
 """
 
 import os
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +16,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -58,6 +61,9 @@ err = _Console(stderr=True, quiet=_worker)
 for _console in (out, err):
     if not _console.is_terminal and "COLUMNS" not in os.environ:
         _console.width = WIDEST
+
+EVERY = 30.0
+"""Seconds between two lines of progress where there is no terminal."""
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")
@@ -123,9 +129,31 @@ Seed = Annotated[
 VERDICT_STYLES = {"fake": "bold red", "real": "green", "unsure": "yellow"}
 
 
+class _Progress(Progress):
+    """Where there is no terminal to draw bars on, a line every half minute says how far it is."""
+
+    def __init__(self, *columns: Any, **options: Any):
+        super().__init__(*columns, **options)
+        self.said = time.monotonic()
+
+    def update(self, task_id: TaskID, **about: Any) -> None:
+        super().update(task_id, **about)
+        if not self.disable or _worker or time.monotonic() - self.said < EVERY:
+            return
+        self.said = time.monotonic()
+        task = self._tasks[task_id]
+        parts = [f"{task.percentage:.0f} %"] if task.total else []
+        if task.total != 1:  # which stands for all of something that is not counted
+            parts.insert(0, f"{task.completed:,.0f}" + (f" of {task.total:,.0f}" if parts else ""))
+        if task.time_remaining is not None:
+            parts.append(f"{timedelta(seconds=round(task.time_remaining))} left")
+        parts.append(Text.from_markup(task.fields["note"]).plain)
+        err.print(f"{task.description}: {', '.join(filter(None, parts))}", markup=False)
+
+
 def progress() -> Progress:
-    """A progress bar on the error stream, gone when done, silent where there is no terminal."""
-    return Progress(
+    """A progress bar on the error stream, gone when done; lines where there is no terminal."""
+    return _Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),

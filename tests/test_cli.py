@@ -60,6 +60,24 @@ def start(*arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
+def test_without_a_terminal_lines_tell_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    with console.progress() as bar:  # nothing in the first half minute
+        bar.update(bar.add_task("checking", total=2000, note=""), completed=1)
+        assert not capsys.readouterr().err
+    monkeypatch.setattr(console, "EVERY", 0.0)
+    with console.progress() as bar:
+        bar.update(bar.add_task("checking", total=2000, note="[b]3[/b] fake"), completed=1500)
+        bar.update(bar.add_task("fine-tuning", total=1.0, note=""), completed=0.25)
+        bar.update(bar.add_task("scanning", total=None, note=""), completed=1200)
+    assert capsys.readouterr().err.splitlines() == [
+        "checking: 1,500 of 2,000, 75 %, 3 fake",
+        "fine-tuning: 25 %",
+        "scanning: 1,200",
+    ]
+
+
 def test_control_characters_of_names_do_not_reach_the_terminal(tmp_path: Path) -> None:
     """They colour it, move its cursor, and retitle it."""
     evil = "\x1b[31m\x1b]0;title\x07\r\x9bA\u202egpj.exe"

@@ -541,6 +541,21 @@ def test_a_signal_while_a_checkpoint_is_written_leaves_no_half_of_it(
     assert load_checkpoint(tmp_path) == {"step": 1}
 
 
+def test_a_checkpoint_that_cannot_be_written_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(GanscopeError, match="this folder is gone"):
+        save_checkpoint(tmp_path / "run", {})
+    for code, remedy in ((errno.ENOSPC, "free some space"), (errno.EROFS, "may be written to")):
+
+        def refused(*_: object, code: int = code) -> None:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(torch, "save", refused)
+        with pytest.raises(GanscopeError, match=remedy):
+            save_checkpoint(tmp_path, {})
+
+
 def test_a_folder_that_is_just_being_emptied_is_gone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

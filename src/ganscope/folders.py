@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ganscope.errors import GanscopeError
-from ganscope.files import damaged, replacing, take_place, write_json, write_text
+from ganscope.files import FULL, damaged, gone, replacing, take_place, write_json, write_text
 from ganscope.named import (
     CARD,
     CONFIG,
@@ -230,9 +230,13 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     try:
         torch.save(state, part)
         take_place(part, run / CHECKPOINT)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:  # torch tells no errno
+        if not run.is_dir():
+            raise gone(run) from None
+        known = isinstance(error, OSError) and error.errno not in FULL
+        remedy = "see that it may be written to" if known else "free some space"
         raise GanscopeError(
-            f"{run}: the checkpoint cannot be written ({error}); free some space and run the same "
+            f"{run}: the checkpoint cannot be written ({error}); {remedy} and run the same "
             "command again: it continues where it stopped"
         ) from None
     finally:
