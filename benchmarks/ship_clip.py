@@ -43,6 +43,9 @@ MISSES = 0.10
 """Share of the unseen fakes that may be called real."""
 FALSE_ALARMS = 0.01
 """Share of the unseen photographs that may be called fake."""
+SETTLED_FAKE = 4.0
+"""Logit of a first look that settles that a picture is fake: 59 % of the unseen fakes reach it, and
+all of them, and all but 2 of 3,917 photographs, stay above the threshold by all their views."""
 SMALLEST = 128
 """Pixels: nothing smaller was judged."""
 DRAWS = 2000
@@ -67,7 +70,8 @@ def main() -> None:
     scores = summed(scores, weight)
     if options.looks:
         first, scores = scores, pd.concat([pd.read_csv(one) for one in options.looks])
-        scores = summed(scores.reset_index(drop=True), weight)
+        scores = settled(summed(scores.reset_index(drop=True), weight), first)
+        detector.config["input"]["views"]["settled_fake"] = SETTLED_FAKE
         bars = [
             one.loc[one["label"] == 0, "logit"].quantile(1 - FALSE_ALARMS)
             for one in (scores, first)
@@ -108,6 +112,12 @@ def summed(scores: pd.DataFrame, weight: float) -> pd.DataFrame:
     """With the column `logit`, of both readings where there are two."""
     second = weight * scores["second"] if weight else 0.0
     return scores.assign(logit=scores["tuned"] + second)
+
+
+def settled(scores: pd.DataFrame, first: pd.DataFrame) -> pd.DataFrame:
+    """With the logit of the first look where that settles that a picture is fake."""
+    look = scores["picture"].map(first.set_index("picture")["logit"])
+    return scores.assign(logit=scores["logit"].where(~(look >= SETTLED_FAKE), look))
 
 
 @torch.no_grad()

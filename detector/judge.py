@@ -4,6 +4,7 @@ A `Detector` computes with torch, an exported one (`exported/`) without. What tu
 verdict is said by the configuration that both carry, and is here, once.
 """
 
+import math
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -75,7 +76,14 @@ class Judge(ABC):
         decides a verdict: a third of the margin does.
         """
         assert self.views
-        return abs(logit - self.views["settled"]) < self.margin / views**0.5 / 3
+        margin = self.margin / views**0.5 / 3
+        bounds = (self.views["settled"], self.views.get("settled_fake", math.inf))
+        return any(abs(logit - one) < margin for one in bounds)
+
+    def wants_more(self, logit: float) -> bool:
+        """Whether an image of whose first views this is the logit is looked at once more."""
+        assert self.views
+        return self.views["settled"] <= logit < self.views.get("settled_fake", math.inf)
 
     @property
     def face_head(self) -> FaceHead | None:
@@ -254,6 +262,9 @@ def _check_looks(about: dict[str, Any]) -> None:
     whole = views.get("whole")
     if not is_whole(whole) or not about["size"] <= whole <= LARGEST:
         raise ValueError(f"input: views is {shown(views)}")
+    fake = views.get("settled_fake", math.inf)
+    if "settled_fake" in views and not (_is_number(fake) and fake >= views["settled"]):
+        raise ValueError(f"input: views: settled_fake is {shown(fake)}, below settled or no number")
     if not (_is_number(few := views.get("few", 1.0)) and 0 < few <= 1):
         raise ValueError(f"input: views: few is {shown(few)}, not above 0 and up to 1")
 

@@ -100,6 +100,15 @@ def test_only_what_the_first_look_leaves_open_is_looked_at_again(detector: Detec
         assert len(scored.weights) == len(scored.tile_logits)
 
 
+def test_a_first_look_may_settle_that_it_is_fake(detector: Detector) -> None:
+    detector.config["input"]["views"]["settled_fake"] = 4.0
+    images = [np.full((60, 90, 3), value, np.uint8) for value in (128, 20, 240)]
+    found = list(score_images(detector, images, device="cpu"))
+    assert [len(scored.tile_logits) for scored in found] == [6, 2, 2]
+    assert detector.net.seen == 10
+    assert found[2].weights.tolist() == [0.5, 0.5]  # nothing less than a look at all
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_scores_do_not_depend_on_batches(detector: Detector, batch_size: int) -> None:
     images = [picture(40 + 9 * i, 60 + 5 * i, i) // (1 + i % 3) for i in range(7)]
@@ -143,6 +152,8 @@ def test_strips_constant_and_small_pictures_get_no_verdict(
         {"whole": 256, "settled": "x"},
         {"whole": 256},
         5,
+        PLAN | {"settled_fake": -3.0},
+        PLAN | {"settled_fake": "no"},
         PLAN | {"few": 0},
         PLAN | {"few": "half"},
     ],

@@ -269,10 +269,9 @@ def score_images(
             if scored.again is not None and _complete(scored):
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.views:
-                    settled = detector.views["settled"]
                     if detector.may_be_settled(own, len(scored.tile_logits)):
                         own = _exactly(detector, scored)
-                    wanted = own >= settled
+                    wanted = detector.wants_more(own)
                     scored.weights = scored.all_weights if wanted else scored.weights
                 else:
                     wanted = detector.verdict(float(detector.score(own))) != "unsure"
