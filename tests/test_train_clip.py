@@ -262,9 +262,9 @@ def test_a_source_that_no_adapters_saw_stays_in_one_fold(monkeypatch: pytest.Mon
 def test_thresholds_are_of_what_the_first_look_settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPT.parent)
     ship = importlib.import_module("ship_clip")
-    first = pd.DataFrame({"picture": list("abc"), "logit": [4.0, 3.9, -3.0]})
+    first = pd.DataFrame({"picture": list("abc"), "logit": [4.5, 4.4, -3.0]})
     looks = pd.DataFrame({"picture": list("cab"), "logit": [-3.0, 1.0, 1.0]})
-    assert ship.settled(looks, first)["logit"].tolist() == [-3.0, 4.0, 1.0]
+    assert ship.settled(looks, first)["logit"].tolist() == [-3.0, 4.5, 1.0]
 
 
 def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
