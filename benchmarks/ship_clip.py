@@ -12,8 +12,9 @@ of the training: calibration and thresholds come from them alone. second: a clas
 untouched backbone sees (benchmarks/second_reading.py), whose logits the table has as `second`;
 --share is its part in the sum, after both are brought to one spread. looks: what more_views.py
 wrote of the pictures of that table: calibration and thresholds come from the logits that all their
-views came to, then, and what has no views but the first look counts by as much less (`Judge.few`)
-as the threshold is below that of first looks.
+views came to, then, or the first look where that settles that they are fake, and what has no views
+but the first look counts by as much less (`Judge.few`) as the threshold is below that of first
+looks.
 """
 
 import argparse

@@ -64,6 +64,8 @@ for _console in (out, err):
 
 EVERY = 30.0
 """Seconds between two lines of progress where there is no terminal."""
+LATELY = 300.0
+"""Seconds over which it is measured how quickly things go."""
 
 Device = Annotated[
     str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", rich_help_panel="Machine")
@@ -143,9 +145,9 @@ class _Progress(Progress):
         self.said = time.monotonic()
         task = self._tasks[task_id]
         parts = [f"{task.percentage:.0f} %"] if task.total else []
-        if task.total != 1:  # which stands for all of something that is not counted
+        if not isinstance(task.total, float):  # 1.0 is all of something that is not counted
             parts.insert(0, f"{task.completed:,.0f}" + (f" of {task.total:,.0f}" if parts else ""))
-        if task.time_remaining is not None:
+        if task.time_remaining:
             parts.append(f"{timedelta(seconds=round(task.time_remaining))} left")
         parts.append(Text.from_markup(task.fields["note"]).plain)
         err.print(f"{task.description}: {', '.join(filter(None, parts))}", markup=False)
@@ -163,5 +165,6 @@ def progress() -> Progress:
         TextColumn("{task.fields[note]}"),
         console=err,
         transient=True,
+        speed_estimate_period=LATELY,
         disable=_worker or not err.is_terminal,
     )

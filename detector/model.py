@@ -28,7 +28,7 @@ VIEWS_RULE = "views at native resolution and of the whole, small images enlarged
 WHOLE, SETTLED = 8 / 7, -2.0
 """What a detector with a backbone looks at (`judging.views.cut_views`): the whole, with a short
 side of so many views, of which the middle is cut; and the logit of a first look below which the
-other views are not looked at. Nothing is called fake at first sight."""
+other views are not looked at. From which on it is fake at first sight, only figures can say."""
 BF16_MARGIN = 0.25
 """Logits: those of a view in bf16 and exact ones hardly ever differ by more. In 48 pictures, views
 differed by 0.08 and means of two by 0.05 (standard deviations), at most by 0.22."""

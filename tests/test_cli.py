@@ -71,10 +71,17 @@ def test_without_a_terminal_lines_tell_how_far_it_is(
         bar.update(bar.add_task("checking", total=2000, note="[b]3[/b] fake"), completed=1500)
         bar.update(bar.add_task("fine-tuning", total=1.0, note=""), completed=0.25)
         bar.update(bar.add_task("scanning", total=None, note=""), completed=1200)
+        slow = bar.add_task("training", total=4, note="")
+        for now in (100.0, 160.0, 220.0):
+            bar.get_time = lambda now=now: now
+            bar.update(slow, advance=1)
     assert capsys.readouterr().err.splitlines() == [
         "checking: 1,500 of 2,000, 75 %, 3 fake",
         "fine-tuning: 25 %",
         "scanning: 1,200",
+        "training: 1 of 4, 25 %",
+        "training: 2 of 4, 50 %, 0:02:00 left",
+        "training: 3 of 4, 75 %, 0:01:00 left",
     ]
 
 

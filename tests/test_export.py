@@ -322,6 +322,21 @@ def test_what_rounding_could_change_is_looked_at_exactly(
     assert scored.seen is None
 
 
+def test_rounding_may_decide_whether_a_first_look_settles_it() -> None:
+    judge = Rounded()
+    judge.config["input"]["views"]["settled_fake"] = 4.5
+    near = judge.margin / 2**0.5 / 3
+    for bound in (-2.0, 4.5):
+        assert judge.may_be_settled(bound + 0.9 * near, 2)
+        assert not judge.may_be_settled(bound + 1.1 * near, 2)
+    assert [judge.wants_more(logit) for logit in (-2.1, -2.0, 4.4, 4.5)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
 def test_what_has_no_views_but_the_first_look_counts_by_less() -> None:
     judge = Rounded()
     judge.margin, judge.config["input"]["views"]["few"] = 0.0, 0.5
@@ -362,6 +377,8 @@ def test_the_map_is_made_apart_and_nothing_else_is_asked_for_it(tmp_path: Path) 
     assert judge.mapped is not None
     assert [one.name for one in judge.mapped.session.get_outputs()] == ["places"]
     assert [one.name for one in judge.session.get_outputs()] == ["logits"]
+    bare = graph_of(name, tmp_path / "run", detector.config, tmp_path / "p", "int8", mapped=False)
+    assert [one.name for one in bare.graph.output] == ["logits"]
     mine, its = judge.local_logits(pixels)
     np.testing.assert_allclose(mine, local, atol=1e-3 * local.std())
     np.testing.assert_allclose(its, logits, atol=1e-4)
@@ -432,7 +449,7 @@ def test_a_map_is_left_out(architecture: str, to: str, tmp_path: Path) -> None:
     assert not judge.has_map
     pixels = views(3, detector.size)
     np.testing.assert_allclose(judge.logits(pixels), detector.logits(pixels), atol=1e-4)
-    with pytest.raises(GanscopeError, match="no patch logits"):
+    with pytest.raises(GanscopeError, match="holds no map"):
         judge.local_logits(pixels)
     picture = views(1, 2 * detector.size)[0]
     assert heatmap(judge, picture).shape == picture.shape[:2]

@@ -101,12 +101,12 @@ def test_only_what_the_first_look_leaves_open_is_looked_at_again(detector: Detec
 
 
 def test_a_first_look_may_settle_that_it_is_fake(detector: Detector) -> None:
-    detector.config["input"]["views"]["settled_fake"] = 4.0
+    detector.config["input"]["views"] |= {"settled_fake": 4.0, "few": 0.5}
     images = [np.full((60, 90, 3), value, np.uint8) for value in (128, 20, 240)]
     found = list(score_images(detector, images, device="cpu"))
     assert [len(scored.tile_logits) for scored in found] == [6, 2, 2]
     assert detector.net.seen == 10
-    assert found[2].weights.tolist() == [0.5, 0.5]  # nothing less than a look at all
+    assert found[2].weights.tolist() == [0.5, 0.5]  # not as little as one without more
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])

@@ -63,7 +63,7 @@ class ExportedJudge(Judge):
 
     def local_logits(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not self.has_map:
-            raise GanscopeError(f"{self.config['architecture']} has no patch logits; use tiles")
+            raise GanscopeError(f"{self.name}: holds no map of patches; use tiles")
         whole, local = self._outputs(pixels)
         return local, whole
 

@@ -228,9 +228,10 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Write what a training needs to go on, atomically; a full disk is a `GanscopeError`."""
     part = run / f".{CHECKPOINT}.part"
     try:
+        part.open("wb").close()  # torch tells no errno
         torch.save(state, part)
         take_place(part, run / CHECKPOINT)
-    except (OSError, RuntimeError) as error:  # torch tells no errno
+    except (OSError, RuntimeError) as error:
         if not run.is_dir():
             raise gone(run) from None
         known = isinstance(error, OSError) and error.errno not in FULL
