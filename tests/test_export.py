@@ -549,6 +549,18 @@ def test_mistaken_exports_are_said(tmp_path: Path) -> None:
             ExportSettings(detector=name, **wrong)  # type: ignore[arg-type]
     with pytest.raises(GanscopeError, match="unknown detector"):
         export_detector(ExportSettings(detector="defualt"))
+    (tmp_path / "empty").mkdir()
+    settings = ExportSettings(
+        detector=name, out=tmp_path / "e.onnx", sample=(str(tmp_path / "empty"),)
+    )
+    with pytest.raises(GanscopeError, match="no images in this folder"):
+        export_detector(settings)
+    assert not (tmp_path / "e.onnx").exists()
+    (tmp_path / "text").write_text("no detector")
+    with pytest.raises(GanscopeError, match="this file is no run folder"):
+        load_judge(str(tmp_path / "text"))
+    with pytest.raises(GanscopeError, match="no such file"):
+        load_judge(str(tmp_path / "gone.onnx"))
     (tmp_path / "d.onnx").mkdir()
     with pytest.raises(GanscopeError, match="is a folder already"):
         export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))

@@ -96,7 +96,10 @@ def load_judge(
 def _refuse_unlike(exported: ExportedJudge, runtime: str) -> None:
     own = {OnnxJudge: "onnx", ScriptJudge: "torch"}.get(type(exported), "")
     if runtime not in ("auto", own):
-        raise GanscopeError(f"--runtime {runtime}: {exported.name} is exported for another")
+        raise GanscopeError(
+            f"--runtime {runtime}: {exported.name} is exported for {own or 'OpenVINO'}; leave "
+            "--runtime out"
+        )
 
 
 def _with_torch(name: str, device: str) -> "Detector":

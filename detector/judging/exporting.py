@@ -84,7 +84,12 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
 
     Without a sample, detectors of faces alone are shown made pictures as if these were faces.
     """
-    pictures = [path for one in settings.sample for path in islice(find_images(one), settings.most)]
+    pictures = []
+    for one in settings.sample:
+        found_there = list(islice(find_images(one), settings.most))
+        if not found_there:
+            raise GanscopeError(f"--sample {one}: no images in this folder")
+        pictures += found_there
     sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
     scores, verdicts = [], []
     for judge in (detector, exported):

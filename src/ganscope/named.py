@@ -51,6 +51,12 @@ def find_folder(name: str, kind: str) -> Path:
         return path
     if name in known:
         return known[name]
+    if kind == "detectors" and (path.is_file() or path.suffix in (".onnx", ".pt")):
+        raise GanscopeError(
+            f"{name}: this file is no run folder; check --detector takes what ganscope export wrote"
+            if path.is_file()
+            else f"{name}: no such file"
+        )
     if path.is_dir():
         raise GanscopeError(f"{name}: this folder holds no {CONFIG}; is the training finished?")
     if Path(name).parent.is_dir() and "/" in name:
