@@ -23,7 +23,7 @@ from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
-from ganscope.inputs import find_images
+from ganscope.inputs import empty_folder, find_images
 from ganscope.locks import holding_file
 from ganscope.named import find_folder
 
@@ -88,7 +88,7 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
     for one in settings.sample:
         found_there = list(islice(find_images(one), settings.most))
         if not found_there:
-            raise GanscopeError(f"--sample {one}: no images in this folder")
+            raise empty_folder(one)
         pictures += found_there
     sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
     scores, verdicts = [], []

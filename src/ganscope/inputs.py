@@ -158,7 +158,7 @@ def count_inputs(paths: Sequence[str | Path]) -> int | None:
             known = os.path.isfile(path) and kind_of(_head(path), path) in ("picture", "video", "")
             found = 1 if known else None
         if found == 0:
-            raise _empty(path)
+            raise empty_folder(path)
         total = None if found is None or total is None else total + found
     return total
 
@@ -171,7 +171,7 @@ def refuse_missing(paths: Sequence[str | Path]) -> None:
         if path == STANDARD_INPUT or is_address(path):
             continue
         if next(find_images(path), None) is None:
-            raise _empty(path)
+            raise empty_folder(path)
 
 
 def find_images(path: str | Path, passed: Passed | None = None) -> Iterator[str]:
@@ -318,7 +318,8 @@ def _missing(path: str) -> GanscopeError:
     return GanscopeError(f"{path}: no such file or folder")
 
 
-def _empty(path: str) -> GanscopeError:
+def empty_folder(path: str) -> GanscopeError:
+    """The line about a folder without images, with what it holds instead."""
     passed = Passed()
     next(find_images(path, passed), None)
     return GanscopeError(
