@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import typer
+from rich.markup import escape
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from ganscope.cli import (
     arms_race,
@@ -85,6 +87,32 @@ app.command("play")(play.play)
 app.command("project")(project.project)
 app.command("list")(list.list_things)
 app.command("demo")(demo.demo)
+
+
+class _Command(TyperCommand):
+    """A command whose help is shown as it is written: no paragraph is broken where the source is,
+    and nothing in brackets is taken for markup.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.help = escape(_reflowed(self.help or ""))
+        for one in self.params:
+            if isinstance(one, TyperOption | TyperArgument):
+                one.help = escape(one.help or "")
+
+
+def _reflowed(text: str) -> str:
+    """Text for terminals of any width: each paragraph that is not indented on one line."""
+    lines = builtins.list[str]()
+    for line in text.splitlines():
+        goes_on = lines and lines[-1].strip() and line.strip() and not line.startswith(" ")
+        lines[-1:] = [f"{lines[-1]} {line}"] if goes_on else [*lines[-1:], line]
+    return "\n".join(lines)
+
+
+for _one in (c for a in (app, latent.app, trust.app) for c in a.registered_commands):
+    _one.cls = _Command
 
 
 def _version(wanted: bool) -> None:

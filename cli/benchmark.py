@@ -28,7 +28,7 @@ SPAN = "95 %     "
 
 def benchmark(
     corpora: Annotated[
-        list[Path] | None, typer.Argument(help="Corpus folders.", metavar="CORPUS...")
+        list[Path] | None, typer.Argument(help="Corpus folders.", metavar="CORPUS")
     ] = None,
     detector: Annotated[
         list[str] | None,

@@ -24,7 +24,7 @@ def inspect(
         list[str],
         typer.Argument(
             help="Image files, folders, http(s) addresses, archives, lists; - for standard input.",
-            metavar="PATH...",
+            metavar="PATH",
         ),
     ],
     watermarks: Annotated[

@@ -29,7 +29,7 @@ Name = Annotated[
 ]
 Fakes = Annotated[
     list[str],
-    typer.Argument(help="Numbers of fakes (12), or SEED:NUMBER (3:12).", metavar="FAKE..."),
+    typer.Argument(help="Numbers of fakes (12), or SEED:NUMBER (3:12).", metavar="FAKE"),
 ]
 Class = Annotated[str | None, typer.Option("--class", help="What a conditional generator makes.")]
 Truncation = Annotated[float, typer.Option(help="Psi, 0 to 1: how far fakes stray.")]

@@ -25,9 +25,7 @@ FEW_FOUND = 0.05
 def train_detector(
     corpora: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[CORPUS]...", help="Corpus folders. [default: the newest one here]"
-        ),
+        typer.Argument(metavar="CORPUS", help="Corpus folders. [default: the newest one here]"),
     ] = None,
     data: Annotated[
         list[str] | None,

@@ -154,6 +154,18 @@ def test_every_command_has_help_with_examples(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scan", "[default: one a GPU, or one a core]"),
+        ("play", "'ganscope[web]'"),
+        ("scan", "The folder can be read while it grows (pandas, duckdb)"),
+    ],
+)
+def test_help_is_shown_as_it_is_written(name: str, said: str, tmp_path: Path) -> None:
+    assert said in run(name, "--help", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["generate", "--n", "0"], "--n must be at least 1"),
