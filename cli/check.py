@@ -45,7 +45,7 @@ def check(
         typer.Argument(
             help="Image files, folders, videos, lists (.txt), archives (.zip, .tar), PDFs, web "
             "addresses; - is standard input.",
-            metavar="PATH...",
+            metavar="PATH",
         ),
     ],
     detector: Annotated[
@@ -305,7 +305,7 @@ def _table(checks: list["Check"]) -> Table:
     table.add_column("verdict")
     table.add_column("score", justify="right")
     table.add_column("probability", justify="right")
-    declares = any(one.declared != "nothing said" for one in checks)
+    declares = any(one.declared not in (None, "nothing said") for one in checks)
     if declares:
         table.add_column("the file says", overflow="fold")
     table.add_column("size", justify="right")
@@ -319,7 +319,7 @@ def _table(checks: list["Check"]) -> Table:
             nothing, why = [""] if declares else [], Text(escaped(one.error))
             table.add_row(Text("error", style="magenta"), "", "", *nothing, size, path, why)
             continue
-        says = one.declared if one.declared != "nothing said" else ""
+        says = one.declared if one.declared not in (None, "nothing said") else ""
         says += f" ({one.declared_by})" if one.declared_by else ""
         verdict = Text(one.verdict or "", style=VERDICT_STYLES.get(one.verdict or "", ""))
         table.add_row(

@@ -6,9 +6,12 @@ from typing import Annotated
 
 import typer
 
-from ganscope.cli.console import err, out
+from ganscope.cli.console import err, out, progress
 from ganscope.config import ExportSettings
 from ganscope.errors import counted
+
+NAMED = 5
+"""Pictures that are named of those with another verdict, and of those left out."""
 
 
 def export(
@@ -77,7 +80,14 @@ def export(
     )
     from ganscope.detector.judging.exporting import export_detector
 
-    found = export_detector(settings)
+    with progress() as bar:
+        task = bar.add_task("loading", total=None, note="")
+        found = export_detector(
+            settings,
+            lambda what, done, total: bar.update(
+                task, description=what, completed=done, total=total
+            ),
+        )
     if json:
         print(json_library.dumps(found.as_dict()))
         return
@@ -85,6 +95,21 @@ def export(
     err.print(
         f"compared with {detector} on {counted(found.images, 'picture')}: scores differ by "
         f"{found.largest:.2g} at most ({found.mean:.2g} on average), promised is "
-        f"{settings.promised:g}; {found.verdicts} of {found.images} verdicts are other ones",
+        f"{settings.promised:g}; {len(found.changed)} of {found.images} verdicts are other ones",
         highlight=False,
     )
+    for one in found.changed[:NAMED]:
+        err.print(
+            f"{one.picture}: {one.verdict} ({one.score:.3f}), exported {one.exported_verdict} "
+            f"({one.exported_score:.3f})",
+            highlight=False,
+            markup=False,
+        )
+    if left_out := found.left_out:
+        more = ", ..." if len(left_out) > NAMED else ""
+        err.print(
+            f"not compared, for they cannot be judged: {', '.join(left_out[:NAMED])}{more} "
+            f"({len(left_out)})",
+            highlight=False,
+            markup=False,
+        )

@@ -37,7 +37,7 @@ def scan(
         typer.Argument(
             help="Files, folders, s3://, hf:OWNER/NAME and what else fsspec reads, tar files, and "
             "lists of those: .txt, .csv, .parquet (column path).",
-            metavar="PATH...",
+            metavar="PATH",
         ),
     ],
     out_: Annotated[
@@ -123,7 +123,7 @@ def scan(
     from ganscope.detector.scanning.scan import scan_images
 
     state: Progress | None = None
-    said = time.monotonic()
+    said = -SAY_EVERY  # the first at once
     with closing(scan_images(settings)) as states, progress() as bar:
         task = bar.add_task("scanning", total=None, note="")
         for state in states:
@@ -147,9 +147,10 @@ def _sum_up(state: "Progress", settings: ScanSettings) -> None:
     again = f" ({state.duplicates:,} with the content of another)" if state.duplicates else ""
     faces = f", faces by {state.faces_by}" if state.faces_by else ""
     speed = f", {state.per_second:,.1f} a second" if made else ""
+    how = ", ".join([state.engine, *sorted(state.runtimes)])
     err.print(
         f"{counted(made, 'file')} in {state.seconds:,.1f} s{speed}, "
-        f"by {counted(state.workers, 'worker')} ({state.engine})"
+        f"by {counted(state.workers, 'worker')} ({how})"
         f"{faces}{earlier}",
         highlight=False,
     )

@@ -34,11 +34,15 @@ class Judge(ABC):
     config: dict[str, Any]
     name: str
     """What the user called it, or the folder's name."""
+    runtime: str
+    """What computes: torch, onnx (onnxruntime) or openvino."""
     margin: float = 0.0
     """How far the logit of a view may be from the exact one, and that of an image of n views by
     so much over the root of n. Where that could change what is said of it, `exact_logits` are asked
     for.
     """
+    rounded: float = 0.0
+    """As `margin`, of a file that has no exact logits beside it."""
 
     @abstractmethod
     def prepare(self, device: str = "auto") -> None:
@@ -63,11 +67,17 @@ class Judge(ABC):
 
     def in_doubt(self, logit: float, views: int) -> bool:
         """Whether the exact logit of an image of so many views may lie on the other side of a
-        threshold.
+        threshold, and can be had.
         """
-        if not self.margin:
+        return self._near(logit, self.margin / views**0.5)
+
+    def stays_in_doubt(self, logit: float, views: int) -> bool:
+        """The same, where it cannot."""
+        return self._near(logit, self.rounded / views**0.5)
+
+    def _near(self, logit: float, margin: float) -> bool:
+        if not margin:
             return False
-        margin = self.margin / views**0.5
         low, high = self.score(logit - margin), self.score(logit + margin)
         return any(low <= self.thresholds[name] <= high for name in ("fake", "real"))
 

@@ -49,6 +49,7 @@ class Detector(FolderModel, Judge):
     """
 
     kind = "detectors"
+    runtime = "torch"
 
     def __init__(self, config: dict[str, Any], net: nn.Module | None = None):
         super().__init__(config)

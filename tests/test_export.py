@@ -22,7 +22,7 @@ from ganscope.config import CheckSettings, ExportSettings
 from ganscope.config.export import ENDINGS
 from ganscope.detector.exported import loading, shrinking
 from ganscope.detector.exported.loading import (
-    MARGIN,
+    BYTES_MARGIN,
     QuickJudge,
     cached_graph,
     graph_of,
@@ -85,7 +85,7 @@ def test_the_shipped_detector_without_torch_is_the_one_with_torch(cache: Path) -
     np.testing.assert_allclose(whole, expected_whole, atol=1e-3)
     np.testing.assert_allclose(local, expected_local, atol=2e-3)
     quick = graph.logits(pixels)
-    assert 1e-4 < np.abs(quick - expected).max() < 2 * MARGIN  # rounded, but not by much
+    assert 1e-4 < np.abs(quick - expected).max() < 2 * BYTES_MARGIN  # rounded, but not by much
     assert graph.has_places
     assert graph.config == detector.config
     for name in ("size", "views", "smallest", "thresholds", "name"):
@@ -97,6 +97,7 @@ def test_check_needs_no_torch(cache: Path, photo: Path, tmp_path: Path) -> None:
     judge = cached_graph("default")
     judge.exact_logits(views(1))  # all graphs are made
     judge.face_logits(views(1))
+    judge.places(views(1))
     code = f"""
 import json, sys
 from ganscope.cli import main
@@ -417,7 +418,7 @@ def test_every_architecture_is_exported(architecture: str, tmp_path: Path) -> No
     found = export_detector(ExportSettings(detector=name, out=tmp_path / "d.onnx"))
     assert found.images == 8
     assert found.largest < 1e-5
-    assert found.verdicts == 0
+    assert found.changed == ()
     detector, graph = load_detector(name), open_exported(found.path)
     assert isinstance(graph, OnnxJudge)
     assert (graph.has_map, graph.has_places) == (detector.has_map, detector.has_places)
@@ -529,11 +530,35 @@ def test_what_breaks_its_promise_is_not_kept(tmp_path: Path, monkeypatch: Any) -
 
     monkeypatch.setattr(shrinking, "to_half", worse)
     out = tmp_path / "d.onnx"
-    out.write_text("another one's")
+    export_detector(ExportSettings(detector=name, out=out))
+    before = out.read_bytes()
     with pytest.raises(GanscopeError, match=r"promised is 0\.01, so nothing was kept"):
         export_detector(ExportSettings(detector=name, out=out, half=True))
-    assert out.read_text() == "another one's"
+    assert out.read_bytes() == before
+    with pytest.raises(GanscopeError, match="is exported already"):
+        export_detector(ExportSettings(detector=str(out), out=tmp_path / "e.onnx"))
+    for content in (b"another one's", before[: len(before) // 2]):
+        out.write_bytes(content)
+        with pytest.raises(GanscopeError, match="is there already, and no detector"):
+            export_detector(ExportSettings(detector=name, out=out))
+        assert out.read_bytes() == content
+    with pytest.raises(GanscopeError, match="cut off, damaged or no ONNX file"):
+        load_judge(str(out))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.onnx", "run"]
+
+
+def test_scores_of_bytes_near_a_threshold_are_told(tmp_path: Path) -> None:
+    name = trained(tmp_path / "run", "vit:test_vit", size=64)
+    photo = np.kron(views(1, 8)[0], np.ones((12, 12, 1), np.uint8))
+    for to, more, expected in (("int8", {"int8": True}, 1), ("float", {}, 0)):
+        settings = ExportSettings(detector=name, out=tmp_path / f"{to}.onnx", tolerance=1.0, **more)
+        judge = load_judge(str(export_detector(settings).path))
+        score = check_image(photo, judge).score
+        assert score is not None
+        for moved, told in ((0.01, expected), (-0.45, 0)):
+            judge.config["thresholds"] |= {"fake": score + moved + 0.01, "real": score + moved}
+            found = check_image(photo, judge)
+            assert sum("near a threshold" in said for said in found.warnings) == told
 
 
 def test_mistaken_exports_are_said(tmp_path: Path) -> None:
@@ -543,6 +568,7 @@ def test_mistaken_exports_are_said(tmp_path: Path) -> None:
         ({"int8": True, "half": True}, "exclude each other"),
         ({"int8": True, "to": "torchscript"}, "takes --half"),
         ({"out": "d.pt"}, "--out must end in .onnx"),
+        ({"out": tmp_path}, "is a folder; name a file in it that ends in .onnx"),
         ({"tolerance": 2.0}, "--tolerance must be between"),
     ):
         with pytest.raises(GanscopeError, match=said):
@@ -575,11 +601,14 @@ def test_mistaken_exports_are_said(tmp_path: Path) -> None:
 def test_exported_files_judge_in_check(photo: Path, tmp_path: Path) -> None:
     name = trained(tmp_path / "run", "cnn", width=8, depth=3)
     command = [sys.executable, "-m", "ganscope"]
-    export = [*command, "export", name, "--out", "d.onnx", "--sample", str(photo), "--json"]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    sample = ["--sample", str(photo), "--sample", str(broken)]
+    export = [*command, "export", name, "--out", "d.onnx", *sample, "--json"]
     done = subprocess.run(export, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["images"], found["verdicts"]) == (1, 0)
+    assert (found["images"], found["changed"], found["left_out"]) == (1, [], [str(broken)])
     said = [
         one.as_dict() | {"detector": ""}
         for judge in (name, str(tmp_path / "d.onnx"))

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,10 @@ def test_rows_are_those_of_check_and_tell_of_the_file(tmp_path: Path, detector: 
     assert found.duplicate_of.isna().all()
     written = json.loads((tmp_path / "r.parquet" / "_metrics.json").read_text())
     assert written["done"]
+    assert written["passed"] == {".csv": 1}
+    assert list(written["runtimes"].values()) == [71]
+    unread = found[found.verdict.isna()]
+    assert unread[["width", "height", "declared", "declared_reason"]].isna().all(None)
     assert written["rows"] == 75
     assert sorted(p.name for p in (tmp_path / "r.parquet").iterdir()) == [
         "_metrics.json",
@@ -155,7 +160,7 @@ def test_faces_are_looked_at_as_in_check(
     if not alone:
         scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
         assert table(tmp_path / "whole").faces.isna().all()
-        with pytest.raises(GanscopeError, match="other --faces; name"):
+        with pytest.raises(GanscopeError, match=r"other --faces \(there: True\); name"):
             scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 
@@ -192,7 +197,8 @@ def test_lists_and_shards(tmp_path: Path, detector: str) -> None:
     inbox = make(tmp_path / "inbox", 6)
     names = sorted(str(p) for p in inbox.iterdir())
     pd.DataFrame({"path": names[:2], "x": 1}).to_parquet(tmp_path / "l.parquet")
-    pd.DataFrame({"file_name": ["inbox/0002.jpg"]}).to_csv(tmp_path / "l.csv", index=False)
+    table_of = pd.DataFrame({"file_name": ["inbox/0002.jpg", ""], "x": 1})
+    table_of.to_csv(tmp_path / "l.csv", index=False)
     with tarfile.open(tmp_path / "shard.tar", "w") as shard:
         shard.add(names[4], "a/0004.jpg")
         shard.addfile(tarfile.TarInfo("a/0004.json"), io.BytesIO())
@@ -211,7 +217,8 @@ def test_lists_and_shards(tmp_path: Path, detector: str) -> None:
         "inbox/0003.jpg",
     ]
     assert [item.number for item in items] == list(range(7))
-    assert str(passed).startswith("passed over: 1 that are no pictures (1 .json)")
+    assert passed.counts == {".json": 1, "row without a path": 1}
+    assert f"{tmp_path}/l.csv row 2" in str(passed)
     scan(*paths, out=tmp_path / "r", detector=detector)
     found = table(tmp_path / "r").set_index("path")
     expected = rows_of_check(names[4], detector=detector)
@@ -547,6 +554,8 @@ def test_results_can_be_read_while_they_grow(
     read = []
     with closing(scan_images(settings)) as states:
         for state in states:
+            if not state.rows:  # it has just begun
+                continue
             frame = pd.read_parquet(out)
             ((count,),) = duckdb.sql(f"SELECT count(*) FROM '{out}/*.parquet'").fetchall()
             read.append((state.rows, len(frame), count))
@@ -559,12 +568,13 @@ def test_another_request_is_refused_in_a_line(tmp_path: Path, detector: str) -> 
     inbox, out = make(tmp_path / "inbox", 2), tmp_path / "r"
     scan(inbox, out=out, detector=detector)
     for more, said in (
-        ({"reencode": False}, "other --reencode;"),
-        ({"detector": "default"}, "other --detector;"),
+        ({"reencode": False}, "other --reencode (there: True);"),
+        ({"detector": "default"}, "other --detector (there: "),
     ):
-        with pytest.raises(GanscopeError, match=said):
+        with pytest.raises(GanscopeError, match=re.escape(said)):
             scan(inbox, out=out, **({"detector": detector} | more))
-    with pytest.raises(GanscopeError, match="other PATHS;"):
+    assert scan(f"{inbox}/", out=out, detector=detector).earlier == 2  # as a shell completes it
+    with pytest.raises(GanscopeError, match=rf"other PATHS \(there: {inbox}\);"):
         scan(inbox / "0000.jpg", out=out, detector=detector)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(GanscopeError, match="no folder"):

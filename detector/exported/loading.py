@@ -20,10 +20,10 @@ import numpy as np
 
 from ganscope.detector.exported.running import (
     ABOUT,
+    BYTES_MARGIN,
     FORMAT,
     ExportedJudge,
     OnnxJudge,
-    ScriptJudge,
     import_onnxruntime,
     open_exported,
 )
@@ -49,9 +49,6 @@ if TYPE_CHECKING:
 
 VERSION = 3
 """Of the graphs in the cache; to be raised with every change of what they are made of."""
-MARGIN = 0.5
-"""Logits: those of a view in bytes and exact ones hardly ever differ by more. In eighty pictures,
-means of two views differed by 0.10, those of six by 0.07 (standard deviations)."""
 LOGIT, MAP = ("logits",), ("places",)
 BOTH = (*LOGIT, *MAP)
 """What comes out of a graph: onnxruntime computes all of it, asked or not."""
@@ -94,10 +91,9 @@ def load_judge(
 
 
 def _refuse_unlike(exported: ExportedJudge, runtime: str) -> None:
-    own = {OnnxJudge: "onnx", ScriptJudge: "torch"}.get(type(exported), "")
-    if runtime not in ("auto", own):
+    if runtime not in ("auto", exported.runtime):
         raise GanscopeError(
-            f"--runtime {runtime}: {exported.name} is exported for {own or 'OpenVINO'}; leave "
+            f"--runtime {runtime}: {exported.name} is exported for {exported.runtime}; leave "
             "--runtime out"
         )
 
@@ -146,7 +142,7 @@ class QuickJudge(OnnxJudge):
     mapped: OnnxJudge | None = None
     faces: OnnxJudge | None = None
     head: FaceHead | None = None
-    margin = MARGIN
+    margin = BYTES_MARGIN
 
     @property
     def face_head(self) -> FaceHead | None:
@@ -317,7 +313,7 @@ def graph_of(
         looking = {"looks_at": "faces", "margin": face.margin}
         own["input"] = {k: v for k, v in own["input"].items() if k != "views"} | looking
         own["thresholds"] = dict.fromkeys(own["thresholds"], face.threshold)
-    return described(model, about(own, name, kind if mapped else None))
+    return described(model, about(own, name, kind if mapped else None, form))
 
 
 def kind_of_map(judge: Judge) -> str | None:
@@ -325,8 +321,10 @@ def kind_of_map(judge: Judge) -> str | None:
     return None if not judge.has_map else "places" if judge.has_places else "parts"
 
 
-def about(config: dict[str, Any], name: str, kind: str | None, **more: Any) -> dict[str, Any]:
-    """What an exported detector tells of itself: enough to judge, and where it is from."""
+def about(config: dict[str, Any], name: str, kind: str | None, form: str) -> dict[str, Any]:
+    """What an exported detector tells of itself: enough to judge, and where it is from. form: of
+    its weights, as in `graph_of`.
+    """
     import ganscope
 
     return {
@@ -335,8 +333,8 @@ def about(config: dict[str, Any], name: str, kind: str | None, **more: Any) -> d
         "made by": f"ganscope {ganscope.__version__}",
         "labels": {"real": 0, "fake": 1},
         "map": kind,
+        "form": form,
         "config": config,
-        **more,
     }
 
 

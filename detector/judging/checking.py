@@ -99,8 +99,9 @@ class Check:
     thresholds: dict[str, float]
     """On the score: fake from here on, real below there."""
     detector: str
-    width: int
-    height: int
+    width: int | None
+    height: int | None
+    """None where the file cannot be opened."""
     warnings: tuple[str, ...]
     error: str | None
     pixels_verdict: str | None = None
@@ -109,9 +110,9 @@ class Check:
     """What made the verdict: the picture as a whole, a face, or the file's own words."""
     faces: tuple[FaceCheck, ...] | None = None
     """The faces that were looked at by themselves, largest first; None: none were looked for."""
-    declared: str = NOTHING
+    declared: str | None = NOTHING
     """What the file says of its own making: generated, edited with AI, captured by a camera, or
-    nothing said."""
+    nothing said; None where it cannot be opened."""
     declared_by: str | None = None
     """Company, program or camera."""
     declared_model: str | None = None
@@ -119,7 +120,7 @@ class Check:
     declared_prompt: str | None = None
     declared_trust: str | None = None
     """How far that can be trusted: signed by whom, or text that anybody can write."""
-    declared_reason: str = NOTHING
+    declared_reason: str | None = NOTHING
     """Where the file says it, in a line."""
     evidence: Evidence = field(default_factory=Evidence)
     """All of that in full; neither JSON nor CSV has it, `ganscope inspect` does."""
@@ -524,6 +525,11 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
         probability = float(detector.probability(scored.logit))
         if scored.quality is not None and scored.quality < WORST_QUALITY:
             said.append(f"strongly compressed (JPEG quality {scored.quality}): much is lost")
+        assert scored.logit is not None
+        if detector.stays_in_doubt(scored.logit, max(len(scored.tile_logits), 1)):
+            said.append(
+                "near a threshold: the detector that this int8 file was made of may say otherwise"
+            )
         unlike = _unlike_photographs(scored, detector)
         changed = _changed_by_reencoding(detector, scored)
         tiled = not detector.faces_alone
@@ -553,7 +559,7 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
         if told.verdict != verdict:
             verdict, decided = told.verdict, "face"
             meaning = f"{told.meaning}; the picture as a whole: {meaning}"
-    seen = verdict
+    seen, opened = verdict, scored.error is None or bool(scored.width)
     if verdict is not None and not pixels_only:
         if scored.evidence.declared == GENERATED:
             verdict, decided = "fake", "file"
@@ -573,27 +579,27 @@ def _judge(detector: Judge, scored: Scored, pixels_only: bool = False) -> Check:
         meaning=meaning,
         thresholds={name: detector.thresholds[name] for name in ("fake", "real")},
         detector=detector.name,
-        width=scored.width,
-        height=scored.height,
+        width=scored.width or None,
+        height=scored.height or None,
         warnings=tuple(said),
         error=scored.error,
         pixels_verdict=seen,
         decided_by=decided,
         faces=faces,
-        declared=scored.evidence.declared,
+        declared=scored.evidence.declared if opened else None,
         declared_by=scored.evidence.by,
         declared_model=scored.evidence.model,
         declared_seed=scored.evidence.seed,
         declared_prompt=scored.evidence.prompt,
         declared_trust=scored.evidence.trust,
-        declared_reason=scored.evidence.reason,
+        declared_reason=scored.evidence.reason if opened else None,
         evidence=scored.evidence,
     )
 
 
 def _caption(check: Check) -> str:
     """What is written below a heatmap: what the file says of itself; "" for nothing."""
-    if check.declared == NOTHING:
+    if check.declared in (None, NOTHING):
         return ""
     words = f"The file says: {check.declared}"
     model = check.declared_model if check.declared_model != check.declared_by else None

@@ -4,7 +4,7 @@ what it was made from before it takes its name.
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -17,7 +17,12 @@ import numpy as np
 from ganscope.config import ExportSettings
 from ganscope.config.export import ENDINGS
 from ganscope.detector.exported.loading import about, graph_of, kind_of_map, save_graph
-from ganscope.detector.exported.running import FOLDER_FILES, import_openvino, open_exported
+from ganscope.detector.exported.running import (
+    FOLDER_FILES,
+    import_onnxruntime,
+    import_openvino,
+    open_exported,
+)
 from ganscope.detector.judge import Judge, read_detector_config
 from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.views import whole_of
@@ -26,6 +31,20 @@ from ganscope.files import replacing, write_json
 from ganscope.inputs import empty_folder, find_images
 from ganscope.locks import holding_file
 from ganscope.named import find_folder
+
+Report = Callable[[str, int, int | None], None]
+"""Is told what is done, how much of it, and of how much, where that is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """A picture of which the exported detector says something else."""
+
+    picture: str
+    score: float
+    verdict: str
+    exported_score: float
+    exported_verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,28 +58,40 @@ class Exported:
     largest: float
     mean: float
     """Differences in score."""
-    verdicts: int
-    """How many verdicts are other ones."""
+    changed: tuple[Changed, ...]
+    """Those with another verdict."""
+    left_out: tuple[str, ...]
+    """Pictures of the sample that cannot be read, or hold nothing to be judged."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self) | {"path": str(self.path)}
 
 
-def export_detector(settings: ExportSettings) -> Exported:
+def export_detector(settings: ExportSettings, report: Report | None = None) -> Exported:
     """Write a detector for another runtime, and verify it.
 
     Raises `GanscopeError` if its network cannot be expressed there, if it gives scores that differ
     by more than is promised (nothing is kept then), or if it cannot be written.
     """
+    report = report or (lambda *_: None)
     name = settings.detector
     out = settings.out or Path(f"{Path(name).name}{ENDINGS[settings.to]}")
     if out.is_dir() and not (settings.to == "openvino" and _is_ours(out)):
         raise GanscopeError(f"--out {out}: is a folder already; name another")
+    if settings.to == "openvino":
+        import_openvino("--to openvino")
+    elif settings.to == "onnx":
+        import_onnxruntime("--to onnx")
+    if Path(name).is_file() and Path(name).suffix.lower() in (".onnx", ".pt"):
+        raise GanscopeError(f"{name}: is exported already; name the detector that it was made of")
+    read_detector_config(find_folder(name, "detectors"), name)  # before torch, which takes a while
+    _refuse_foreign(out)
     from ganscope.detector.model import load_detector
 
     detector = load_detector(name)
     held = out.with_name(f"{out.name}.folder") if out.is_dir() else out
     with holding_file(held), _placing(out, settings.to == "openvino") as part:
+        report("writing", 0, None)
         try:
             _write(detector, settings, part)
         except OSError as error:
@@ -68,7 +99,7 @@ def export_detector(settings: ExportSettings) -> Exported:
             raise GanscopeError(f"--out {out}: cannot be written ({said})") from None
         exported = open_exported(part)
         assert exported is not None
-        found = compare(detector, exported, settings)
+        found = compare(detector, exported, settings, report)
         if not found["largest"] <= settings.promised:
             raise GanscopeError(
                 f"{name} as {settings.to}: scores differ by up to {found['largest']:.3g}, "
@@ -79,8 +110,22 @@ def export_detector(settings: ExportSettings) -> Exported:
     return Exported(path=out, bytes=size, **found)
 
 
-def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[str, Any]:
-    """How the verdicts of two judges differ: the numbers of `Exported`.
+def _refuse_foreign(out: Path) -> None:
+    """Raise `GanscopeError` for a file that is there already and was not exported by this."""
+    if not out.is_file():
+        return
+    try:
+        open_exported(out)
+    except GanscopeError:
+        raise GanscopeError(
+            f"--out {out}: is there already, and no detector that was exported; name another"
+        ) from None
+
+
+def compare(
+    detector: Judge, exported: Judge, settings: ExportSettings, report: Report
+) -> dict[str, Any]:
+    """How the verdicts of two judges differ: what `Exported` says of it.
 
     Without a sample, detectors of faces alone are shown made pictures as if these were faces.
     """
@@ -91,30 +136,49 @@ def compare(detector: Judge, exported: Judge, settings: ExportSettings) -> dict[
             raise empty_folder(one)
         pictures += found_there
     sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
-    scores, verdicts = [], []
+    names = pictures or [f"made picture {number}" for number in range(1, len(sample) + 1)]
+    scores: list[list[float | None]] = []
     for judge in (detector, exported):
         if judge.faces_alone and not pictures:
             judge.prepare("cpu")
             views = np.stack([whole_of(pixels, judge.size) for pixels in sample])
-            found: list[float | None] = list(map(float, judge.score(judge.logits(views))))
-        else:
-            found = [s.score for s in score_images(judge, sample, device="cpu")]
-        scores.append(np.array([np.nan if score is None else score for score in found]))
-        verdicts.append([None if score is None else judge.verdict(score) for score in found])
-    known = np.isfinite(scores[0])
-    if not known.any():
+            scores.append(list(map(float, judge.score(judge.logits(views)))))
+            continue
+        scores.append([])
+        for scored in score_images(judge, sample, device="cpu"):
+            scores[-1].append(scored.score)
+            report("comparing", sum(map(len, scores)), 2 * len(sample))
+    both = [
+        (name, one, other)
+        for name, one, other in zip(names, *scores, strict=False)
+        if one is not None and other is not None
+    ]
+    if not both:
         if detector.faces_alone:
             raise GanscopeError(
                 "--sample: this detector looks at faces, and none are found there that are large "
                 "enough; name pictures with faces"
             )
         raise GanscopeError("--sample: none of these pictures can be read")
-    differ = np.abs(scores[0] - scores[1])[known]
+    known = {name for name, *_ in both}
+    differ = [abs(one - other) for _, one, other in both]
+    changed = (
+        Changed(
+            picture=name,
+            score=one,
+            verdict=detector.verdict(one),
+            exported_score=other,
+            exported_verdict=exported.verdict(other),
+        )
+        for name, one, other in both
+        if detector.verdict(one) != exported.verdict(other)
+    )
     return {
-        "images": int(known.sum()),
-        "largest": float(differ.max()),
-        "mean": float(differ.mean()),
-        "verdicts": sum(a != b for a, b in zip(*verdicts, strict=True)),
+        "images": len(both),
+        "largest": max(differ),
+        "mean": float(np.mean(differ)),
+        "changed": tuple(changed),
+        "left_out": tuple(name for name in names[: len(sample)] if name not in known),
     }
 
 
@@ -142,13 +206,13 @@ def _write(detector: Any, settings: ExportSettings, part: Path) -> None:
     name = settings.detector
     folder = find_folder(name, "detectors")
     config = read_detector_config(folder, name)
-    what = about(config, name, kind_of_map(detector) if settings.map else None)
+    form = "int8" if settings.int8 else "half" if settings.half else "float"
+    what = about(config, name, kind_of_map(detector) if settings.map else None, form)
     if settings.to == "torchscript":
         from ganscope.detector.exported.tracing import save_script  # needs torch
 
         save_script(detector, part, what, settings.half, settings.map)
         return
-    form = "int8" if settings.int8 else "half" if settings.half else "float"
     if settings.to == "onnx":
         save_graph(graph_of(name, folder, config, part, form, mapped=settings.map), part)
         return

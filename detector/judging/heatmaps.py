@@ -129,7 +129,8 @@ def gradcam(detector: Judge, pixels: np.ndarray, _: float | None) -> np.ndarray:
     """Grad-CAM, relative to the most important place; see `gradcam.py`."""
     if not detector.has_gradients:
         what = detector.config["architecture"]
-        raise GanscopeError(f"{what} has no Grad-CAM without torch, if at all; use tiles")
+        where = "" if detector.runtime == "torch" else f" by {detector.runtime}"
+        raise GanscopeError(f"{what} has no Grad-CAM{where}; use tiles")
     from ganscope.detector.judging.gradcam import relevance_of  # needs torch
 
     with relevance_of(detector) as relevance:

@@ -9,7 +9,7 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -120,7 +120,7 @@ def _file(path: str, passed: Passed, listed: bool) -> Iterator[Item]:
     """One file: a list, a tar file, or one to be judged."""
     name = path.lower()
     if not listed and name.endswith((*LISTS, *TABLES)):
-        for entry in _entries(path):
+        for entry in _entries(path, passed):
             yield from _named(_beside(entry, path), passed, listed=True)
     elif name.endswith(".tar"):
         yield from _members(path, passed)
@@ -177,18 +177,26 @@ def open_stream(path: str) -> BinaryIO:
     return store.open(inner, "rb")
 
 
-def _entries(path: str) -> Iterator[str]:
-    """The paths that a list holds."""
+def _entries(path: str, passed: Passed) -> Iterator[str]:
+    """The paths that a list holds; `passed` gets rows without one."""
+
+    def named(rows: Iterable[Any]) -> Iterator[str]:
+        for number, row in enumerate(rows, 1):
+            if row:
+                yield str(row)
+            else:
+                passed.add("row without a path", f"{path} row {number}")
+
     try:
         with open_stream(path) as file:
             if path.lower().endswith(".parquet"):
-                yield from _parquet(file, path)
+                yield from named(_parquet(file, path))
                 return
             text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape")
             if path.lower().endswith(".csv"):
                 rows = csv.DictReader(text)
                 column = _column(rows.fieldnames or (), path)
-                yield from (row[column] for row in rows if row[column])
+                yield from named(row[column] for row in rows)
             else:
                 lines = (line.strip() for line in text)
                 yield from (line for line in lines if line and not line.startswith("#"))
@@ -200,13 +208,13 @@ def _entries(path: str) -> Iterator[str]:
         ) from None
 
 
-def _parquet(file: BinaryIO, path: str) -> Iterator[str]:
+def _parquet(file: BinaryIO, path: str) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     table = ParquetFile(file)
     column = _column(table.schema_arrow.names, path)
     for batch in table.iter_batches(BATCH, columns=[column]):
-        yield from (str(one) for one in batch.column(0).to_pylist() if one)
+        yield from batch.column(0).to_pylist()
 
 
 def _column(names: Sequence[str], path: str) -> str:

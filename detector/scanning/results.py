@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -348,8 +349,9 @@ class Results:
         if other:  # what follows from an option need not be named beside it
             other = [name for name in other if name.startswith(("--", "PATHS"))] or other
             raise GanscopeError(
-                f"{self.out}: holds the results of a scan with other {', '.join(other)}; name "
-                "another --out, or give the command that was given there"
+                f"{self.out}: holds the results of a scan with other "
+                f"{', '.join(_was(name, old.get(name)) for name in other)}; name another --out, or "
+                "give the command that was given there"
             )
 
     def _take_up(self) -> None:
@@ -391,6 +393,14 @@ class Results:
 
     def _unwritable(self, error: OSError) -> GanscopeError:
         return _unwritable(self.out, error)
+
+
+def _was(name: str, value: Any) -> str:
+    """What stood in an earlier plan, if a line can hold it: of an option, paths, the folder."""
+    if name.startswith("weights"):
+        return name
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{name} (there: {textwrap.shorten(said, 100, placeholder='...')})"
 
 
 def _unwritable(out: Path, error: Exception) -> GanscopeError:

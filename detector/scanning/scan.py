@@ -44,6 +44,8 @@ class Progress:
 
     engine: str
     workers: int
+    runtimes: dict[str, int] = field(default_factory=dict)
+    """What computed (torch, onnx, openvino) -> rows of this scan."""
     faces_by: str | None = None
     """The finder of faces; None: none are looked for."""
     rows: int = 0
@@ -64,6 +66,8 @@ class Progress:
     """Of the files of this scan."""
     worker_seconds: float = 0.0
     """Spent on judging in this scan, in all workers."""
+    passed: dict[str, int] = field(default_factory=dict)
+    """What was found and not looked at (".csv", "broken link") -> how many."""
     done: bool = False
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,6 +135,7 @@ class _Scan:
 
     def run(self) -> Generator[Progress, None, None]:
         threading.Thread(target=self._count, daemon=True).start()
+        yield self._look()
         lots: Iterator[list[Item]] = self._lots()
         try:
             while True:
@@ -183,6 +188,8 @@ class _Scan:
         for row in whole:
             self.progress.bytes += row["bytes"] or 0
             self.progress.worker_seconds += row["seconds"]
+            if (runtime := row.get("runtime")) and row["error"] is None:
+                self.progress.runtimes[runtime] = self.progress.runtimes.get(runtime, 0) + 1
 
     def _lost(self, row: Row) -> Row:
         """The row of a file with which no worker comes back."""
@@ -194,10 +201,12 @@ class _Scan:
             meaning=None,
             thresholds={name: self.config["thresholds"][name] for name in ("fake", "real")},
             detector=self.settings.detector,
-            width=0,
-            height=0,
+            width=None,
+            height=None,
             warnings=(),
             error=row["lost"],
+            declared=None,
+            declared_reason=None,
         )
         own = {"item": row["item"], "sha256": None, "bytes": None, "seconds": 0.0}
         return row_of(check) | own
@@ -209,6 +218,7 @@ class _Scan:
         progress.duplicates = results.duplicates
         progress.verdicts = dict(sorted(results.counts.items()))
         progress.seconds = time_now - self.begun
+        progress.passed = dict(self.passed.counts)
         made = progress.rows - progress.earlier
         self.lately.append((time_now, made))
         while time_now - self.lately[0][0] > WINDOW:
@@ -276,7 +286,7 @@ def _plan(
     )
     names = ("detector", "runtime", "reencode", "faces", "pixels_only", "dedup", "trust_anchors")
     return {
-        "PATHS": list(settings.paths),
+        "PATHS": [path.rstrip("/") or path for path in settings.paths],  # photos/ is photos
         **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in names},
         "weights of the detector": [weights, config, *([swaps] if swaps else [])],
         "finder of faces (by the extra faces)": finder,

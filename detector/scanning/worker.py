@@ -40,8 +40,8 @@ FOR_GOOD = (FileNotFoundError, IsADirectoryError, NotADirectoryError, Permission
 """What is the same however often it is tried."""
 
 Row = dict[str, Any]
-"""A row of the results and its "item". One with "duplicate" is yet to be filled from the row of the
-file that was first with that content."""
+"""A row of the results, its "item" and the "runtime" that judged it. One with "duplicate" is yet to
+be filled from the row of the file that was first with that content."""
 Claim = Callable[[list[tuple[str, int]]], list[bool]]
 """SHA-256 and number of each item -> whether it is the first with that content, to be judged."""
 
@@ -125,7 +125,7 @@ class Worker:
             since = now
 
     def _row(self, read: _Read, check: Check, seconds: float) -> Row:
-        return row_of(check) | _about(read, seconds)
+        return row_of(check) | _about(read, seconds) | {"runtime": self.judge.runtime}
 
     def _read(self, items: Iterable[Item]) -> Iterator[_Read]:
         """Read files in threads, a bounded number ahead, and keep the order. Beside a network on

@@ -56,7 +56,12 @@ def valid_truncation(value: float) -> None:
 
 def valid_suffix(out: Path | None, *allowed: str) -> None:
     if out is not None and out.suffix.lower() not in allowed:
-        raise GanscopeError(f"--out must end in {' or '.join(allowed)}, not {out.name!r}")
+        endings = " or ".join(allowed)
+        if out.is_dir():
+            raise GanscopeError(
+                f"--out {out}: is a folder; name a file in it that ends in {endings}"
+            )
+        raise GanscopeError(f"--out must end in {endings}, not {out.name!r}")
 
 
 def is_number(text: str) -> bool:
