@@ -454,7 +454,7 @@ def test_a_map_is_left_out(architecture: str, to: str, tmp_path: Path) -> None:
         judge.local_logits(pixels)
     picture = views(1, 2 * detector.size)[0]
     assert heatmap(judge, picture).shape == picture.shape[:2]
-    if to != "torchscript" and "own" in str(ARCHITECTURES[architecture]):
+    if "own" in str(ARCHITECTURES[architecture]):
         assert found.bytes < whole.bytes
 
 

@@ -16,6 +16,7 @@ from ganscope.detector.exported.graph import LOGITS, PIXELS, PLACES
 from ganscope.detector.exported.running import ABOUT
 from ganscope.detector.exported.shrinking import LARGE
 from ganscope.detector.model import Detector
+from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.errors import GanscopeError, reason_of
 
 OPSET = 18
@@ -85,6 +86,20 @@ def traced_onnx(detector: Detector, path: Path, mapped: bool) -> onnx.ModelProto
 
 
 @contextmanager
+def _bare(detector: Detector, mapped: bool) -> Iterator[None]:
+    """Without its map, a network has no backbone for it alone."""
+    net = detector.net
+    if mapped or not isinstance(net, BlockFeatures):
+        yield
+        return
+    local, net.local = net.local, None
+    try:
+        yield
+    finally:
+        net.local = local
+
+
+@contextmanager
 def _told(detector: Detector) -> Iterator[None]:
     """Say in a line what torch raises for a network that cannot be followed, or written."""
     try:
@@ -107,7 +122,7 @@ def save_script(
     network, example = _prepared(detector, mapped)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        with _told(detector):
+        with _told(detector), _bare(detector, mapped):
             asked: dict[str, Any] = {"forward": (example,)}
             if mapped and detector.has_places:  # which may cost a backbone of their own
                 asked[LOGITS] = (example,)
