@@ -31,7 +31,7 @@ from second_reading import (
     prepared,
     read,
 )
-from ship_clip import average_of, summed, weight_of
+from ship_clip import average_of, parts_of, summed
 from train_clip import shares_of
 
 from ganscope.config import replacing
@@ -50,7 +50,7 @@ def main() -> None:
     args = _options()
     scores = pd.read_csv(args.scores, dtype={"picture": str})
     scores["tuned"] = (scores["native"] + scores["whole"]) / 2
-    scores = summed(scores, weight_of(scores, args.share))
+    scores = summed(scores, *parts_of(scores, args.share))
     scores = scores[scores["picture"].isin(pd.read_csv(args.of, dtype={"picture": str})["picture"])]
     lot = scores["picture"].map(lambda name: zlib.crc32(name.encode()) % OF_FAKES)
     scores = scores[(scores["label"] == 0) | (lot == 0)].assign(views=2)
@@ -111,7 +111,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
     parser.add_argument("--pretrained", required=True)
-    parser.add_argument("--share", type=float, default=0.4)
+    parser.add_argument("--share", type=float, default=0.6)
     computed(parser)
     return parser.parse_args()
 

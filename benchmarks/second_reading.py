@@ -42,7 +42,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from ship_clip import average_of, weight_of
+from ship_clip import average_of, parts_of, summed
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from train_clip import DROPPED, all_listed, shares_of
@@ -65,9 +65,9 @@ ENLARGED, QUALITIES, WORSE = (0.9, 1.4), (60, 97), (50, 97)
 """How far parts are enlarged, and JPEG qualities of the first look and of these."""
 PARTS, HIDDEN = 3, 64
 """Classifiers that are averaged, and the width of each."""
-EPOCHS, BATCH, PEAK = 12, 64, 1e-3
+EPOCHS, BATCH, PEAK = 60, 256, 2e-3
 MARGIN = 1e-3
-SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6)
+SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7)
 ALARMS, ENOUGH = 0.01, 40
 """Share of false alarms, and pictures of a generator from which it is told by itself."""
 DEGRADED = ("clean", "jpeg:50", "resize:0.5", "webp:60", "screenshot:0.75")
@@ -220,10 +220,10 @@ def fit(args: argparse.Namespace) -> None:
             second[fold == one] = net(x[~learn, :LOOK].float()).squeeze(-1).mean(1).numpy()
     readings = pd.DataFrame({"tuned": tuned, "second": second})
     for share in SHARES:
-        both = tuned + weight_of(readings, share) * second
+        both = summed(readings, *parts_of(readings, share))["logit"].to_numpy()
         told(f"fine-tuned {1 - share:.2f}, second {share:.2f}", about, both)
     told("second alone", about, second)
-    both = tuned + weight_of(readings, args.share) * second
+    both = summed(readings, *parts_of(readings, args.share))["logit"].to_numpy()
     for table, rows in about.groupby("table"):
         part = about.loc[rows.index].reset_index(drop=True)
         told(f"{table}, {len(part):,} pictures: fine-tuned", part, tuned[rows.index])
@@ -352,8 +352,8 @@ def tell_matrix(args: argparse.Namespace, scores: pd.DataFrame) -> None:
     found = pd.concat(tables, ignore_index=True)
     clean = found[found["degradation"] == DEGRADED[0]]
     readings = pd.DataFrame({"tuned": clean[VARIANTS[2]], "second": clean[VARIANTS[1]]})
-    weight = weight_of(readings, args.share)
-    found[VARIANTS[3]] = found[VARIANTS[2]] + weight * found[VARIANTS[1]]
+    tuned, second = parts_of(readings, args.share)
+    found[VARIANTS[3]] = tuned * found[VARIANTS[2]] + second * found[VARIANTS[1]]
     found["label"] = scores.loc[found["name"], "label"].to_numpy()
     print(f"{len(clean):,} pictures, {int(scores.loc[clean['name'], 'label'].sum()):,} generated")
     for of in ("AUROC", "found at 2 % false alarms"):
@@ -430,7 +430,7 @@ def learned(x: Tensor, y: Tensor, odds: Tensor, seed: int, hidden: int) -> Any:
     inside = [nn.Linear(x.shape[-1], hidden), nn.GELU(), nn.Dropout(0.3)] if hidden else []
     net = nn.Sequential(nn.Dropout(0.5), *inside, nn.Linear(hidden or x.shape[-1], 1))
     steps = EPOCHS * len(y) // BATCH
-    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=0.1, fused=True)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=steps + 1)
     for _ in range(steps):
         rows = torch.multinomial(odds, BATCH, replacement=True)
@@ -469,7 +469,7 @@ def main() -> None:
     one.add_argument("--features", type=Path, required=True)
     one.add_argument("--scores", type=Path, nargs="+", required=True)
     one.add_argument("--out", type=Path, required=True)
-    one.add_argument("--share", type=float, default=0.4)
+    one.add_argument("--share", type=float, default=0.6)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=fit)
     one = commands.add_parser("matrix")
@@ -479,7 +479,7 @@ def main() -> None:
         one.add_argument(name, type=Path, required=True)
     one.add_argument("--pretrained", required=True)
     one.add_argument("--number", type=int, default=75)
-    one.add_argument("--share", type=float, default=0.4)
+    one.add_argument("--share", type=float, default=0.6)
     computed(one)
     one.set_defaults(run=matrix)
     args = parser.parse_args()
