@@ -56,7 +56,7 @@ HIDDEN = 192
 """Width of the second reading's classifier."""
 MEASURE = 0.6
 """The part of the fine-tuned reading that it counts once at: whatever the parts are, the sum keeps
-the spread that `SETTLED` and what rounding does to a logit were measured by."""
+the spread that `SETTLED` was measured by."""
 
 
 def main() -> None:

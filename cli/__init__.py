@@ -111,8 +111,9 @@ def _reflowed(text: str) -> str:
     return "\n".join(lines)
 
 
-for _one in (c for a in (app, latent.app, trust.app) for c in a.registered_commands):
-    _one.cls = _Command
+for _group in (app, *(group.typer_instance for group in app.registered_groups)):
+    for _one in _group.registered_commands if _group else ():
+        _one.cls = _Command
 
 
 def _version(wanted: bool) -> None:

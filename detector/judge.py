@@ -41,7 +41,7 @@ class Judge(ABC):
     so much over the root of n. Where that could change what is said of it, `exact_logits` are asked
     for.
     """
-    rounded: float = 0.0
+    lasting_margin: float = 0.0
     """As `margin`, of a file that has no exact logits beside it."""
 
     @abstractmethod
@@ -72,8 +72,8 @@ class Judge(ABC):
         return self._near(logit, self.margin / views**0.5)
 
     def stays_in_doubt(self, logit: float, views: int) -> bool:
-        """The same, where it cannot."""
-        return self._near(logit, self.rounded / views**0.5)
+        """Whether it may lie there, and cannot be had."""
+        return self._near(logit, self.lasting_margin / views**0.5)
 
     def _near(self, logit: float, margin: float) -> bool:
         if not margin:

@@ -1,6 +1,7 @@
 """Detectors as graphs: they say what the network says, without torch, or are not kept."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from ganscope.detector.exported.loading import (
 )
 from ganscope.detector.exported.running import OnnxJudge, ScriptJudge, open_exported
 from ganscope.detector.judge import Judge
-from ganscope.detector.judging import checking
+from ganscope.detector.judging import checking, exporting
 from ganscope.detector.judging.checking import check_image, check_images
 from ganscope.detector.judging.exporting import export_detector, made_pictures
 from ganscope.detector.judging.heatmaps import heatmap
@@ -539,7 +540,9 @@ def test_what_breaks_its_promise_is_not_kept(tmp_path: Path, monkeypatch: Any) -
         export_detector(ExportSettings(detector=str(out), out=tmp_path / "e.onnx"))
     for content in (b"another one's", before[: len(before) // 2]):
         out.write_bytes(content)
-        with pytest.raises(GanscopeError, match="is there already, and no detector"):
+        with pytest.raises(
+            GanscopeError, match="is there already, and no detector that was exported so"
+        ):
             export_detector(ExportSettings(detector=name, out=out))
         assert out.read_bytes() == content
     with pytest.raises(GanscopeError, match="cut off, damaged or no ONNX file"):
@@ -692,3 +695,34 @@ def test_the_smallest_form_gives_the_same_numbers(kind: str, matrix: np.ndarray)
     assert share - 0.3 < len(model.SerializeToString()) / matrix.nbytes < share
     x = np.random.default_rng(0).normal(size=(2, 5, 512)).astype(np.float32)
     np.testing.assert_allclose(run(model, x), run(small_graph(matrix), x), atol=2e-4)
+
+
+@pytest.mark.parametrize("number", [None, math.nan])
+def test_an_export_without_a_number_is_not_kept(
+    number: float | None, tmp_path: Path, monkeypatch: Any
+) -> None:
+    name = trained(tmp_path / "run", "cnn", width=8, depth=3)
+    told: list[str] = []
+    settings = ExportSettings(detector=name, out=tmp_path / "d.onnx")
+    export_detector(settings, lambda what, *_: told.append(what))
+    assert list(dict.fromkeys(told)) == ["writing", "comparing"]
+    (tmp_path / "d.onnx").unlink()
+
+    def worse(judge: Judge, *images: Any, **more: Any) -> Any:
+        found = list(score_images(judge, *images, **more))
+        if isinstance(judge, OnnxJudge):
+            found[3].score = number
+        return iter(found)
+
+    monkeypatch.setattr(exporting, "score_images", worse)
+    with pytest.raises(GanscopeError, match="gives no number for made picture 4, so nothing was"):
+        export_detector(settings)
+    assert not settings.out or not settings.out.exists()
+
+
+def test_openvino_takes_no_file_for_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "vino").write_text("mine")
+    settings = ExportSettings(detector="default", to="openvino", out=tmp_path / "vino")
+    with pytest.raises(GanscopeError, match="is there already"):
+        export_detector(settings)
+    assert (tmp_path / "vino").read_text() == "mine"

@@ -160,7 +160,7 @@ def test_faces_are_looked_at_as_in_check(
     if not alone:
         scan(inbox, out=tmp_path / "whole", detector=detector, faces=False)
         assert table(tmp_path / "whole").faces.isna().all()
-        with pytest.raises(GanscopeError, match=r"other --faces \(there: True\); name"):
+        with pytest.raises(GanscopeError, match=r"other --faces \(there: --faces\); name"):
             scan(inbox, out=tmp_path / "r", detector=detector, faces=False)
 
 
@@ -217,8 +217,8 @@ def test_lists_and_shards(tmp_path: Path, detector: str) -> None:
         "inbox/0003.jpg",
     ]
     assert [item.number for item in items] == list(range(7))
-    assert passed.counts == {".json": 1, "row without a path": 1}
-    assert f"{tmp_path}/l.csv row 2" in str(passed)
+    assert passed.counts == {".json": 1, "without a path": 1}
+    assert f"row 2 of {tmp_path}/l.csv" in str(passed)
     scan(*paths, out=tmp_path / "r", detector=detector)
     found = table(tmp_path / "r").set_index("path")
     expected = rows_of_check(names[4], detector=detector)
@@ -568,7 +568,7 @@ def test_another_request_is_refused_in_a_line(tmp_path: Path, detector: str) -> 
     inbox, out = make(tmp_path / "inbox", 2), tmp_path / "r"
     scan(inbox, out=out, detector=detector)
     for more, said in (
-        ({"reencode": False}, "other --reencode (there: True);"),
+        ({"reencode": False}, "other --reencode (there: --reencode);"),
         ({"detector": "default"}, "other --detector (there: "),
     ):
         with pytest.raises(GanscopeError, match=re.escape(said)):
@@ -685,3 +685,20 @@ def test_a_cluster_that_loses_a_node_loses_no_file(
     assert last.duplicates == 1
     scan(inbox, out=tmp_path / "local", detector=detector)
     same(found, table(tmp_path / "local"))
+
+
+def test_what_an_earlier_scan_was_given_is_said_as_one_may_give_it() -> None:
+    assert results._was("--faces", False) == "--faces (there: --no-faces)"
+    assert results._was("--trust-anchors", None) == "--trust-anchors (there: none)"
+    long = results._was("PATHS", ["/data/" + "a" * 200 + "/photos", "list.txt"])
+    assert long.endswith("/photos, list.txt)")
+    assert len(long) < 130
+
+
+def test_a_scan_begun_with_a_slash_goes_on(tmp_path: Path, detector: str) -> None:
+    inbox, out = make(tmp_path / "inbox", 2), tmp_path / "r"
+    scan(inbox, out=out, detector=detector)
+    plan = json.loads((out / "_scan.json").read_text())
+    plan["plan"]["PATHS"] = [f"{inbox}/"]  # as it was written before
+    (out / "_scan.json").write_text(json.dumps(plan))
+    assert scan(f"{inbox}/", out=out, detector=detector).earlier == 2

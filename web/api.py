@@ -111,8 +111,12 @@ ANSWERS = {
         422,
         "The picture cannot be read: its record, with the reason.",
         RECORD
-        | dict.fromkeys(("score", "verdict", "probability", "meaning", "width", "height", "faces"))
-        | {"path": "letter.jpg", "error": "not an image, or of a kind that Pillow cannot read"},
+        | dict.fromkeys(name for name in RECORD if name not in ("thresholds", "detector"))
+        | {
+            "warnings": [],
+            "path": "letter.jpg",
+            "error": "not an image, or of a kind that Pillow cannot read",
+        },
     ),
     **said(
         429, "Full: come back after `Retry-After` seconds.", "as many pictures wait as may; ..."

@@ -22,6 +22,7 @@ from ganscope.detector.exported.running import (
     import_onnxruntime,
     import_openvino,
     open_exported,
+    was_exported,
 )
 from ganscope.detector.judge import Judge, read_detector_config
 from ganscope.detector.judging.scoring import score_images
@@ -33,7 +34,7 @@ from ganscope.locks import holding_file
 from ganscope.named import find_folder
 
 Report = Callable[[str, int, int | None], None]
-"""Is told what is done, how much of it, and of how much, where that is known."""
+"""Is told what is done ("writing", "comparing"), how much of it, and of how much, where known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,24 +69,29 @@ class Exported:
 
 
 def export_detector(settings: ExportSettings, report: Report | None = None) -> Exported:
-    """Write a detector for another runtime, and verify it.
+    """Write a detector for another runtime, and verify it. report: is told how far it is.
 
     Raises `GanscopeError` if its network cannot be expressed there, if it gives scores that differ
-    by more than is promised (nothing is kept then), or if it cannot be written.
+    by more than is promised, or none where the detector does (nothing is kept then), if it cannot
+    be written or something else has its name, if it was exported already, or if a package is
+    missing.
     """
     report = report or (lambda *_: None)
     name = settings.detector
     out = settings.out or Path(f"{Path(name).name}{ENDINGS[settings.to]}")
     if out.is_dir() and not (settings.to == "openvino" and _is_ours(out)):
         raise GanscopeError(f"--out {out}: is a folder already; name another")
+    if out.is_file() and (settings.to == "openvino" or not was_exported(out)):
+        raise GanscopeError(
+            f"--out {out}: is there already, and no detector that was exported so; name another"
+        )
     if settings.to == "openvino":
         import_openvino("--to openvino")
     elif settings.to == "onnx":
         import_onnxruntime("--to onnx")
-    if Path(name).is_file() and Path(name).suffix.lower() in (".onnx", ".pt"):
+    if Path(name).exists() and was_exported(Path(name)):
         raise GanscopeError(f"{name}: is exported already; name the detector that it was made of")
     read_detector_config(find_folder(name, "detectors"), name)  # before torch, which takes a while
-    _refuse_foreign(out)
     from ganscope.detector.model import load_detector
 
     detector = load_detector(name)
@@ -110,24 +116,14 @@ def export_detector(settings: ExportSettings, report: Report | None = None) -> E
     return Exported(path=out, bytes=size, **found)
 
 
-def _refuse_foreign(out: Path) -> None:
-    """Raise `GanscopeError` for a file that is there already and was not exported by this."""
-    if not out.is_file():
-        return
-    try:
-        open_exported(out)
-    except GanscopeError:
-        raise GanscopeError(
-            f"--out {out}: is there already, and no detector that was exported; name another"
-        ) from None
-
-
 def compare(
     detector: Judge, exported: Judge, settings: ExportSettings, report: Report
 ) -> dict[str, Any]:
     """How the verdicts of two judges differ: what `Exported` says of it.
 
     Without a sample, detectors of faces alone are shown made pictures as if these were faces.
+    Raises `GanscopeError` for a folder without pictures, if the detector can judge none of them,
+    and if the exported one gives no number where the detector does.
     """
     pictures = []
     for one in settings.sample:
@@ -148,19 +144,22 @@ def compare(
         for scored in score_images(judge, sample, device="cpu"):
             scores[-1].append(scored.score)
             report("comparing", sum(map(len, scores)), 2 * len(sample))
-    both = [
-        (name, one, other)
-        for name, one, other in zip(names, *scores, strict=False)
-        if one is not None and other is not None
-    ]
-    if not both:
+    known = [row for row in zip(names, *scores, strict=False) if row[1] is not None]
+    if not known:
         if detector.faces_alone:
             raise GanscopeError(
                 "--sample: this detector looks at faces, and none are found there that are large "
                 "enough; name pictures with faces"
             )
         raise GanscopeError("--sample: none of these pictures can be read")
-    known = {name for name, *_ in both}
+    both: list[tuple[str, float, float]] = []
+    for name, one, other in known:
+        if one is None or other is None or not np.isfinite(other):
+            raise GanscopeError(
+                f"{settings.detector} as {settings.to}: gives no number for {name}, so nothing was "
+                "kept; take another form"
+            )
+        both.append((name, one, other))
     differ = [abs(one - other) for _, one, other in both]
     changed = (
         Changed(
@@ -178,7 +177,7 @@ def compare(
         "largest": max(differ),
         "mean": float(np.mean(differ)),
         "changed": tuple(changed),
-        "left_out": tuple(name for name in names[: len(sample)] if name not in known),
+        "left_out": tuple(name for name, one in zip(names, scores[0], strict=False) if one is None),
     }
 
 

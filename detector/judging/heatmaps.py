@@ -128,9 +128,10 @@ def tile_logits(detector: Judge, pixels: np.ndarray, _: float | None) -> np.ndar
 def gradcam(detector: Judge, pixels: np.ndarray, _: float | None) -> np.ndarray:
     """Grad-CAM, relative to the most important place; see `gradcam.py`."""
     if not detector.has_gradients:
-        what = detector.config["architecture"]
-        where = "" if detector.runtime == "torch" else f" by {detector.runtime}"
-        raise GanscopeError(f"{what} has no Grad-CAM{where}; use tiles")
+        raise GanscopeError(
+            f"{detector.name}: no Grad-CAM, which needs a convolutional network and torch; "
+            "use tiles"
+        )
     from ganscope.detector.judging.gradcam import relevance_of  # needs torch
 
     with relevance_of(detector) as relevance:

@@ -185,7 +185,7 @@ def _entries(path: str, passed: Passed) -> Iterator[str]:
             if row:
                 yield str(row)
             else:
-                passed.add("row without a path", f"{path} row {number}")
+                passed.add("without a path", f"row {number} of {path}")
 
     try:
         with open_stream(path) as file:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import textwrap
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -37,6 +36,8 @@ SECONDS = 30.0
 """After which rows are put into a part, however few; what a reader sees is no older."""
 SYNC_EVERY = 5.0
 """Seconds after which the journal is on the disk, should the power fail. A kill costs no row."""
+MOST_SAID = 100
+"""Characters of what an earlier scan was given."""
 OPEN_PARTS = 4
 """Parts held in memory for the rows of what is found once more."""
 KINDS = {
@@ -345,6 +346,7 @@ class Results:
         if known.get("format") != FORMAT:
             raise GanscopeError(f"{self.out}: was written by another ganscope; name another --out")
         old = known.get("plan") or {}
+        old["PATHS"] = [path.rstrip("/") or path for path in old.get("PATHS", ())]
         other = [name for name, value in self.plan.items() if old.get(name) != value]
         if other:  # what follows from an option need not be named beside it
             other = [name for name in other if name.startswith(("--", "PATHS"))] or other
@@ -396,11 +398,14 @@ class Results:
 
 
 def _was(name: str, value: Any) -> str:
-    """What stood in an earlier plan, if a line can hold it: of an option, paths, the folder."""
+    """What stood in an earlier plan, as one may give it: of paths the end, of weights nothing."""
     if name.startswith("weights"):
         return name
+    if isinstance(value, bool):
+        return f"{name} (there: {name if value else name.replace('--', '--no-', 1)})"
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{name} (there: {textwrap.shorten(said, 100, placeholder='...')})"
+    said = "none" if value is None else said
+    return f"{name} (there: {said if len(said) <= MOST_SAID else '...' + said[-MOST_SAID:]})"
 
 
 def _unwritable(out: Path, error: Exception) -> GanscopeError:

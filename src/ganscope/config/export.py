@@ -26,9 +26,9 @@ class ExportSettings:
     half: bool = False
     """Weights in fp16, computed with in fp32: half the size."""
     map: bool = True
-    """Whether the map goes along that heatmaps are made of. Without it an ONNX or OpenVINO file is
-    smaller and quicker where the map is a backbone's of its own (`default`), and heatmaps are made
-    of tiles."""
+    """Whether the map goes along that heatmaps are made of. Without it a file is smaller, and for
+    ONNX or OpenVINO quicker, where the map is a backbone's of its own (`default`), and heatmaps are
+    made of tiles."""
     sample: tuple[str, ...] = ()
     """Pictures and folders to compare its scores on; none: pictures made for it."""
     most: int = 32
