@@ -267,6 +267,39 @@ def test_thresholds_are_of_what_the_first_look_settled(monkeypatch: pytest.Monke
     assert ship.settled(looks, first)["logit"].tolist() == [-3.0, 4.5, 1.0]
 
 
+def test_readings_are_added_by_their_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the share, the sum has the same spread, and the network computes it."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    ship = importlib.import_module("ship_clip")
+    scores = pd.DataFrame({"tuned": [0.0, 4.0], "second": [1.0, 2.0]})
+    assert ship.parts_of(scores, 0.4) == pytest.approx((1.0, 8 / 3))
+    for share in (0.2, 0.6):
+        tuned, second = ship.parts_of(scores, share)
+        spreads = tuned * scores["tuned"].std(), second * scores["second"].std()
+        assert spreads[1] / sum(spreads) == pytest.approx(share)
+        assert sum(spreads) == pytest.approx(scores["tuned"].std() / ship.MEASURE)
+        found = ship.summed(scores, tuned, second)["logit"]
+        assert found.diff()[1] == pytest.approx(4 * tuned + second)
+    detector = Detector.create("vit:test_vit", size=64, beside=8).eval()
+    net: Any = detector.net
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    for weights in net.beside.parameters():  # which begin as nothing
+        torch.nn.init.normal_(weights, std=0.05)
+    save_file(net.beside.state_dict(), tmp_path / "second.safetensors")
+    both = detector.logits(pixels)
+    with torch.no_grad():
+        beside = net.beside(
+            net.read(detector.normalised(detector._images(pixels)), (), net.plain)[0]
+        )
+    ship.add_second(detector, tmp_path / "second.safetensors", 0.5, 3.0)
+    second = beside.squeeze(1).numpy()
+    np.testing.assert_allclose(
+        detector.logits(pixels), 0.5 * (both - second) + 3 * second, atol=1e-4
+    )
+
+
 def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
