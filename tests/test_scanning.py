@@ -573,6 +573,8 @@ def test_another_request_is_refused_in_a_line(tmp_path: Path, detector: str) -> 
     ):
         with pytest.raises(GanscopeError, match=re.escape(said)):
             scan(inbox, out=out, **({"detector": detector} | more))
+    with pytest.raises(GanscopeError, match="must be a path on this machine"):
+        scan(inbox, out="s3://bucket/r", detector=detector)  # type: ignore[arg-type]
     assert scan(f"{inbox}/", out=out, detector=detector).earlier == 2  # as a shell completes it
     with pytest.raises(GanscopeError, match=rf"other PATHS \(there: {inbox}\);"):
         scan(inbox / "0000.jpg", out=out, detector=detector)
@@ -693,6 +695,16 @@ def test_what_an_earlier_scan_was_given_is_said_as_one_may_give_it() -> None:
     long = results._was("PATHS", ["/data/" + "a" * 200 + "/photos", "list.txt"])
     assert long.endswith("/photos, list.txt)")
     assert len(long) < 130
+
+
+def test_a_folder_may_look_like_an_address(
+    tmp_path: Path, detector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = make(tmp_path / "inbox", 2)
+    monkeypatch.chdir(tmp_path)
+    assert scan(inbox, out=Path("run:1"), detector=detector).rows == 2
+    assert scan(inbox, out=Path("run:1"), detector=detector).earlier == 2
+    assert len(table(tmp_path / "run:1")) == 2
 
 
 def test_a_scan_begun_with_a_slash_goes_on(tmp_path: Path, detector: str) -> None:

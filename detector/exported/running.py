@@ -102,7 +102,7 @@ class OnnxJudge(ExportedJudge):
             about = json.loads(found)
         except Exception as error:  # its errors share no base but Exception
             why = reason_of(error)[:120]
-            if "protobuf" in why.lower():  # "INVALID_PROTOBUF", "Protobuf parsing failed"
+            if "protobuf" in why.lower() or "No graph" in why:  # as it says of files cut off
                 why = "cut off, damaged or no ONNX file"
             raise GanscopeError(
                 f"{said}: onnxruntime cannot load it ({why}); export it again"

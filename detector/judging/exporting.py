@@ -29,7 +29,7 @@ from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
-from ganscope.inputs import empty_folder, find_images
+from ganscope.inputs import empty_folder, find_images, refuse_missing
 from ganscope.locks import holding_file
 from ganscope.named import find_folder
 
@@ -91,6 +91,7 @@ def export_detector(settings: ExportSettings, report: Report | None = None) -> E
         import_onnxruntime("--to onnx")
     if Path(name).exists() and was_exported(Path(name)):
         raise GanscopeError(f"{name}: is exported already; name the detector that it was made of")
+    refuse_missing(settings.sample)
     read_detector_config(find_folder(name, "detectors"), name)  # before torch, which takes a while
     from ganscope.detector.model import load_detector
 
@@ -143,7 +144,7 @@ def compare(
         scores.append([])
         for scored in score_images(judge, sample, device="cpu"):
             scores[-1].append(scored.score)
-            report("comparing", sum(map(len, scores)), 2 * len(sample))
+            report("comparing", sum(map(len, scores)) // 2, len(sample))
     known = [row for row in zip(names, *scores, strict=False) if row[1] is not None]
     if not known:
         if detector.faces_alone:

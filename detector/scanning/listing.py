@@ -221,7 +221,8 @@ def _column(names: Sequence[str], path: str) -> str:
     found = next((name for name in COLUMNS if name in names), None)
     if found is None:
         raise GanscopeError(
-            f"{path}: has no column called {' or '.join(COLUMNS)}; it has {', '.join(names)[:200]}"
+            f"{path}: has no column called {' or '.join(COLUMNS)}; it has "
+            f"{', '.join(names)[:200] or 'none'}"
         )
     return found
 

@@ -321,7 +321,8 @@ class Results:
         return self.read[part].slice(place, 1).to_pylist()[0]
 
     def _part(self, number: int) -> Path:
-        return self.out / f"part-{number:08}.parquet"
+        # Absolute, for pyarrow takes run:1/part for an address.
+        return (self.out / f"part-{number:08}.parquet").absolute()
 
     def _table(self, number: int, columns: Sequence[str]) -> pa.Table:
         path = self._part(number)

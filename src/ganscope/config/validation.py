@@ -92,9 +92,14 @@ def as_lists(settings: Any) -> None:
 
 
 def as_paths(settings: object, *names: str) -> None:
-    """Let Python users write paths as text."""
+    """Let Python users write paths as text. Raises `GanscopeError` for an address (s3://...)."""
     for name in names:
         value = getattr(settings, name)
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if one is not None and re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(one)):
+                raise GanscopeError(
+                    f"{flag_of(name)} {one}: must be a path on this machine, not an address"
+                )
         if isinstance(value, str):
             object.__setattr__(settings, name, Path(value))
         elif isinstance(value, tuple | list):
