@@ -29,7 +29,7 @@ from ganscope.detector.judging.scoring import score_images
 from ganscope.detector.judging.views import whole_of
 from ganscope.errors import GanscopeError, reason_of
 from ganscope.files import replacing, write_json
-from ganscope.inputs import empty_folder, find_images, refuse_missing
+from ganscope.inputs import find_images, refuse_missing
 from ganscope.locks import holding_file
 from ganscope.named import find_folder
 
@@ -123,15 +123,10 @@ def compare(
     """How the verdicts of two judges differ: what `Exported` says of it.
 
     Without a sample, detectors of faces alone are shown made pictures as if these were faces.
-    Raises `GanscopeError` for a folder without pictures, if the detector can judge none of them,
-    and if the exported one gives no number where the detector does.
+    Raises `GanscopeError` if the detector can judge none of the pictures, and if the exported one
+    gives no number where the detector does.
     """
-    pictures = []
-    for one in settings.sample:
-        found_there = list(islice(find_images(one), settings.most))
-        if not found_there:
-            raise empty_folder(one)
-        pictures += found_there
+    pictures = [path for one in settings.sample for path in islice(find_images(one), settings.most)]
     sample: list[Any] = list(pictures[: settings.most] or made_pictures(detector.size))
     names = pictures or [f"made picture {number}" for number in range(1, len(sample) + 1)]
     scores: list[list[float | None]] = []
@@ -145,22 +140,25 @@ def compare(
         for scored in score_images(judge, sample, device="cpu"):
             scores[-1].append(scored.score)
             report("comparing", sum(map(len, scores)) // 2, len(sample))
-    known = [row for row in zip(names, *scores, strict=False) if row[1] is not None]
-    if not known:
+    both: list[tuple[str, float, float]] = []
+    left_out: list[str] = []
+    for name, one, other in zip(names, *scores, strict=False):
+        if one is None:
+            left_out.append(name)
+            continue
+        if other is None or not np.isfinite(other):
+            raise GanscopeError(
+                f"{settings.detector} as {settings.to}: gives no number for {name}, so nothing was "
+                "kept; take another form"
+            )
+        both.append((name, one, other))
+    if not both:
         if detector.faces_alone:
             raise GanscopeError(
                 "--sample: this detector looks at faces, and none are found there that are large "
                 "enough; name pictures with faces"
             )
         raise GanscopeError("--sample: none of these pictures can be read")
-    both: list[tuple[str, float, float]] = []
-    for name, one, other in known:
-        if one is None or other is None or not np.isfinite(other):
-            raise GanscopeError(
-                f"{settings.detector} as {settings.to}: gives no number for {name}, so nothing was "
-                "kept; take another form"
-            )
-        both.append((name, one, other))
     differ = [abs(one - other) for _, one, other in both]
     changed = (
         Changed(
@@ -178,7 +176,7 @@ def compare(
         "largest": max(differ),
         "mean": float(np.mean(differ)),
         "changed": tuple(changed),
-        "left_out": tuple(name for name, one in zip(names, scores[0], strict=False) if one is None),
+        "left_out": tuple(left_out),
     }
 
 

@@ -289,6 +289,6 @@ def _plan(
         "PATHS": [path.rstrip("/") or path for path in settings.paths],  # photos/ is photos
         **{f"--{name.replace('_', '-')}": getattr(settings, name) for name in names},
         "weights of the detector": [weights, config, *([swaps] if swaps else [])],
-        "finder of faces, by the extra faces": finder,
+        "finder of faces (by the extra faces)": finder,
         **({"working folder": os.getcwd()} if near else {}),
     }
