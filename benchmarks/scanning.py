@@ -79,7 +79,7 @@ def bare(detector: str, paths: list[str], reencode: bool, faces: bool, answers: 
             finder.find(pixels)
         if judge.views:
             views = cut_views(pixels, judge.size, judge.views)
-            held.append(views.cut[: views.first])
+            held.append(views.cut[: 1 if judge.glances else views.first])
         else:
             cut, positions = tiles(pixels, judge.size)
             held.append(cut)

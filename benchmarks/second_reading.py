@@ -99,7 +99,7 @@ def unseen(args: argparse.Namespace) -> None:
         with torch.inference_mode():
             logits = detector.net.classify(read(detector, looks)).cpu().numpy()
         known = (row.name, row.label, row.source, fold_of(str(row.source)))
-        rows.append((*known, logits[0], 0.0, logits[1]))  # 0: no such view, as in oof.csv
+        rows.append((*known, logits[1], 0.0, logits[0]))  # 0: no such view, as in oof.csv
         if len(rows) % CHUNK == 0:
             print(f"{len(rows):,} of {len(table):,} pictures", flush=True)
     columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]

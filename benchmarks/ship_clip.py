@@ -48,6 +48,10 @@ SETTLED, SETTLED_FAKE = -1.25, 4.5
 """Logits of a first look that settle that a picture is real, or fake. No unseen fake below the
 former came to a threshold by all its views; 56 % of the fakes reach the latter, and of 5,244 real
 pictures two that all their views would have spared."""
+GLANCE, GLANCE_FAKE = -3.0, 5.5
+"""Logits of the whole alone that settle it. Of 828 pictures that nothing had learned from, all that
+lie outside came to the same by all views: 69 % of the real ones and 2 % of the fakes below, 35 % of
+the fakes and one real one, called fake by all its views, too, above."""
 SMALLEST = 128
 """Pixels: nothing smaller was judged."""
 DRAWS = 2000
@@ -78,6 +82,7 @@ def main() -> None:
         scores = settled(summed(scores.reset_index(drop=True), *parts), first)
         views = detector.config["input"]["views"]
         views |= {"settled": SETTLED, "settled_fake": SETTLED_FAKE}
+        views |= {"glance": GLANCE, "glance_fake": GLANCE_FAKE}
         bars = [
             one.loc[one["label"] == 0, "logit"].quantile(1 - FALSE_ALARMS)
             for one in (scores, first)

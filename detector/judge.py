@@ -85,15 +85,24 @@ class Judge(ABC):
         """Whether it is in doubt by the exact logit whether more views are looked at. That seldom
         decides a verdict: a third of the margin does.
         """
-        assert self.views
         margin = self.margin / views**0.5 / 3
-        bounds = (self.views["settled"], self.views.get("settled_fake", math.inf))
-        return any(abs(logit - one) < margin for one in bounds)
+        return any(abs(logit - one) < margin for one in self._settling(views))
 
-    def wants_more(self, logit: float) -> bool:
+    def wants_more(self, logit: float, views: int) -> bool:
         """Whether an image of whose first views this is the logit is looked at once more."""
+        low, high = self._settling(views)
+        return low <= logit < high
+
+    def _settling(self, views: int) -> tuple[float, float]:
+        """The logits of so many views below and from which an image is settled."""
         assert self.views
-        return self.views["settled"] <= logit < self.views.get("settled_fake", math.inf)
+        name = "glance" if views == 1 else "settled"
+        return self.views[name], self.views.get(f"{name}_fake", math.inf)
+
+    @property
+    def glances(self) -> bool:
+        """Whether the whole of an image alone may settle what it is."""
+        return "glance" in (self.views or {})
 
     @property
     def face_head(self) -> FaceHead | None:
@@ -272,9 +281,14 @@ def _check_looks(about: dict[str, Any]) -> None:
     whole = views.get("whole")
     if not is_whole(whole) or not about["size"] <= whole <= LARGEST:
         raise ValueError(f"input: views is {shown(views)}")
-    fake = views.get("settled_fake", math.inf)
-    if "settled_fake" in views and not (_is_number(fake) and fake >= views["settled"]):
-        raise ValueError(f"input: views: settled_fake is {shown(fake)}, below settled or no number")
+    for name in ("settled", "glance"):
+        low, high = views.get(name, -math.inf), views.get(f"{name}_fake", math.inf)
+        if name in views and not _is_number(low):
+            raise ValueError(f"input: views: {name} is {shown(low)}, no number")
+        if f"{name}_fake" in views and not (_is_number(high) and high >= low):
+            raise ValueError(
+                f"input: views: {name}_fake is {shown(high)}, below {name} or no number"
+            )
     if not (_is_number(few := views.get("few", 1.0)) and 0 < few <= 1):
         raise ValueError(f"input: views: few is {shown(few)}, not above 0 and up to 1")
 

@@ -331,7 +331,7 @@ def test_rounding_may_decide_whether_a_first_look_settles_it() -> None:
     for bound in (-2.0, 4.5):
         assert judge.may_be_settled(bound + 0.9 * near, 2)
         assert not judge.may_be_settled(bound + 1.1 * near, 2)
-    assert [judge.wants_more(logit) for logit in (-2.1, -2.0, 4.4, 4.5)] == [
+    assert [judge.wants_more(logit, 2) for logit in (-2.1, -2.0, 4.4, 4.5)] == [
         False,
         True,
         True,

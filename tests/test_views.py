@@ -27,7 +27,7 @@ def test_views_of_a_wide_picture() -> None:
     assert views.cut.shape == (6, 224, 224, 3)
     assert views.first == 2
     places = [tuple(place) for place in views.positions]
-    assert places == [(88, 238), (-1, -1), (0, 0), (176, 476), (-1, -1), (-1, -1)]
+    assert places == [(-1, -1), (88, 238), (0, 0), (176, 476), (-1, -1), (-1, -1)]
     for cut, (top, left) in zip(views.cut, places, strict=True):
         if top >= 0:
             np.testing.assert_array_equal(cut, pixels[top : top + 224, left : left + 224])
@@ -38,7 +38,7 @@ def test_the_whole_is_there_and_so_are_both_ends() -> None:
     ramp = np.linspace(0, 255, 900).astype(np.uint8)
     pixels = np.repeat(np.repeat(ramp[None, :, None], 300, 0), 3, 2)
     views = cut_views(pixels, 224, PLAN)
-    whole, left, right = (views.cut[i].mean((0, 2)) for i in (1, 4, 5))
+    whole, left, right = (views.cut[i].mean((0, 2)) for i in (0, 4, 5))
     share = 255 / 3 * 224 / 224  # of the brightness that a square of the short side spans
     assert left[0] < 2
     assert right[-1] > 253
@@ -56,10 +56,11 @@ def test_small_and_square_pictures_have_fewer(height: int, width: int, count: in
 
 def test_what_is_native_weighs_as_much_as_all_else() -> None:
     views = cut_views(picture(400, 700), 224, PLAN)
+    assert views.weights(1).tolist() == [1.0]
     assert views.weights(2).tolist() == [0.5, 0.5]
     assert views.weights(6) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6, 1 / 6])
     views = cut_views(picture(400, 420), 224, PLAN)
-    assert views.weights(4) == pytest.approx([1 / 6, 1 / 2, 1 / 6, 1 / 6])
+    assert views.weights(4) == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 900), (1, 20_000), (5_000, 2)])
@@ -109,6 +110,34 @@ def test_a_first_look_may_settle_that_it_is_fake(detector: Detector) -> None:
     assert found[2].weights.tolist() == [0.5, 0.5]  # not as little as one without more
 
 
+def test_a_glance_at_the_whole_may_settle_what_it_is(detector: Detector) -> None:
+    detector.config["input"]["views"] |= {"glance": -3.0, "glance_fake": 4.5, "settled_fake": 4.0}
+    values = (20, 60, 128, 235, 255)  # -4.2, -2.6, 0.0, 4.2 and 5.0
+    images = [np.full((60, 90, 3), value, np.uint8) for value in values]
+    found = list(score_images(detector, images, device="cpu"))
+    assert [len(scored.tile_logits) for scored in found] == [1, 2, 6, 2, 1]
+    assert detector.net.seen == 12
+    for scored, value in zip(found, values, strict=True):
+        assert scored.logit == pytest.approx(10 * value / 255 - 5, abs=1e-4)
+        assert scored.again is None
+    assert [scored.positions[0, 0] for scored in found] == [-1] * 5
+
+
+def test_after_a_glance_the_other_views_count_as_without_one(detector: Detector) -> None:
+    images = [picture(70 + 9 * i, 100 - 5 * i, i) // (1 + i % 3) for i in range(6)]
+    images += [picture(36, 40), picture(36, 40) // 8]  # these have two views
+    detector.config["input"]["views"] |= {"few": 0.5}
+    before = list(score_images(detector, images, device="cpu"))
+    detector.config["input"]["views"] |= {"glance": -4.0}
+    after = list(score_images(detector, images, 3, device="cpu"))
+    seen = [len(scored.tile_logits) for scored in after]
+    assert seen[-2:] == [2, 1]
+    for one, other, count in zip(before, after, seen, strict=True):
+        if count > 1:
+            assert other.logit == pytest.approx(one.logit, abs=1e-5)
+    assert after[-1].weights.tolist() == [0.5]  # it, too, has no more views than the first look
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_scores_do_not_depend_on_batches(detector: Detector, batch_size: int) -> None:
     images = [picture(40 + 9 * i, 60 + 5 * i, i) // (1 + i % 3) for i in range(7)]
@@ -154,6 +183,8 @@ def test_strips_constant_and_small_pictures_get_no_verdict(
         5,
         PLAN | {"settled_fake": -3.0},
         PLAN | {"settled_fake": "no"},
+        PLAN | {"glance": "no"},
+        PLAN | {"glance": -3.0, "glance_fake": -4.0},
         PLAN | {"few": 0},
         PLAN | {"few": "half"},
     ],

@@ -31,7 +31,7 @@ from ganscope.detector.judging.faces import (
     find_faces,
     least_of,
 )
-from ganscope.detector.judging.views import cut_views, whole_of
+from ganscope.detector.judging.views import cut_views, view_weights, whole_of
 from ganscope.errors import ImageError
 from ganscope.faces import Face, Finder, open_finder
 from ganscope.images import ImageSource, open_image
@@ -82,8 +82,10 @@ class Scored:
     """Tiles to look at for that, or more views, until it is settled whether they are looked at."""
     seen: np.ndarray | None = None
     """All its views, where the detector may have to look at them again, exactly."""
-    all_weights: np.ndarray = field(default_factory=lambda: np.empty(0))
-    """`weights` if those views are looked at."""
+    looks: tuple[int, ...] = ()
+    """How many views further looks make it, each if the ones before do not settle what it is."""
+    times: float = 1.0
+    """What the views' weights come to at last."""
     width: int = 0
     height: int = 0
     contrast: float = 0.0
@@ -269,17 +271,14 @@ def score_images(
             if scored.again is not None and _complete(scored):
                 own = float(scored.tile_logits.astype(np.float64) @ scored.weights)
                 if detector.views:
-                    if detector.may_be_settled(own, len(scored.tile_logits)):
-                        own = _exactly(detector, scored)
-                    wanted = detector.wants_more(own)
-                    scored.weights = scored.all_weights if wanted else scored.weights
+                    again = _next_look(detector, scored, own)
                 else:
                     wanted = detector.verdict(float(detector.score(own))) != "unsure"
-                if wanted:
-                    stock.append((scored, scored.again))
-                    stocked += len(scored.again)
-                    scored.expected += len(scored.again)
-                scored.again = None
+                    again, scored.again = (scored.again if wanted else None), None
+                if again is not None:
+                    stock.append((scored, again))
+                    stocked += len(again)
+                    scored.expected += len(again)
 
     found = _opened(images, detector, reencode, describe, trust_anchors, finder, threads)
     for scored, cut in found:
@@ -301,6 +300,27 @@ def score_images(
         look_again()
     while waiting:
         yield _pooled(detector, waiting.popleft())
+
+
+def _next_look(detector: Judge, scored: Scored, logit: float) -> np.ndarray | None:
+    """The views that are looked at next, of an image that came to this logit so far; None: it is
+    settled, or there are no more.
+    """
+    assert scored.again is not None
+    count = len(scored.tile_logits)
+    if detector.may_be_settled(logit, count):
+        logit = _exactly(detector, scored)
+    found = None
+    if detector.wants_more(logit, count):
+        (more, *rest) = scored.looks
+        found, left = scored.again[: more - count], scored.again[more - count :]
+        scored.looks, scored.weights = tuple(rest), view_weights(scored.positions[:more])
+        scored.again = left if rest else None
+    else:
+        scored.again = None
+    if scored.again is None:
+        scored.weights = scored.weights * scored.times
+    return found
 
 
 def _complete(scored: Scored) -> bool:
@@ -471,14 +491,16 @@ def _viewed(
     if describe:
         _describe(scored, views.cut)
     scored.height, scored.width = pixels.shape[:2]
-    scored.weights, scored.all_weights = views.weights(views.first), views.weights(len(views.cut))
     scored.positions = views.positions
-    if len(views.cut) > views.first:
-        scored.again = views.cut[views.first :]
+    counts = [1] * detector.glances + sorted({views.first, len(views.cut)})
+    begin, scored.looks = counts[0], tuple(counts[1:])
+    scored.weights, scored.expected = views.weights(begin), begin
+    scored.times = detector.few if len(views.cut) == views.first else 1.0
+    if scored.looks:
+        scored.again = views.cut[begin:]
     else:
-        scored.weights = scored.weights * detector.few
-    scored.expected = views.first
-    return scored, views.cut[: views.first]
+        scored.weights = scored.weights * scored.times
+    return scored, views.cut[:begin]
 
 
 def _find_faces(scored: Scored, pixels: np.ndarray, detector: Judge, finder: Finder) -> None:

@@ -31,22 +31,28 @@ class Views:
     positions: np.ndarray
     """(T, 2) top and left, in pixels of the image, of views at native resolution; -1 for others."""
     first: int
-    """So many views are the first look: the middle as it is, and the whole made small. The rest is
+    """So many views are the first look: the whole made small, and the middle as it is. The rest is
     for images of which these do not tell enough."""
 
     def weights(self, count: int) -> np.ndarray:
-        """(count,) what each of the first `count` views weighs; their sum is 1. Those at native
-        resolution together weigh as much as all others together.
-        """
-        native = self.positions[:count, 0] >= 0
-        return np.where(native, 0.5 / max(native.sum(), 1), 0.5 / max((~native).sum(), 1))
+        """(count,) what each of the first `count` views weighs, see `view_weights`."""
+        return view_weights(self.positions[:count])
+
+
+def view_weights(positions: np.ndarray) -> np.ndarray:
+    """What views at these positions (T, 2) weigh: (T,), their sum is 1. Those at native resolution
+    together weigh as much as all others together.
+    """
+    native = positions[:, 0] >= 0
+    kinds = int(native.any()) + int(not native.all())
+    return np.where(native, 1 / max(native.sum(), 1), 1 / max((~native).sum(), 1)) / kinds
 
 
 def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
     """The views of an image (H, W, 3) uint8 RGB, each `size` pixels a side.
 
     plan: `whole`: the length in pixels that the image's short side is shrunk to before its middle
-    is cut out. First come the middle at native resolution and that; then two corners at native
+    is cut out. First come that and the middle at native resolution; then two corners at native
     resolution, of images that are large enough, and of wide and tall ones both ends at `size`
     pixels of the short side. An image that is smaller than a view is enlarged to it. Of a strip
     (`STRIP`) the middle is taken for the whole.
@@ -57,8 +63,8 @@ def cut_views(pixels: np.ndarray, size: int, plan: dict[str, Any]) -> Views:
     width, height = picture.size
     small = _to_short_side(picture, plan["whole"])
     found = [
-        (_middle(picture, size), ((height - size) // 2, (width - size) // 2)),
         (_middle(small, size), _NOWHERE),
+        (_middle(picture, size), ((height - size) // 2, (width - size) // 2)),
     ]
     if min(width, height) >= FEW_PIXELS * size:
         corners = ((0, 0), (height - size, width - size))

@@ -1,0 +1,129 @@
+"""What a detector says of a list's pictures, as `ganscope check` would, where it never met them:
+
+    python benchmarks/originals.py benchmarks/sites.tsv --out SITES
+    python benchmarks/unseen.py --list benchmarks/sites.tsv --pictures SITES \\
+        --sources n-q n-y n-z --out unseen.csv
+
+Each picture is judged twice, both classes alike: its middle of 640 pixels as JPEG 90 (`crop`), and
+shrunk to a long side of 1,024 as JPEG 80 (`web`). --sources: beginnings of the names of the sources
+that are meant; without, all of the list. It prints, for both and each: AUROC, the real pictures
+called fake (with Clopper and Pearson's 95 % interval), the fakes found, what is unsure, and how many
+views were looked at; and the same by generator. --out is a row a file, with the logit. Killed, it
+goes on.
+"""
+
+import argparse
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+from second_reading import PART, WEB, from_lists, opened, pictures
+from sklearn.metrics import roc_auc_score
+
+from ganscope.config import replacing
+from ganscope.datasets.degradations import jpeg, resize
+from ganscope.detector.exported.loading import load_judge
+from ganscope.detector.judging.scoring import score_images
+from ganscope.memory import keep_freed_memory
+
+KINDS = ("crop", "web")
+LOT = 32
+"""Pictures that are judged between two writes."""
+ENOUGH = 15
+"""Pictures of a generator from which it is told by itself."""
+COLUMNS = ["picture", "label", "source", "generator", "as", "logit", "verdict", "views"]
+
+
+def main() -> None:
+    args = _options()
+    keep_freed_memory()
+    table = pictures(args).drop_duplicates("name")
+    if args.sources:
+        table = table[table["source"].str.startswith(tuple(args.sources))]
+    names = {"picture": str, "generator": str}
+    rows: list[list[Any]] = []
+    if args.out.exists():
+        rows = pd.read_csv(args.out, dtype=names, keep_default_na=False).values.tolist()
+    done = {row[0] for row in rows}
+    left = table[~table["name"].isin(done)]
+    judge = load_judge(args.detector, args.runtime, args.device)
+    files = _as_met(left)
+    while lot := list(islice(files, LOT)):
+        found = score_images(judge, [pixels for _, _, pixels in lot], device=args.device)
+        for (row, kind, _), scored in zip(lot, found, strict=True):
+            if scored.score is None:
+                print(f"left out: {row.name} ({scored.error})")
+                continue
+            said = (scored.logit, judge.verdict(scored.score), len(scored.tile_logits))
+            rows.append([row.name, row.label, row.source, row.generator, kind, *said])
+        with replacing(args.out) as part:
+            pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False, float_format="%.4f")
+        print(f"{len(rows):,} of {len(table) * len(KINDS):,} files", flush=True)
+    told(pd.DataFrame(rows, columns=COLUMNS))
+
+
+def _as_met(table: pd.DataFrame) -> Iterator[tuple[Any, str, np.ndarray]]:
+    """Rows, in what form, and the pixels."""
+    for row, pixels in opened(table):
+        rng = np.random.default_rng(zlib.crc32(row.name.encode()))
+        height, width = pixels.shape[:2]
+        top, left = (max(side - PART, 0) // 2 for side in (height, width))
+        part = np.ascontiguousarray(pixels[top : top + PART, left : left + PART])
+        yield row, "crop", jpeg(part, 90, rng)
+        factor = min(WEB / max(height, width), 1.0)
+        yield row, "web", jpeg(resize(pixels, factor, rng), 80, rng)
+
+
+def told(found: pd.DataFrame) -> None:
+    for kind in ("crop and web", *KINDS):
+        part = found if kind not in KINDS else found[found["as"] == kind]
+        print(f"{kind}: {figures(part)}")
+    real = found[found["label"] == 0]
+    for name, made in found[found["label"] == 1].groupby("generator"):
+        if made["picture"].nunique() >= ENOUGH:
+            both = pd.concat([real, made])
+            area = roc_auc_score(both["label"], both["logit"])
+            share = (made["verdict"] == "fake").mean()
+            print(f"{name}, {made['picture'].nunique()}: AUROC {area:.3f}, {share:.0%} found")
+
+
+def figures(found: pd.DataFrame) -> str:
+    """Of a table of files; intervals are of pictures, a picture being called fake if any file is."""
+    real, made = (found[found["label"] == label] for label in (0, 1))
+    called = (real["verdict"] == "fake").groupby(real["picture"]).max()
+    interval = binomtest(int(called.sum()), len(called)).proportion_ci()
+    shares = {
+        name: (part["verdict"] == "unsure").mean() for name, part in (("real", real), ("fake", made))
+    }
+    views = {name: part["views"].mean() for name, part in (("real", real), ("fake", made))}
+    return (
+        f"AUROC {roc_auc_score(found['label'], found['logit']):.4f}; "
+        f"{called.sum()} of {len(called)} real pictures called fake, {called.mean():.1%} "
+        f"({interval.low:.1%} to {interval.high:.1%}); "
+        f"{(made['verdict'] == 'fake').mean():.1%} of {made['picture'].nunique()} found, "
+        f"{(made['verdict'] == 'real').mean():.1%} called real; unsure {shares['real']:.1%} of the "
+        f"real ones, {shares['fake']:.1%} of the fakes; {views['real']:.2f} and "
+        f"{views['fake']:.2f} views"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    from_lists(parser)
+    parser.add_argument("--sources", nargs="*", default=[], metavar="BEGINNING")
+    parser.add_argument("--detector", default="default")
+    parser.add_argument("--runtime", default="auto", choices=("auto", "torch", "onnx"))
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
