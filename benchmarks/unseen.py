@@ -7,9 +7,9 @@
 Each picture is judged twice, both classes alike: its middle of 640 pixels as JPEG 90 (`crop`), and
 shrunk to a long side of 1,024 as JPEG 80 (`web`). --sources: beginnings of the names of the sources
 that are meant; without, all of the list. It prints, for both and each: AUROC, the real pictures
-called fake (with Clopper and Pearson's 95 % interval), the fakes found, what is unsure, and how many
-views were looked at; and the same by generator. --out is a row a file, with the logit. Killed, it
-goes on.
+called fake (with Clopper and Pearson's 95 % interval), the fakes found, what is unsure, and how
+many views were looked at; and some of it by generator. --out is a row a file, with the logit.
+Killed, it goes on.
 """
 
 import argparse
@@ -93,12 +93,13 @@ def told(found: pd.DataFrame) -> None:
 
 
 def figures(found: pd.DataFrame) -> str:
-    """Of a table of files; intervals are of pictures, a picture being called fake if any file is."""
+    """Of a table of files. Real pictures are counted, each as fake if any of its files is."""
     real, made = (found[found["label"] == label] for label in (0, 1))
     called = (real["verdict"] == "fake").groupby(real["picture"]).max()
     interval = binomtest(int(called.sum()), len(called)).proportion_ci()
     shares = {
-        name: (part["verdict"] == "unsure").mean() for name, part in (("real", real), ("fake", made))
+        name: (part["verdict"] == "unsure").mean()
+        for name, part in (("real", real), ("fake", made))
     }
     views = {name: part["views"].mean() for name, part in (("real", real), ("fake", made))}
     return (
