@@ -6,9 +6,9 @@
         --adapters final.safetensors=0.6 ... --scores ... --second OUT ... --out looks-unseen.csv
     python benchmarks/ship_clip.py ... --looks looks-oof.csv looks-unseen.csv
 
-`ganscope check` looks at all views of a picture unless the first two settle what it is, so
-thresholds have to be of what it decides by. Of the pictures in --of, by adapters that never saw
-them (a folder: those of their fold) and by the classifiers of their fold that second_reading.py
+`ganscope check` looks at all views of a picture unless the first or the first two settle what it
+is, so thresholds have to be of what it decides by. Of the pictures in --of, by adapters that never
+saw them (a folder: those of their fold) and by the classifiers of their fold that second_reading.py
 left in --second: all views of the real ones that come near a threshold by their first look, and of
 every fifth generated one. The others of these keep their first look. Killed, it goes on.
 """

@@ -6,10 +6,10 @@
 Makes so many JPEGs, all different, in DIR (a temporary folder; made ones are used again), scans
 them, and does the bare work on a sample of the same files with the same number of processes, one
 thread each, before and after it: reading, decoding, looking for faces unless --no-faces, and the
-forward pass over just the views or tiles that the scan looks at, in batches. Without --detector a
-small network is made for it. Both are told in files a second and, for machines that are busy, in
-processor time a file, that of the process that lists and writes included. The memory is that of the
-scan's process and all below it (PSS, so that what they share counts once).
+forward pass over the tiles that the scan looks at, or of views just the first, in batches. Without
+--detector a small network is made for it. Both are told in files a second and, for machines that
+are busy, in processor time a file, that of the process that lists and writes included. The memory
+is that of the scan's process and all below it (PSS, so that what they share counts once).
 """
 
 import argparse

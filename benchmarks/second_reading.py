@@ -97,9 +97,9 @@ def unseen(args: argparse.Namespace) -> None:
         rng = np.random.default_rng([args.seed, int(row.Index)])
         looks = first_look(pixels, detector.size, rng)
         with torch.inference_mode():
-            logits = detector.net.classify(read(detector, looks)).cpu().numpy()
+            whole, native = detector.net.classify(read(detector, looks)).cpu().numpy()
         known = (row.name, row.label, row.source, fold_of(str(row.source)))
-        rows.append((*known, logits[1], 0.0, logits[0]))  # 0: no such view, as in oof.csv
+        rows.append((*known, native, 0.0, whole))  # 0: no such view, as in oof.csv
         if len(rows) % CHUNK == 0:
             print(f"{len(rows):,} of {len(table):,} pictures", flush=True)
     columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
@@ -158,7 +158,7 @@ def features(args: argparse.Namespace) -> None:
 
 
 def first_look(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(LOOK, size, size, 3): each through a JPEG."""
+    """(LOOK, size, size, 3): the whole, and the middle as it is, each through a JPEG."""
     first = cut_views(pixels, size, {"whole": 256}).cut[:LOOK]
     return np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in first])
 
@@ -309,6 +309,18 @@ def matrix(args: argparse.Namespace) -> None:
     tell_matrix(args, scores)
 
 
+def as_met(pixels: np.ndarray, form: str, rng: np.random.Generator) -> np.ndarray:
+    """A picture as people meet it: "crop", its middle of 640 pixels at JPEG 90, or "web", shrunk to
+    a long side of 1,024 at JPEG 80.
+    """
+    if form == "crop":
+        top, left = (max(side - PART, 0) // 2 for side in pixels.shape[:2])
+        part = pixels[top : top + PART, left : left + PART]
+        return jpeg(np.ascontiguousarray(part), 90, rng)
+    factor = min(WEB / max(pixels.shape[:2]), 1.0)
+    return jpeg(resize(pixels, factor, rng), 80, rng)
+
+
 def degraded_views(row: Any, size: int, seed: int) -> np.ndarray | None:
     """(2 * len(DEGRADED), size, size, 3): the first look at one picture, clean and degraded. Clean
     is what is met: a part of it at JPEG 90, or all of it at web size and JPEG 80.
@@ -319,13 +331,7 @@ def degraded_views(row: Any, size: int, seed: int) -> np.ndarray | None:
         print(f"left out: {error}")
         return None
     rng = np.random.default_rng([seed, int(row.Index)])
-    if rng.random() < 0.5:
-        height, width = pixels.shape[:2]
-        top, left = (max(side - PART, 0) // 2 for side in (height, width))
-        pixels = jpeg(np.ascontiguousarray(pixels[top : top + PART, left : left + PART]), 90, rng)
-    else:
-        factor = min(WEB / max(pixels.shape[:2]), 1.0)
-        pixels = jpeg(resize(pixels, factor, rng), 80, rng)
+    pixels = as_met(pixels, "crop" if rng.random() < 0.5 else "web", rng)
     changed = [one(pixels, rng) for one in parse_degradations(DEGRADED)]
     return np.concatenate([cut_views(one, size, {"whole": 256}).cut[:LOOK] for one in changed])
 

@@ -86,15 +86,17 @@ class Judge(ABC):
         decides a verdict: a third of the margin does.
         """
         margin = self.margin / views**0.5 / 3
-        return any(abs(logit - one) < margin for one in self._settling(views))
+        return any(abs(logit - one) < margin for one in self._bounds(views))
 
     def wants_more(self, logit: float, views: int) -> bool:
         """Whether an image of whose first views this is the logit is looked at once more."""
-        low, high = self._settling(views)
+        low, high = self._bounds(views)
         return low <= logit < high
 
-    def _settling(self, views: int) -> tuple[float, float]:
-        """The logits of so many views below and from which an image is settled."""
+    def _bounds(self, views: int) -> tuple[float, float]:
+        """Below the first logit an image is settled as real, from the second on as fake. One view
+        is a glance.
+        """
         assert self.views
         name = "glance" if views == 1 else "settled"
         return self.views[name], self.views.get(f"{name}_fake", math.inf)
@@ -149,7 +151,13 @@ class Judge(ABC):
 
     @property
     def views(self) -> dict[str, Any] | None:
-        """What it looks at in an image (`judging.views.cut_views`); None: at native tiles."""
+        """What it looks at in an image (`judging.views.cut_views`); None: at native tiles.
+
+        `whole`: side in pixels that the whole is made small to. `glance` and `glance_fake`: logits
+        of the whole alone below which an image is real, and from which it is fake, so that nothing
+        else is looked at; without the former there is no glance. `settled` and `settled_fake`: the
+        same of the first look, which is the whole and the middle. `few`: see there.
+        """
         return self.config["input"].get("views")
 
     @property
@@ -285,6 +293,8 @@ def _check_looks(about: dict[str, Any]) -> None:
         low, high = views.get(name, -math.inf), views.get(f"{name}_fake", math.inf)
         if name in views and not _is_number(low):
             raise ValueError(f"input: views: {name} is {shown(low)}, no number")
+        if f"{name}_fake" in views and name not in views:
+            raise ValueError(f"input: views: {name}_fake without {name}")
         if f"{name}_fake" in views and not (_is_number(high) and high >= low):
             raise ValueError(
                 f"input: views: {name}_fake is {shown(high)}, below {name} or no number"

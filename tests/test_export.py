@@ -21,7 +21,7 @@ from PIL import Image
 
 from ganscope.config import CheckSettings, ExportSettings
 from ganscope.config.export import ENDINGS
-from ganscope.detector.exported import loading, shrinking
+from ganscope.detector.exported import loading, running, shrinking
 from ganscope.detector.exported.loading import (
     BYTES_MARGIN,
     QuickJudge,
@@ -322,6 +322,26 @@ def test_what_rounding_could_change_is_looked_at_exactly(
     assert judge.exactly == exactly
     assert scored.logit == pytest.approx(logit, abs=1e-5)
     assert scored.seen is None
+
+
+@pytest.mark.parametrize(
+    ("brightness", "seen", "exactly"),
+    [
+        (40, 1, 0),  # -6.0: real, beyond doubt
+        (69, 1, 1),  # -3.1: quickly -2.9, which would have been looked at once more
+        (71, 2, 0),
+        (158, 6, 1),  # 5.8: quickly 6.0, which would have been settled
+        (162, 1, 0),
+    ],
+)
+def test_rounding_does_not_decide_what_a_glance_settles(
+    brightness: int, seen: int, exactly: int
+) -> None:
+    judge = Rounded()
+    judge.config["input"]["views"] |= {"glance": -3.0, "glance_fake": 6.0}
+    picture = np.full((12, 24, 3), brightness, np.uint8)
+    (scored,) = score_images(judge, [picture])
+    assert (len(scored.tile_logits), judge.exactly) == (seen, exactly)
 
 
 def test_rounding_may_decide_whether_a_first_look_settles_it() -> None:
@@ -726,3 +746,29 @@ def test_openvino_takes_no_file_for_a_folder(tmp_path: Path) -> None:
     with pytest.raises(GanscopeError, match="is there already"):
         export_detector(settings)
     assert (tmp_path / "vino").read_text() == "mine"
+
+
+def test_full_batches_are_shared_out_among_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one view alone has them all; of a file that was replaced nothing is loaded again."""
+    monkeypatch.setattr(running, "_cores", lambda: 4)
+    monkeypatch.setenv("GANSCOPE_CACHE", str(tmp_path / "c"))
+    monkeypatch.chdir(tmp_path)
+    judge = load_judge(trained(tmp_path / "cnn", "cnn"), "onnx", "cpu")
+    assert isinstance(judge, OnnxJudge)
+    pixels = views(8, judge.size)
+    alone = np.concatenate([judge.logits(one[None]) for one in pixels])
+    assert (judge.shares, len(alone)) == (1, 8)
+    first = judge.session
+    together = judge.logits(pixels)
+    assert judge.session is not first
+    assert judge.shares == 3
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+    judge = load_judge(str(tmp_path / "cnn"), "onnx", "cpu")
+    assert isinstance(judge, OnnxJudge)
+    first = judge.session
+    judge.path.write_bytes(b"another")
+    np.testing.assert_allclose(judge.logits(pixels), alone, atol=1e-5)
+    assert judge.session is first

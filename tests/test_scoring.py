@@ -527,9 +527,11 @@ def test_beside_a_gpu_more_images_wait_but_no_more_bytes(
     monkeypatch: pytest.MonkeyPatch, astronaut: np.ndarray
 ) -> None:
     small, large = np.zeros((1, 64, 64, 3), np.uint8), np.zeros((16, 1024, 1024, 3), np.uint8)
-    assert scoring._room(small, 16 * 16) == 16 * 16
-    assert scoring._room(large, 16 * 16) == 2**30 // large.nbytes
-    assert scoring._room(None, 16) == 16
+    known, more = scoring.Scored("p"), scoring.Scored("p", again=large)
+    assert scoring._room(known, small, 16 * 16) == 16 * 16
+    assert scoring._room(known, large, 16 * 16) == 2**30 // large.nbytes
+    assert scoring._room(more, small, 16 * 16) == 2**30 // (large.nbytes + small.nbytes)
+    assert scoring._room(known, None, 16) == 16
     detector = Detector.create("cnn", size=64)
     crops = [astronaut[y : y + 96, :96] for y in range(0, 400, 10)]
     wanted = [scored.logit for scored in score_images(detector, crops, 32, "cpu")]

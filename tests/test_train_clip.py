@@ -363,3 +363,54 @@ def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
     again = pd.read_csv("looks.csv", dtype={"picture": str}).set_index("picture")
     assert again.loc[found.index].equals(found)
     assert len(seen) - before == 2 * len([n for n in (2, 4, 6, *kept) if n > 1]) - 4
+
+
+def test_a_lot_is_judged_in_two_forms_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bright pictures are called fake; a killed run judges just what is left."""
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    lot = importlib.import_module("judge_lot")
+    detector = Detector.create("vit:test_vit", size=32)
+    seen: list[int] = []
+
+    def logits(pixels: np.ndarray) -> np.ndarray:
+        seen.append(len(pixels))
+        return (10 * pixels.mean((1, 2, 3)) / 255 - 5).astype(np.float32)
+
+    monkeypatch.setattr(detector, "logits", logits)
+    detector.config["input"]["views"] |= {"settled": -1.0, "settled_fake": 1.0}
+    monkeypatch.setattr(lot, "load_judge", lambda *_: detector)
+    (tmp_path / "p").mkdir()
+    rows = []
+    for number, value in enumerate((20, 30, 250, 240, 20, 250)):
+        source = "n-a" if number < 4 else "n-b"
+        name = f"{number:040}"
+        pixels = np.full((60, 60, 3), value, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "p" / name, "PNG")
+        rows.append((source, int(number in (1, 2)), "g", f"{number}.png", name))
+    table = pd.DataFrame(rows, columns=["source", "label", "generator", "path", "blob"])
+    table.to_csv(tmp_path / "list.tsv", sep="\t", index=False)
+    monkeypatch.chdir(tmp_path)
+    words = ["judge_lot.py", "--list", "list.tsv", "--pictures", "p", "--out", "judged.csv"]
+    monkeypatch.setattr(sys, "argv", [*words, "--sources", "n-a"])
+    lot.main()
+    said = capsys.readouterr().out
+    assert "crop and web: AUROC 0.7500; 1 of 2 real pictures called fake, 50.0%" in said
+    assert "50.0% of 2 found, 50.0% called real" in said
+    found = pd.read_csv("judged.csv", dtype={"picture": str})
+    assert list(found["as"]) == ["crop", "web"] * 4
+    assert set(found["source"]) == {"n-a"}
+    found[:3].to_csv("judged.csv", index=False)
+    before = sum(seen)
+    lot.main()
+    assert sum(seen) - before == 2 * 5  # of each file two views
+    again = pd.read_csv("judged.csv", dtype={"picture": str})
+    assert again.equals(found)
+    monkeypatch.setattr(sys, "argv", [*words, "--sources", "n-b"])
+    with pytest.raises(SystemExit, match="real pictures and fakes"):
+        lot.main()
+    (tmp_path / "judged.csv").write_text("picture,label\n")
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="name another --out"):
+        lot.main()

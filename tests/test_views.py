@@ -138,6 +138,24 @@ def test_after_a_glance_the_other_views_count_as_without_one(detector: Detector)
     assert after[-1].weights.tolist() == [0.5]  # it, too, has no more views than the first look
 
 
+def test_a_glance_is_at_the_whole(detector: Detector) -> None:
+    detector.config["input"]["views"] |= {"glance": -3.0}
+    middle_bright = np.full((200, 200, 3), 20, np.uint8)
+    middle_bright[84:116, 84:116] = 255  # all of the middle, little of the whole
+    (scored,) = score_images(detector, [middle_bright], device="cpu")
+    assert len(scored.tile_logits) == 1
+    assert scored.logit == pytest.approx(float(scored.tile_logits[0]))
+    (scored,) = score_images(detector, [255 - middle_bright], device="cpu")
+    assert len(scored.tile_logits) > 1
+
+
+def test_a_glance_may_settle_a_small_fake_which_counts_less(detector: Detector) -> None:
+    detector.config["input"]["views"] |= {"glance": -3.0, "glance_fake": 4.0, "few": 0.5}
+    (scored,) = score_images(detector, [np.full((36, 40, 3), 250, np.uint8)], device="cpu")
+    assert len(scored.tile_logits) == 1
+    assert scored.logit == pytest.approx(0.5 * (10 * 250 / 255 - 5), abs=1e-4)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_scores_do_not_depend_on_batches(detector: Detector, batch_size: int) -> None:
     images = [picture(40 + 9 * i, 60 + 5 * i, i) // (1 + i % 3) for i in range(7)]
@@ -185,6 +203,8 @@ def test_strips_constant_and_small_pictures_get_no_verdict(
         PLAN | {"settled_fake": "no"},
         PLAN | {"glance": "no"},
         PLAN | {"glance": -3.0, "glance_fake": -4.0},
+        PLAN | {"glance": -3.0, "glance_fake": "no"},
+        PLAN | {"glance_fake": 4.0},
         PLAN | {"few": 0},
         PLAN | {"few": "half"},
     ],

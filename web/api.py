@@ -137,7 +137,11 @@ async def check(
         bool, Query(description="`heatmap` is a JPEG as data URI, null where nothing can be said.")
     ] = False,
     tiles: Annotated[
-        bool, Query(description="Add `tiles`: the places looked at as they are, with scores.")
+        bool,
+        Query(
+            description="Add `tiles`: the places looked at as they are, with scores; none where "
+            "the whole alone settled it."
+        ),
     ] = False,
     name: Annotated[
         str, Query(description="What to call a picture sent as bare body.")

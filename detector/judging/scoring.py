@@ -83,9 +83,11 @@ class Scored:
     seen: np.ndarray | None = None
     """All its views, where the detector may have to look at them again, exactly."""
     looks: tuple[int, ...] = ()
-    """How many views further looks make it, each if the ones before do not settle what it is."""
-    times: float = 1.0
-    """What the views' weights come to at last."""
+    """How many views there are in all after each further look, which is taken unless those before
+    settle what the image is.
+    """
+    factor: float = 1.0
+    """On the views' weights, once nothing more is looked at (`Judge.few`)."""
     width: int = 0
     height: int = 0
     contrast: float = 0.0
@@ -304,7 +306,7 @@ def score_images(
 
 def _next_look(detector: Judge, scored: Scored, logit: float) -> np.ndarray | None:
     """The views that are looked at next, of an image that came to this logit so far; None: it is
-    settled, or there are no more.
+    settled. Brings `weights`, `looks` and `again` to where it stands then.
     """
     assert scored.again is not None
     count = len(scored.tile_logits)
@@ -319,7 +321,7 @@ def _next_look(detector: Judge, scored: Scored, logit: float) -> np.ndarray | No
     else:
         scored.again = None
     if scored.again is None:
-        scored.weights = scored.weights * scored.times
+        scored.weights = scored.weights * scored.factor
     return found
 
 
@@ -439,7 +441,7 @@ def _opened(
             while ahead:
                 found = ahead.popleft().result()
                 yield found
-                room = _room(found[1], most)
+                room = _room(*found, most)
                 ahead.extend(
                     pool.submit(work, i) for i in islice(source, max(room - len(ahead), 0))
                 )
@@ -447,11 +449,12 @@ def _opened(
             pool.shutdown(cancel_futures=True)
 
 
-def _room(cut: np.ndarray | None, most: int) -> int:
-    """How many images may wait, by what the last one's tiles weigh."""
+def _room(scored: Scored, cut: np.ndarray | None, most: int) -> int:
+    """How many images may wait, by what the last one's tiles weigh, those for later included."""
     if cut is None or most == AHEAD:
         return most
-    return min(most, max(AHEAD_BYTES // max(cut.nbytes, 1), AHEAD))
+    held = cut.nbytes + (0 if scored.again is None else scored.again.nbytes)
+    return min(most, max(AHEAD_BYTES // max(held, 1), AHEAD))
 
 
 def _is_rgb(image: ImageSource) -> TypeGuard[np.ndarray]:
@@ -492,14 +495,14 @@ def _viewed(
         _describe(scored, views.cut)
     scored.height, scored.width = pixels.shape[:2]
     scored.positions = views.positions
-    counts = [1] * detector.glances + sorted({views.first, len(views.cut)})
-    begin, scored.looks = counts[0], tuple(counts[1:])
+    counts = sorted({*([1] if detector.glances else []), views.first, len(views.cut)})
+    begin, scored.looks = counts[0], tuple(counts[1:])  # views in all after each look
     scored.weights, scored.expected = views.weights(begin), begin
-    scored.times = detector.few if len(views.cut) == views.first else 1.0
+    scored.factor = detector.few if len(views.cut) == views.first else 1.0
     if scored.looks:
         scored.again = views.cut[begin:]
     else:
-        scored.weights = scored.weights * scored.times
+        scored.weights = scored.weights * scored.factor
     return scored, views.cut[:begin]
 
 

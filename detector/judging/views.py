@@ -31,8 +31,8 @@ class Views:
     positions: np.ndarray
     """(T, 2) top and left, in pixels of the image, of views at native resolution; -1 for others."""
     first: int
-    """So many views are the first look: the whole made small, and the middle as it is. The rest is
-    for images of which these do not tell enough."""
+    """So many views are the first look: the whole made small, and the middle as it is. The first of
+    them alone is a glance. The rest is for images of which these do not tell enough."""
 
     def weights(self, count: int) -> np.ndarray:
         """(count,) what each of the first `count` views weighs, see `view_weights`."""

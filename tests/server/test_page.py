@@ -8,12 +8,15 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'ganscope[web]'")
 from fastapi.testclient import TestClient
 
+from ganscope.config import ServeSettings
 from ganscope.detector.judging.checking import FIELDS
+from ganscope.detector.model import Detector
 from ganscope.errors import GanscopeError
+from ganscope.web.app import make_app
 from ganscope.web.reading import clean_name
 from ganscope.web.report import Report
 
-from .served import NAME
+from .served import BASE, NAME
 
 
 def test_the_empty_form_is_answered_by_a_page(client: TestClient) -> None:
@@ -40,6 +43,18 @@ def test_the_page_works_without_a_script(client: TestClient, jpeg: bytes) -> Non
     report = client.post("/report", files=files)
     assert "attachment" in report.headers["content-disposition"]
     assert report.text.count("<tr data-verdict=") == 2
+
+
+def test_a_picture_that_the_whole_alone_settled_says_so(tmp_path: Path, jpeg: bytes) -> None:
+    detector = Detector.create("vit:test_vit", size=32)
+    detector.config["input"]["views"] |= {"glance": 99.0}
+    detector.config["thresholds"] |= {"fake": 0.99, "real": 0.99}  # no face decides
+    detector.save(tmp_path / "vit")
+    settings = ServeSettings(detector=str(tmp_path / "vit"), device="cpu")
+    with TestClient(make_app(settings), base_url=BASE) as client:
+        card = client.post("/check", files={"files": jpeg}, headers={"x-ganscope": "card"}).text
+        assert "no place was looked at closely" in card
+        assert client.post("/api/v1/check?tiles=1", files={"file": jpeg}).json()["tiles"] == []
 
 
 def test_nothing_is_loaded_from_another_host(client: TestClient) -> None:

@@ -1,18 +1,20 @@
-"""What a detector says of a list's pictures, as `ganscope check` would, where it never met them:
+"""What a detector says of a lot of pictures that it never met, each as a whole:
 
     python benchmarks/originals.py benchmarks/sites.tsv --out SITES
-    python benchmarks/unseen.py --list benchmarks/sites.tsv --pictures SITES \\
-        --sources n-q n-y n-z --out unseen.csv
+    python benchmarks/judge_lot.py --list benchmarks/sites.tsv --pictures SITES \\
+        --sources n-q n-y n-z --out judged.csv
 
 Each picture is judged twice, both classes alike: its middle of 640 pixels as JPEG 90 (`crop`), and
-shrunk to a long side of 1,024 as JPEG 80 (`web`). --sources: beginnings of the names of the sources
-that are meant; without, all of the list. It prints, for both and each: AUROC, the real pictures
-called fake (with Clopper and Pearson's 95 % interval), the fakes found, what is unsure, and how
-many views were looked at; and some of it by generator. --out is a row a file, with the logit.
-Killed, it goes on.
+shrunk to a long side of 1,024 as JPEG 80 (`web`), by the views that `ganscope check` looks at, but
+without faces and what `check` leaves *unsure* for being no photograph. --sources: beginnings of the
+names of the sources that are meant; without, all of the list. It prints, for both and each: AUROC,
+the real pictures called fake (with Clopper and Pearson's 95 % interval), the fakes found, what is
+unsure, and how many views were looked at; and some of it by generator. --out is a row a file, with
+the logit. Killed, it goes on.
 """
 
 import argparse
+import sys
 import zlib
 from collections.abc import Iterator
 from itertools import islice
@@ -22,18 +24,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
-from second_reading import PART, WEB, from_lists, opened, pictures
+from second_reading import as_met, from_lists, opened, pictures
 from sklearn.metrics import roc_auc_score
 
 from ganscope.config import replacing
-from ganscope.datasets.degradations import jpeg, resize
 from ganscope.detector.exported.loading import load_judge
 from ganscope.detector.judging.scoring import score_images
 from ganscope.memory import keep_freed_memory
 
-KINDS = ("crop", "web")
-LOT = 32
-"""Pictures that are judged between two writes."""
+FORMS = ("crop", "web")
+PART = 32
+"""Files that are judged between two writes."""
 ENOUGH = 15
 """Pictures of a generator from which it is told by itself."""
 COLUMNS = ["picture", "label", "source", "generator", "as", "logit", "verdict", "views"]
@@ -45,44 +46,54 @@ def main() -> None:
     table = pictures(args).drop_duplicates("name")
     if args.sources:
         table = table[table["source"].str.startswith(tuple(args.sources))]
-    names = {"picture": str, "generator": str}
-    rows: list[list[Any]] = []
-    if args.out.exists():
-        rows = pd.read_csv(args.out, dtype=names, keep_default_na=False).values.tolist()
-    done = {row[0] for row in rows}
-    left = table[~table["name"].isin(done)]
+    if set(table["label"]) != {0, 1}:
+        sys.exit("judge_lot: there have to be real pictures and fakes among those named")
+    rows = _judged(args.out)
+    done = {(row[0], row[4]) for row in rows}
     judge = load_judge(args.detector, args.runtime, args.device)
-    files = _as_met(left)
-    while lot := list(islice(files, LOT)):
-        found = score_images(judge, [pixels for _, _, pixels in lot], device=args.device)
-        for (row, kind, _), scored in zip(lot, found, strict=True):
+    files = _files(table, done)
+    while part := list(islice(files, PART)):
+        found = score_images(judge, [pixels for _, _, pixels in part], device=args.device)
+        for (row, form, _), scored in zip(part, found, strict=True):
             if scored.score is None:
                 print(f"left out: {row.name} ({scored.error})")
                 continue
             said = (scored.logit, judge.verdict(scored.score), len(scored.tile_logits))
-            rows.append([row.name, row.label, row.source, row.generator, kind, *said])
-        with replacing(args.out) as part:
-            pd.DataFrame(rows, columns=COLUMNS).to_csv(part, index=False, float_format="%.4f")
-        print(f"{len(rows):,} of {len(table) * len(KINDS):,} files", flush=True)
+            rows.append([row.name, row.label, row.source, row.generator, form, *said])
+        with replacing(args.out) as path:
+            pd.DataFrame(rows, columns=COLUMNS).to_csv(path, index=False, float_format="%.4f")
+        print(f"{len(rows):,} of {len(table) * len(FORMS):,} files", flush=True)
     told(pd.DataFrame(rows, columns=COLUMNS))
 
 
-def _as_met(table: pd.DataFrame) -> Iterator[tuple[Any, str, np.ndarray]]:
-    """Rows, in what form, and the pixels."""
-    for row, pixels in opened(table):
+def _judged(path: Path) -> list[list[Any]]:
+    """The rows that are there already."""
+    if not path.exists():
+        return []
+    texts = {"picture": str, "source": str, "generator": str}
+    table = pd.read_csv(path, dtype=texts, keep_default_na=False)
+    if list(table) != COLUMNS:
+        sys.exit(f"judge_lot: {path}: not a table of this script; name another --out")
+    return table.values.tolist()
+
+
+def _files(
+    table: pd.DataFrame, done: set[tuple[str, str]]
+) -> Iterator[tuple[Any, str, np.ndarray]]:
+    """Rows, in what form, and the pixels, of what is not done."""
+    wanted = [any((name, form) not in done for form in FORMS) for name in table["name"]]
+    for row, pixels in opened(table[wanted]):
         rng = np.random.default_rng(zlib.crc32(row.name.encode()))
-        height, width = pixels.shape[:2]
-        top, left = (max(side - PART, 0) // 2 for side in (height, width))
-        part = np.ascontiguousarray(pixels[top : top + PART, left : left + PART])
-        yield row, "crop", jpeg(part, 90, rng)
-        factor = min(WEB / max(height, width), 1.0)
-        yield row, "web", jpeg(resize(pixels, factor, rng), 80, rng)
+        for form in FORMS:
+            met = as_met(pixels, form, rng)
+            if (row.name, form) not in done:
+                yield row, form, met
 
 
 def told(found: pd.DataFrame) -> None:
-    for kind in ("crop and web", *KINDS):
-        part = found if kind not in KINDS else found[found["as"] == kind]
-        print(f"{kind}: {figures(part)}")
+    for form in (" and ".join(FORMS), *FORMS):
+        part = found if form not in FORMS else found[found["as"] == form]
+        print(f"{form}: {figures(part)}")
     real = found[found["label"] == 0]
     for name, made in found[found["label"] == 1].groupby("generator"):
         if made["picture"].nunique() >= ENOUGH:
