@@ -441,7 +441,7 @@ def _opened(
             while ahead:
                 found = ahead.popleft().result()
                 yield found
-                room = _room(*found, most)
+                room = _room(found[0], found[1], most)
                 ahead.extend(
                     pool.submit(work, i) for i in islice(source, max(room - len(ahead), 0))
                 )
