@@ -1,8 +1,7 @@
 """What a detector says of a lot of pictures that it never met, each as a whole:
 
-    python benchmarks/originals.py benchmarks/sites.tsv --out SITES
-    python benchmarks/judge_lot.py --list benchmarks/sites.tsv --pictures SITES \\
-        --sources n-q n-y n-z --out judged.csv
+    python benchmarks/originals.py lot.tsv --out LOT
+    python benchmarks/judge_lot.py --list lot.tsv --pictures LOT --out judged.csv
 
 Each picture is judged twice, both classes alike: its middle of 640 pixels as JPEG 90 (`crop`), and
 shrunk to a long side of 1,024 as JPEG 80 (`web`), by the views that `ganscope check` looks at, but

@@ -4,6 +4,8 @@
         --adapters FOLDS --scores OUT/scores.csv --second OUT --pretrained CLIP --out looks-oof.csv
     python benchmarks/more_views.py --list sites.tsv --pictures SITES --of unseen.csv \\
         --adapters final.safetensors=0.6 ... --scores ... --second OUT ... --out looks-unseen.csv
+    python benchmarks/more_views.py --list sites.tsv --pictures SITES --of unseen.csv \\
+        --detector default --scores ... --second OUT --out looks-unseen.csv
     python benchmarks/ship_clip.py ... --looks looks-oof.csv looks-unseen.csv
 
 `ganscope check` looks at all views of a picture unless the first or the first two settle what it
@@ -11,6 +13,9 @@ is, so thresholds have to be of what it decides by. Of the pictures in --of, by 
 saw them (a folder: those of their fold) and by the classifiers of their fold that second_reading.py
 left in --second: all views of the real ones that come near a threshold by their first look, and of
 every fifth generated one. The others of these keep their first look. Killed, it goes on.
+
+With --detector: by the fine-tuned half of that detector, and by classifiers that went on from its
+second reading.
 """
 
 import argparse
@@ -26,13 +31,15 @@ from second_reading import (
     classifier_of,
     computed,
     from_lists,
+    of_halves,
     opened,
     pictures,
     prepared,
     read,
+    tuned_of,
+    untouched_of,
 )
-from ship_clip import average_of, parts_of, summed
-from train_clip import shares_of
+from ship_clip import parts_of, summed
 
 from ganscope.config import replacing
 from ganscope.datasets.degradations import jpeg
@@ -50,7 +57,7 @@ def main() -> None:
     args = _options()
     scores = pd.read_csv(args.scores, dtype={"picture": str})
     scores["tuned"] = (scores["native"] + scores["whole"]) / 2
-    scores = summed(scores, *parts_of(scores, args.share))
+    scores = summed(scores, *((1.0, 1.0) if args.detector else parts_of(scores, args.share)))
     scores = scores[scores["picture"].isin(pd.read_csv(args.of, dtype={"picture": str})["picture"])]
     lot = scores["picture"].map(lambda name: zlib.crc32(name.encode()) % OF_FAKES)
     scores = scores[(scores["label"] == 0) | (lot == 0)].assign(views=2)
@@ -60,15 +67,12 @@ def main() -> None:
     rows = pd.read_csv(kept, dtype={"picture": str}).values.tolist() if kept.exists() else []
     done = {row[0] for row in rows}
     table = pictures(args).drop_duplicates("name")
-    untouched = prepared(Detector.create("clip", pretrained=args.pretrained), args)
-    folds = Path(args.adapters[0])
+    untouched = prepared(untouched_of(args), args)
     for fold, of_fold in asked.groupby("fold"):
         left = of_fold[~of_fold["picture"].isin(done)].set_index("picture")
         if left.empty:
             continue
-        of_fold_alone = {folds / f"fold{fold}.safetensors": 1.0}
-        shares = of_fold_alone if folds.is_dir() else shares_of(args.adapters)
-        tuned = prepared(average_of(args.pretrained, shares, {}), args)
+        tuned = prepared(tuned_of(args, fold), args)
         second = classifier_of(args.second / f"second-fold{fold}.safetensors")
         wanted = table[table["name"].isin(left.index)]
         for number, (row, pixels) in enumerate(opened(wanted), start=1):
@@ -96,7 +100,7 @@ def _of_all(
     views = cut_views(pixels, tuned.size, {"whole": 256})
     cut = np.stack([jpeg(one, int(rng.integers(*QUALITIES)), rng) for one in views.cut])
     weights = views.weights(len(cut))
-    net: Any = tuned.net  # `average_of` makes no other than `BlockFeatures`
+    net: Any = tuned.net  # `BlockFeatures`, by `tuned_of`
     logits = net.classify(read(tuned, cut)).cpu().numpy()
     others = second(read(untouched, cut).cpu().float()).squeeze(-1).numpy()
     return float(logits @ weights), float(others @ weights), len(cut)
@@ -109,8 +113,7 @@ def _options() -> argparse.Namespace:
     from_lists(parser)
     for name in ("--of", "--scores", "--second", "--out"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
-    parser.add_argument("--pretrained", required=True)
+    of_halves(parser, adapters=True)
     parser.add_argument("--share", type=float, default=0.6)
     computed(parser)
     return parser.parse_args()

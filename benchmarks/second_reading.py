@@ -7,6 +7,8 @@
         --pretrained clip.safetensors --out FEATURES
     python benchmarks/second_reading.py fit --features FEATURES --scores oof.csv unseen.csv \\
         --out OUT
+    python benchmarks/second_reading.py fit --features FEATURES --scores older.csv fresh.csv \\
+        --detector default --fresh fresh.csv --out OUT
     python benchmarks/second_reading.py matrix --features FEATURES --scores oof.csv \\
         --list collect.tsv --pictures EXPORTED --pretrained clip.safetensors --adapters FOLDS \\
         --out MATRIX
@@ -26,11 +28,15 @@ OUT/scores.csv: --scores with the column `second`, the logit of the first look b
 that never saw the source. Both are for benchmarks/ship_clip.py; OUT/second-foldN.safetensors are
 those classifiers.
 
-`matrix` tells what --number pictures of each fold and class, of small groups first, are worth clean
-and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
+With --detector, `unseen` reads by the fine-tuned half of a detector that has a second reading,
+`features` by its untouched one, and `fit` goes on from its classifier: half of each batch are
+pictures of the tables --fresh, which it has not learned from, the others keep it from forgetting.
+OUT/scores.csv is of the fresh ones alone then, and the sum of both logits is as the detector makes
+it; fresh tables are to be of `unseen --detector`.
 """
 
 import argparse
+import copy
 import hashlib
 import math
 from collections.abc import Iterator
@@ -66,6 +72,11 @@ ENLARGED, QUALITIES, WORSE = (0.9, 1.4), (60, 97), (50, 97)
 PARTS, HIDDEN = 3, 64
 """Classifiers that are averaged, and the width of each."""
 EPOCHS, BATCH, PEAK = 60, 256, 2e-3
+ON_STEPS, ON_PEAK = 600, 5e-4
+"""Steps and rate of going on from a classifier that has learned."""
+DROPPED_OUT, DROPPED_INSIDE = 0.5, 0.3
+"""Shares of the features, and of what the classifier makes of them, that are left out as it
+learns."""
 MARGIN = 1e-3
 SHARES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7)
 ALARMS, ENOUGH = 0.01, 40
@@ -84,13 +95,16 @@ def pictures(args: argparse.Namespace) -> pd.DataFrame:
 
 def scored(args: argparse.Namespace) -> pd.DataFrame:
     """The rows of all --scores; `table`: the name of the one that each is from."""
+    names = [one.stem for one in args.scores]
+    if len(set(names)) < len(names):
+        raise SystemExit("two tables of --scores have one name; rename one")
     tables = [pd.read_csv(one).assign(table=one.stem) for one in args.scores]
     return pd.concat(tables, ignore_index=True)
 
 
 def unseen(args: argparse.Namespace) -> None:
     table = pictures(args).reset_index(drop=True)
-    detector = prepared(average_of(args.pretrained, shares_of(args.adapters), {}), args)
+    detector = prepared(tuned_of(args), args)
     assert isinstance(detector.net, BlockFeatures)
     rows = []
     for row, pixels in opened(table):
@@ -135,7 +149,7 @@ def chosen(args: argparse.Namespace) -> pd.DataFrame:
 
 def features(args: argparse.Namespace) -> None:
     table = chosen(args)
-    detector = prepared(Detector.create("clip", pretrained=args.pretrained), args)
+    detector = prepared(untouched_of(args), args)
     args.out.mkdir(parents=True, exist_ok=True)
     for begin in range(0, len(table), CHUNK):
         path = args.out / f"{begin:06}.npz"
@@ -177,6 +191,49 @@ def some_views(pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
     return np.stack(found)
 
 
+def halves_of(name: str) -> tuple[Detector, Detector]:
+    """What a detector with a second reading was fine-tuned to, and what its backbone was before;
+    `classify` is of the former alone.
+    """
+    tuned = Detector.load(name)
+    net = tuned.net
+    if not isinstance(net, BlockFeatures) or net.beside is None:
+        raise SystemExit(f"{name} has no second reading; name a detector that has one")
+    return tuned, _replaced(tuned, "net", _replaced(net, "backbone", net.plain))
+
+
+def _replaced(module: Any, name: str, part: nn.Module) -> Any:
+    """A module that is as another, but for one part; the other stays as it is."""
+    twin = copy.copy(module)
+    twin._modules = {**module._modules, name: part}
+    return twin
+
+
+def second_of(name: str) -> nn.Sequential:
+    """The classifier of a detector's second reading."""
+    net: Any = halves_of(name)[0].net
+    return net.beside.eval()
+
+
+def tuned_of(args: argparse.Namespace, fold: int | None = None) -> Detector:
+    """--detector, or what --adapters make of --pretrained: one file of a folder, by the fold, or
+    the mean of several.
+    """
+    if args.detector:
+        return halves_of(args.detector)[0]
+    if not args.adapters:
+        raise SystemExit("--pretrained takes --adapters with it")
+    folder = Path(args.adapters[0])
+    shares = {folder / f"fold{fold}.safetensors": 1.0} if folder.is_dir() else None
+    return average_of(args.pretrained, shares or shares_of(args.adapters), {})
+
+
+def untouched_of(args: argparse.Namespace) -> Detector:
+    if args.detector:
+        return halves_of(args.detector)[1]
+    return Detector.create("clip", pretrained=args.pretrained)
+
+
 def prepared(detector: Detector, args: argparse.Namespace) -> Detector:
     """On its device, its blocks in the precision that is asked for."""
     detector.prepare(args.device)
@@ -207,32 +264,67 @@ def kept_features(folder: Path, scores: pd.DataFrame) -> tuple[pd.DataFrame, Ten
 def fit(args: argparse.Namespace) -> None:
     scores = scored(args)
     about, x = kept_features(args.features, scores)
-    tuned = ((about["native"] + about["whole"]) / 2).to_numpy()
+    about = about.assign(tuned=(about["native"] + about["whole"]) / 2)
+    start = second_of(args.detector) if args.detector else None
+    if not {one.resolve() for one in args.fresh} <= {one.resolve() for one in args.scores}:
+        raise SystemExit("--fresh names a table that is not among --scores")
+    fresh = about["table"].isin([one.stem for one in args.fresh]).to_numpy()
+    if start is not None and (fresh.all() or not fresh.any()):
+        raise SystemExit("going on takes --fresh, and other tables of --scores beside it")
+
+    def fitted(rows: np.ndarray) -> nn.Sequential:
+        if start is None:
+            return classifier(x[rows], about[rows], args.seed)
+        return gone_on(start, x[rows], about[rows], fresh[rows], args.seed)
+
     fold = about["fold"].to_numpy()
     second = np.zeros(len(about))
     args.out.mkdir(parents=True, exist_ok=True)
     print(f"{len(about):,} pictures of {about['source'].nunique()} sources")
     for one in sorted(set(fold)):
-        learn = fold != one
-        net = classifier(x[learn], about[learn], args.seed)
+        net = fitted(fold != one)
         keep(net, args.out / f"second-fold{one}.safetensors")
-        with torch.inference_mode():
-            second[fold == one] = net(x[~learn, :LOOK].float()).squeeze(-1).mean(1).numpy()
-    readings = pd.DataFrame({"tuned": tuned, "second": second})
-    for share in SHARES:
-        both = summed(readings, *parts_of(readings, share))["logit"].to_numpy()
-        told(f"fine-tuned {1 - share:.2f}, second {share:.2f}", about, both)
-    told("second alone", about, second)
-    both = summed(readings, *parts_of(readings, args.share))["logit"].to_numpy()
-    for table, rows in about.groupby("table"):
-        part = about.loc[rows.index].reset_index(drop=True)
-        told(f"{table}, {len(part):,} pictures: fine-tuned", part, tuned[rows.index])
-        told(f"{table}: share {args.share:g}", part, both[rows.index])
-    tell_folds(about, both)
-    keep(classifier(x, about, args.seed), args.out / "second.safetensors")
+        second[fold == one] = of_first_look(net, x[fold == one])
+    found = about.assign(second=second)
+    if start is None:
+        tell_shares(found, args.share)
+    else:
+        found = tell_gone_on(found.assign(before=of_first_look(start, x)), fresh)
+    keep(fitted(np.full(len(x), True)), args.out / "second.safetensors")
     with replacing(args.out / "scores.csv") as part:
-        whole = scores.merge(about[["picture"]].assign(second=second.round(4)), on="picture")
+        whole = scores.merge(found[["picture", "second"]].round(4), on="picture")
         whole.drop(columns="table").to_csv(part, index=False)
+
+
+@torch.inference_mode()
+def of_first_look(net: nn.Module, x: Tensor) -> np.ndarray:
+    """features (N, T, D) -> logits (N,)"""
+    return net(x[:, :LOOK].float()).squeeze(-1).mean(1).numpy()
+
+
+def tell_shares(about: pd.DataFrame, shipped: float) -> None:
+    for share in SHARES:
+        both = summed(about, *parts_of(about, share))["logit"].to_numpy()
+        told(f"fine-tuned {1 - share:.2f}, second {share:.2f}", about, both)
+    told("second alone", about, about["second"].to_numpy())
+    about = summed(about, *parts_of(about, shipped))
+    for table, part in about.groupby("table"):
+        told(f"{table}, {len(part):,} pictures: fine-tuned", part, part["tuned"].to_numpy())
+        told(f"{table}: share {shipped:g}", part, part["logit"].to_numpy())
+    tell_folds(about, about["logit"].to_numpy())
+
+
+def tell_gone_on(about: pd.DataFrame, fresh: np.ndarray) -> pd.DataFrame:
+    """The fresh pictures, of which most is told: the second reading has learned from the older ones
+    before, and just its going on was without those of the fold.
+    """
+    older, about = about[~fresh], about[fresh].reset_index(drop=True)
+    for name, column in (("before", "before"), ("gone on, sources left out", "second")):
+        told(f"older, second {name}", older, older[column].to_numpy())
+        told(f"fresh, second {name}", about, about[column].to_numpy())
+        told(f"fresh, both {name}", about, (about["tuned"] + about[column]).to_numpy())
+    tell_folds(about, (about["tuned"] + about["second"]).to_numpy())
+    return about
 
 
 def keep(net: nn.Module, path: Path) -> None:
@@ -406,11 +498,7 @@ def classifier(
     Both classes are drawn alike, groups (label, source, generator) by the square root of their
     size.
     """
-    y = torch.tensor(about["label"].to_numpy(), dtype=torch.float32)
-    sizes = about.groupby(["label", "source", "generator"])["label"].transform("size")
-    odds = torch.tensor(1 / np.sqrt(sizes.to_numpy()), dtype=torch.float32)
-    for value in (0, 1):
-        odds[y == value] /= odds[y == value].sum()
+    y, odds = labels_of(about), odds_of(about)
     centre, spread = x.mean((0, 1), dtype=torch.float32), x.float().std((0, 1)) + MARGIN
     x = (x - centre.half()) / spread.half()
     parts = [learned(x, y, odds, seed + part, hidden) for part in range(PARTS)]
@@ -430,11 +518,56 @@ def classifier(
     return last.eval()
 
 
+def labels_of(about: pd.DataFrame) -> Tensor:
+    return torch.tensor(about["label"].to_numpy(), dtype=torch.float32)
+
+
+def odds_of(about: pd.DataFrame) -> Tensor:
+    """How often each picture is drawn."""
+    sizes = about.groupby(["label", "source", "generator"])["label"].transform("size")
+    odds, y = torch.tensor(1 / np.sqrt(sizes.to_numpy()), dtype=torch.float32), labels_of(about)
+    for value in (0, 1):
+        odds[y == value] /= odds[y == value].sum()
+    return odds
+
+
+def learn(logits: Tensor, y: Tensor, optimizer: Any, plan: Any) -> None:
+    """One step of an optimizer, by labels that are smoothed, and of the plan of its rate."""
+    loss = F.binary_cross_entropy_with_logits(logits, y * 0.96 + 0.02)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    plan.step()
+
+
+def gone_on(
+    start: nn.Sequential, x: Tensor, about: pd.DataFrame, fresh: np.ndarray, seed: int
+) -> nn.Sequential:
+    """What a classifier becomes by `ON_STEPS` steps more, half of each batch fresh pictures."""
+    torch.manual_seed(seed)
+    net, y = copy.deepcopy(start), labels_of(about)
+    inside = (net[0], net[1], nn.Dropout(DROPPED_INSIDE), net[2])
+    learning = nn.Sequential(nn.Dropout(DROPPED_OUT), *inside)
+    groups = [np.flatnonzero(part) for part in (fresh, ~fresh)]
+    drawn = [(torch.from_numpy(rows), odds_of(about.iloc[rows])) for rows in groups]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=ON_PEAK, weight_decay=0.01, fused=True)
+    plan = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, ON_STEPS)
+    for _ in range(ON_STEPS):
+        half = [rows[torch.multinomial(odds, BATCH // 2, True)] for rows, odds in drawn]
+        rows = torch.cat(half)
+        logits = learning(x[rows, torch.randint(x.shape[1], (BATCH,))].float()).squeeze(1)
+        learn(logits, y[rows], optimizer, plan)
+    return net.eval()
+
+
 def learned(x: Tensor, y: Tensor, odds: Tensor, seed: int, hidden: int) -> Any:
     """x (N, T, D) float16, normalised."""
     torch.manual_seed(seed)
-    inside = [nn.Linear(x.shape[-1], hidden), nn.GELU(), nn.Dropout(0.3)] if hidden else []
-    net = nn.Sequential(nn.Dropout(0.5), *inside, nn.Linear(hidden or x.shape[-1], 1))
+    inside: list[nn.Module] = []
+    if hidden:
+        inside = [nn.Linear(x.shape[-1], hidden), nn.GELU(), nn.Dropout(DROPPED_INSIDE)]
+    last = nn.Linear(hidden or x.shape[-1], 1)
+    net = nn.Sequential(nn.Dropout(DROPPED_OUT), *inside, last)
     steps = EPOCHS * len(y) // BATCH
     optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK, weight_decay=0.1, fused=True)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK, total_steps=steps + 1)
@@ -442,11 +575,7 @@ def learned(x: Tensor, y: Tensor, odds: Tensor, seed: int, hidden: int) -> Any:
         rows = torch.multinomial(odds, BATCH, replacement=True)
         view = torch.randint(x.shape[1], (BATCH,))
         logits = net(x[rows, view].float()).squeeze(1)
-        loss = F.binary_cross_entropy_with_logits(logits, y[rows] * 0.96 + 0.02)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        plan.step()
+        learn(logits, y[rows], optimizer, plan)
     return net.eval()
 
 
@@ -457,15 +586,14 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("unseen")
     from_lists(one)
-    one.add_argument("--pretrained", required=True)
-    one.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
+    of_halves(one, adapters=True)
     one.add_argument("--out", type=Path, required=True)
     computed(one)
     one.set_defaults(run=unseen)
     one = commands.add_parser("features")
     from_lists(one)
     one.add_argument("--scores", type=Path, nargs="+", required=True)
-    one.add_argument("--pretrained", required=True)
+    of_halves(one)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--per-group", type=int, default=25)
     one.add_argument("--all-real", action="store_true")
@@ -476,6 +604,8 @@ def main() -> None:
     one.add_argument("--scores", type=Path, nargs="+", required=True)
     one.add_argument("--out", type=Path, required=True)
     one.add_argument("--share", type=float, default=0.6)
+    one.add_argument("--detector", help="Go on from its second reading.")
+    one.add_argument("--fresh", type=Path, nargs="+", default=[], help="Of --scores.")
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=fit)
     one = commands.add_parser("matrix")
@@ -496,6 +626,15 @@ def from_lists(parser: argparse.ArgumentParser) -> None:
     """Lists of pictures and, in the same order, the folders that hold them."""
     parser.add_argument("--list", type=Path, action="append", required=True)
     parser.add_argument("--pictures", type=Path, action="append", required=True)
+
+
+def of_halves(parser: argparse.ArgumentParser, adapters: bool = False) -> None:
+    """A detector with a second reading, or what it would be made of."""
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--detector", metavar="NAME", help="A detector that has a second reading.")
+    one.add_argument("--pretrained", metavar="CLIP")
+    if adapters:
+        parser.add_argument("--adapters", nargs="+", default=[], metavar="FILE=SHARE")
 
 
 def computed(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,8 @@
         fold0.safetensors=0.1 ... --scores oof.csv --out DIR
     python benchmarks/ship_clip.py ... --second OUT/second.safetensors --scores OUT/scores.csv \\
         --looks looks-oof.csv ...
+    python benchmarks/ship_clip.py --detector default --second OUT/second.safetensors \\
+        --scores OUT/scores.csv --looks looks.csv --out DIR
 
 base: OpenAI's ViT-B/16 in timm's names, or "hub". adapters: files that benchmarks/train_clip.py
 wrote; the weights of several are averaged by the numbers after the "=". scores: a table with
@@ -15,9 +17,14 @@ wrote of the pictures of that table: calibration and thresholds come from the lo
 views came to, then, or the first look where that settles that they are fake, and what has no views
 but the first look counts by as much less (`Judge.few`) as the threshold is below that of first
 looks.
+
+With --detector that one is taken as it is, but for its second reading, which went on from there
+(`second_reading.py fit --detector`). Its thresholds and calibration are of more pictures than
+--looks tells of, and stay; what they make of these is printed.
 """
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +33,7 @@ import pandas as pd
 import timm
 import torch
 from locate import with_places
+from safetensors.torch import load_file, save
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from train_clip import mean_adapters, shares_of
@@ -38,7 +46,9 @@ from ganscope.detector.model import Detector
 from ganscope.detector.networks.lora import apply_adapters
 from ganscope.detector.networks.transformer import BlockFeatures
 from ganscope.detector.networks.weights import read_weights
-from ganscope.named import STEPS
+from ganscope.files import read_json, replacing, write_json
+from ganscope.folders import to_bytes
+from ganscope.named import CARD, CONFIG, SAVED_WITH, STEPS, WEIGHTS, weights_hash
 
 MISSES = 0.10
 """Share of the unseen fakes that may be called real."""
@@ -66,9 +76,39 @@ the spread that `SETTLED` was measured by."""
 
 def main() -> None:
     options = _options()
-    shares = shares_of(options.adapters)
     scores = pd.read_csv(options.scores)
     scores["tuned"] = (scores["native"] + scores["whole"]) / 2
+    config = go_on(options, scores) if options.detector else make(options, scores)
+    Detector.load(options.out)  # says what is wrong with it, if anything is
+    for name in ("thresholds", "calibration", "false_alarms"):
+        print(name, config.get(name))
+
+
+def go_on(options: argparse.Namespace, scores: pd.DataFrame) -> dict[str, Any]:
+    """Write a detector whose other weights are those of --detector, byte for byte (what
+    `Detector.save` takes off whole weights comes out otherwise each time), and return its
+    configuration.
+    """
+    detector = Detector.load(options.detector)
+    looks = pd.concat([pd.read_csv(one) for one in options.looks], ignore_index=True)
+    scores, looks = (summed(one, 1.0, 1.0) for one in (scores, looks))
+    judged_by(settled(looks, scores), detector.thresholds)
+    shutil.copytree(detector.folder, options.out, dirs_exist_ok=True)
+    found = read_weights(str(options.second), str(options.second)).items()
+    second = {f"net.beside.{name}": weights for name, weights in found}
+    kept = load_file(detector.folder / WEIGHTS) | {name: w.half() for name, w in second.items()}
+    with replacing(options.out / WEIGHTS) as part:
+        part.write_bytes(save(kept | to_bytes(second), metadata={"format": "pt"}))
+    if options.card:
+        shutil.copyfile(options.card, options.out / CARD)
+    config = read_json(options.out / CONFIG) | {SAVED_WITH: weights_hash(options.out)}
+    write_json(options.out / CONFIG, config)
+    return config
+
+
+def make(options: argparse.Namespace, scores: pd.DataFrame) -> dict[str, Any]:
+    """Make a detector, write it, and return its configuration."""
+    shares = shares_of(options.adapters)
     arguments: dict[str, Any] = {"beside": HIDDEN} if options.second else {}
     detector = average_of(options.base, shares, arguments)
     parts = (1.0, 0.0)
@@ -110,9 +150,7 @@ def main() -> None:
     }
     detector.card = options.card.read_text(encoding="utf-8") if options.card else ""
     detector.save(options.out)
-    Detector.load(options.out)  # says what is wrong with it, if anything is
-    for name in ("thresholds", "calibration", "false_alarms"):
-        print(name, detector.config[name])
+    return detector.config
 
 
 def parts_of(scores: pd.DataFrame, share: float) -> tuple[float, float]:
@@ -161,15 +199,17 @@ def average_of(base: str, shares: dict[Path, float], arguments: dict[str, Any]) 
     return found.eval()
 
 
-def judged_by(scores: pd.DataFrame) -> dict[str, Any]:
-    """Calibration, thresholds and false alarms (`Detector`) from logits of unseen pictures."""
+def judged_by(scores: pd.DataFrame, thresholds: dict[str, float] | None = None) -> dict[str, Any]:
+    """Calibration, thresholds, unless given, and false alarms (`Detector`) from logits of unseen
+    pictures.
+    """
     logit, label = scores["logit"].to_numpy(), scores["label"].to_numpy()
     reals, fakes = np.sort(logit[label == 0]), np.sort(logit[label == 1])
 
     def above(share: float) -> float:
         return float(sigmoid(np.quantile(reals, 1 - share)))
 
-    thresholds = {
+    thresholds = thresholds or {
         "fake": above(FALSE_ALARMS),
         "real": min(above(FALSE_ALARMS), float(sigmoid(np.quantile(fakes, MISSES)))),
         "fpr_1": above(0.01),
@@ -212,8 +252,10 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--base", required=True)
-    parser.add_argument("--adapters", nargs="+", required=True, metavar="FILE=SHARE")
+    one = parser.add_mutually_exclusive_group(required=True)
+    one.add_argument("--base")
+    one.add_argument("--detector", metavar="NAME", help="Keep it, but for its second reading.")
+    parser.add_argument("--adapters", nargs="+", default=[], metavar="FILE=SHARE")
     parser.add_argument("--scores", required=True)
     parser.add_argument("--second", type=Path)
     parser.add_argument("--looks", type=Path, nargs="+", help="Tables of more_views.py.")
@@ -221,7 +263,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--share", type=float, default=0.6)
     parser.add_argument("--card", type=Path, help="Markdown of the model card.")
     parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.base and not options.adapters:
+        parser.error("--base takes --adapters with it")
+    if options.detector and not (options.second and options.looks):
+        parser.error("--detector takes --second and --looks with it")
+    if options.detector and (options.adapters or options.places):
+        parser.error("--detector keeps its adapters and places; name neither")
+    return options
 
 
 if __name__ == "__main__":

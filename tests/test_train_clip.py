@@ -1,6 +1,7 @@
 """The script that fine-tunes in folds and seeds: what it never splits, averages and does twice."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -330,13 +331,15 @@ def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
         net = SimpleNamespace(classify=lambda found: found[:, 0])
         return SimpleNamespace(size=224, net=net, is_of=adapters.name)
 
+    reading = importlib.import_module("second_reading")
+
     def read(detector: Any, views: np.ndarray) -> torch.Tensor:
         seen.append((getattr(detector, "is_of", "untouched"), len(views)))
         return torch.stack([torch.arange(len(views)), torch.ones(len(views))], 1).float()
 
-    monkeypatch.setattr(more, "average_of", network)
+    monkeypatch.setattr(reading, "average_of", network)
     monkeypatch.setattr(more, "prepared", lambda detector, args: detector)
-    monkeypatch.setattr(more.Detector, "create", lambda *_, **__: SimpleNamespace())
+    monkeypatch.setattr(reading.Detector, "create", lambda *_, **__: SimpleNamespace())
     monkeypatch.setattr(more, "read", read)
     monkeypatch.setattr(
         more, "classifier_of", lambda path: lambda x: x[:, 1:] * (5 if "1" in path.name else 3)
@@ -363,6 +366,129 @@ def test_all_views_are_looked_at_where_the_first_look_settles_nothing(
     again = pd.read_csv("looks.csv", dtype={"picture": str}).set_index("picture")
     assert again.loc[found.index].equals(found)
     assert len(seen) - before == 2 * len([n for n in (2, 4, 6, *kept) if n > 1]) - 4
+
+    # of a detector that went on
+    halves = network("", {Path("ships"): 1.0}, None), SimpleNamespace()
+    monkeypatch.setattr(reading, "halves_of", lambda name: halves)
+    at = words.index("--pretrained")
+    words[at : at + 4] = ["--detector", "d"]
+    seen.clear()
+    monkeypatch.setattr(sys, "argv", ["more_views.py", *words])
+    more.main()
+    went_on = pd.read_csv("looks.csv", dtype={"picture": str}).set_index("picture")
+    assert {of for of, _ in seen} == {"ships", "untouched"}
+    assert went_on.loc[names[0], ["second", "views"]].tolist() == [0.0, 2]
+    assert went_on.loc[names[2], ["second", "views"]].tolist() == [3.0, 4]
+
+
+def with_second_reading(folder: Path) -> Detector:
+    """A small detector whose second reading says something, saved in a folder."""
+    detector = Detector.create("vit:test_vit", size=64, beside=6, where_own=[0]).eval()
+    net: Any = detector.net
+    torch.manual_seed(1)
+    for weights in (*net.beside.parameters(), *net.backbone.blocks[0].parameters()):
+        torch.nn.init.normal_(weights, std=0.1)  # the backbone is no longer as it was
+    detector.config["steps"] = {"net.backbone.": "net.plain.", "net.local.": "net.plain."}
+    detector.save(folder)
+    return Detector.load(folder)
+
+
+def test_both_halves_of_a_detector_are_read_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    reading = importlib.import_module("second_reading")
+    detector = with_second_reading(tmp_path / "d")
+    views = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    args = SimpleNamespace(detector=str(tmp_path / "d"), adapters=[], device="cpu")
+    args.precision = "fp32"
+    tuned, untouched = (
+        reading.prepared(one(args), args) for one in (reading.tuned_of, reading.untouched_of)
+    )
+    with torch.inference_mode():
+        first = tuned.net.classify(reading.read(tuned, views))
+        second = reading.second_of(str(tmp_path / "d"))(reading.read(untouched, views)).squeeze(1)
+    assert second.std() > 0
+    np.testing.assert_allclose((first + second).numpy(), detector.logits(views), atol=1e-4)
+    Detector.create("vit:test_vit", size=64).save(tmp_path / "one")
+    with pytest.raises(SystemExit, match="no second reading"):
+        reading.halves_of(str(tmp_path / "one"))
+    with pytest.raises(SystemExit, match="--adapters"):
+        reading.tuned_of(SimpleNamespace(detector=None, pretrained="clip", adapters=[]))
+
+
+def test_a_second_reading_goes_on_with_fresh_pictures_and_forgets_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it knew tells older fakes alone; fresh ones lack it and have another trace. Each fold's
+    classifier has not met the fold, and those that ship learned from all.
+    """
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    reading = importlib.import_module("second_reading")
+    ship = importlib.import_module("ship_clip")
+    detector = with_second_reading(tmp_path / "d")
+    net: Any = detector.net
+    start = net.beside
+    with torch.no_grad():
+        for weights in start.parameters():
+            weights.zero_()
+        start[0].weight[:, 0], start[2].weight[0] = 1.0, 0.5
+    detector.save(tmp_path / "d")
+    rng = np.random.default_rng(0)
+    rows, found = [], []
+    for number in range(320):
+        fresh, label = number >= 160, number % 2
+        x = rng.normal(0, 1, (4, start[0].in_features)).astype(np.float16)
+        x[:, :2] += label * np.array([-4, 9] if fresh else [6, 0], np.float16)
+        rows.append((f"p{number:039}", label, f"s{number // 8}", number // 8 % 4, 0.1, 0.0, -0.1))
+        found.append(x)
+    columns = ["picture", "label", "source", "fold", "native", "middle", "whole"]
+    scores = pd.DataFrame(rows, columns=columns)
+    scores[:160].to_csv(tmp_path / "older.csv", index=False)
+    scores[160:].to_csv(tmp_path / "fresh.csv", index=False)
+    (tmp_path / "f").mkdir()
+    about = {"names": scores["picture"].to_numpy(str), "generators": np.array(["g"] * 320)}
+    np.savez(tmp_path / "f" / "0.npz", features=np.array(found), **about)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reading, "ON_STEPS", 300)
+    monkeypatch.setattr(reading, "ON_PEAK", 1e-2)
+    words = ["second_reading.py", "fit", "--features", "f", "--scores", "older.csv", "fresh.csv"]
+    words += ["--detector", "d", "--out", "out"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit, match="--fresh"):
+        reading.main()
+    monkeypatch.setattr(sys, "argv", [*words, "--fresh", "fresh.csv"])
+    reading.main()
+    said = re.findall(r"^(.*): AUROC (\d\.\d+);", capsys.readouterr().out, re.MULTILINE)
+    auroc = {name: float(value) for name, value in said}
+    assert auroc["fresh, second before"] < 0.6
+    assert auroc["fresh, second gone on, sources left out"] > 0.95
+    assert auroc["older, second gone on, sources left out"] > 0.95
+    left = pd.read_csv("out/scores.csv")
+    assert left["picture"].tolist() == scores["picture"][160:].tolist()
+    x = torch.from_numpy(np.array(found))
+    for fold in range(4):
+        of_fold = reading.classifier_of(Path("out") / f"second-fold{fold}.safetensors")
+        here = (scores["fold"] == fold).to_numpy()
+        expected = reading.of_first_look(of_fold, x[here & (np.arange(320) >= 160)])
+        np.testing.assert_allclose(left.loc[left["fold"] == fold, "second"], expected, atol=1e-4)
+
+    looks = left.assign(tuned=(left["native"] + left["whole"]) / 2, views=2)
+    looks.to_csv("looks.csv", index=False)
+    words = ["ship_clip.py", "--detector", "d", "--second", "out/second.safetensors"]
+    words += ["--scores", "out/scores.csv", "--looks", "looks.csv", "--out", "shipped"]
+    monkeypatch.setattr(sys, "argv", words)
+    ship.main()
+    shipped = Detector.load("shipped")
+    kept, before = (load_file(f"{name}/model.safetensors") for name in ("shipped", "d"))
+    changed = {name for name in kept if not torch.equal(kept[name], before[name])}
+    assert changed == {name for name in kept if name.startswith("net.beside.")}
+    assert shipped.views == detector.views
+    assert shipped.thresholds == detector.thresholds
+    assert shipped.config["calibration"] == detector.config["calibration"]
+    of_all = reading.classifier_of(Path("out/second.safetensors"))
+    for one, other in zip(shipped.net.beside.parameters(), of_all.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
 
 
 def test_a_lot_is_judged_in_two_forms_and_goes_on(
