@@ -33,6 +33,9 @@ With --detector, `unseen` reads by the fine-tuned half of a detector that has a 
 pictures of the tables --fresh, which it has not learned from, the others keep it from forgetting.
 OUT/scores.csv is of the fresh ones alone then, and the sum of both logits is as the detector makes
 it; fresh tables are to be of `unseen --detector`.
+
+`matrix` tells what --number pictures of each fold and class, of small groups first, are worth clean
+and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
 """
 
 import argparse
