@@ -32,7 +32,7 @@ With --detector, `unseen` reads by the fine-tuned half of a detector that has a 
 `features` by its untouched one, and `fit` goes on from its classifier: half of each batch are
 pictures of the tables --fresh, which it has not learned from, the others keep it from forgetting.
 OUT/scores.csv is of the fresh ones alone then, and the sum of both logits is as the detector makes
-it; fresh tables are to be of `unseen --detector`.
+it; fresh tables are to be of `unseen --detector`. --way 0.5: the mean of what it was and became.
 
 `matrix` tells what --number pictures of each fold and class, of small groups first, are worth clean
 and degraded, by that fold's --adapters and classifiers. Killed, it goes on.
@@ -278,7 +278,7 @@ def fit(args: argparse.Namespace) -> None:
     def fitted(rows: np.ndarray) -> nn.Sequential:
         if start is None:
             return classifier(x[rows], about[rows], args.seed)
-        return gone_on(start, x[rows], about[rows], fresh[rows], args.seed)
+        return gone_on(start, x[rows], about[rows], fresh[rows], args.seed, args.way)
 
     fold = about["fold"].to_numpy()
     second = np.zeros(len(about))
@@ -544,9 +544,16 @@ def learn(logits: Tensor, y: Tensor, optimizer: Any, plan: Any) -> None:
 
 
 def gone_on(
-    start: nn.Sequential, x: Tensor, about: pd.DataFrame, fresh: np.ndarray, seed: int
+    start: nn.Sequential,
+    x: Tensor,
+    about: pd.DataFrame,
+    fresh: np.ndarray,
+    seed: int,
+    way: float = 1.0,
 ) -> nn.Sequential:
-    """What a classifier becomes by `ON_STEPS` steps more, half of each batch fresh pictures."""
+    """What a classifier becomes by `ON_STEPS` steps more, half of each batch fresh pictures; or so
+    much of the way there.
+    """
     torch.manual_seed(seed)
     net, y = copy.deepcopy(start), labels_of(about)
     inside = (net[0], net[1], nn.Dropout(DROPPED_INSIDE), net[2])
@@ -560,6 +567,9 @@ def gone_on(
         rows = torch.cat(half)
         logits = learning(x[rows, torch.randint(x.shape[1], (BATCH,))].float()).squeeze(1)
         learn(logits, y[rows], optimizer, plan)
+    with torch.no_grad():
+        for weights, before in zip(net.parameters(), start.parameters(), strict=True):
+            weights.copy_(way * weights + (1 - way) * before)
     return net.eval()
 
 
@@ -609,6 +619,7 @@ def main() -> None:
     one.add_argument("--share", type=float, default=0.6)
     one.add_argument("--detector", help="Go on from its second reading.")
     one.add_argument("--fresh", type=Path, nargs="+", default=[], help="Of --scores.")
+    one.add_argument("--way", type=float, default=1.0, help="How much of the way on is taken.")
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(run=fit)
     one = commands.add_parser("matrix")

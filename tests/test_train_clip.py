@@ -473,6 +473,17 @@ def test_a_second_reading_goes_on_with_fresh_pictures_and_forgets_none(
         expected = reading.of_first_look(of_fold, x[here & (np.arange(320) >= 160)])
         np.testing.assert_allclose(left.loc[left["fold"] == fold, "second"], expected, atol=1e-4)
 
+    words[words.index("out")] = "half"
+    monkeypatch.setattr(sys, "argv", [*words, "--fresh", "fresh.csv", "--way", "0.5"])
+    reading.main()
+    half, whole = (
+        reading.classifier_of(Path(name) / "second.safetensors") for name in ("half", "out")
+    )
+    ends = zip(whole.parameters(), reading.second_of("d").parameters(), strict=True)
+    for one, (after, first) in zip(half.parameters(), ends, strict=True):
+        torch.testing.assert_close(one, (after + first) / 2)
+        assert not torch.equal(after, first)
+
     looks = left.assign(tuned=(left["native"] + left["whole"]) / 2, views=2)
     looks.to_csv("looks.csv", index=False)
     words = ["ship_clip.py", "--detector", "d", "--second", "out/second.safetensors"]
